@@ -1,0 +1,1 @@
+//! Journal or stderr, and the tail for the page.

@@ -1,0 +1,1 @@
+//! Moves file bytes between sockets and the disk.

@@ -1,0 +1,1 @@
+//! Restarts failed tasks, stops them in order.

@@ -1,0 +1,1 @@
+//! The fixed pool of buffers.

@@ -1,0 +1,1 @@
+//! The io_uring backend, on a thread of its own.

@@ -1,0 +1,1 @@
+//! Checksums that containers carry: FLAC frames, Ogg pages.

@@ -1,0 +1,3 @@
+//! What bytes of audio files say about themselves, without decoding them.
+
+pub mod container;

@@ -1,0 +1,1 @@
+//! Safe local names for what strangers call their files.

@@ -1,0 +1,1 @@
+//! All machines of the Soulseek engine behind one door.

@@ -1,0 +1,1 @@
+//! Upload slots, place in queue, fairness between users.

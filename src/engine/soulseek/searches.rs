@@ -1,0 +1,1 @@
+//! Our searches, wishes, and answers to the searches of others.

@@ -1,0 +1,1 @@
+//! Login, relogin with backoff, keep-alive.

@@ -1,0 +1,1 @@
+//! The browse reply, folder by folder, both ways.

@@ -1,0 +1,1 @@
+//! Words of paths and queries, and how a query matches.

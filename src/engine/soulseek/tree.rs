@@ -1,0 +1,1 @@
+//! Parents and children of the distributed search network.

@@ -1,0 +1,147 @@
+//! Every capacity in one table, with its origin, and the proof that the sum fits the memory of the board.
+//!
+//! A collection that a stranger can grow is bounded by a constant of this file; the comment says what happens when it
+//! is full.
+
+use super::units::{KIB, MIB};
+
+// ---- Frames (RELIABILITY-FACTS 9). A longer one is a violation: the connection is closed and struck. ----
+
+/// Init and distributed messages.
+pub const FRAME_INIT: u32 = 16 * 1024;
+/// Peer messages without a limit of their own.
+pub const FRAME_PEER: u32 = 1024 * 1024;
+/// Compressed search replies and folder replies, on the way in.
+pub const FRAME_RESULTS: u32 = 16 * 1024 * 1024;
+/// Compressed share list, on the way in: streamed to the disk, never whole in memory.
+pub const FRAME_SHARES: u32 = 64 * 1024 * 1024;
+/// Messages of the server.
+pub const FRAME_SERVER: u32 = 16 * 1024 * 1024;
+
+/// A search reply, inflated.
+pub const INFLATED_RESULTS: usize = 4 * 1024 * 1024;
+/// A folder reply, inflated.
+pub const INFLATED_FOLDER: usize = 4 * 1024 * 1024;
+/// A share list, inflated, on its way to the disk (DECISIONS 24).
+pub const INFLATED_SHARES: u64 = 64 * 1024 * 1024;
+
+// ---- Texts. A longer one is a violation in a message, a refusal from a person. ----
+
+/// User name, bytes (Nicotine+ 3.3.11).
+pub const USERNAME_LEN: usize = 256;
+/// Path or file name, bytes.
+pub const PATH_LEN: usize = 4096;
+/// Search query of others, bytes; longer ones are not answered.
+pub const QUERY_LEN: usize = 256;
+/// Private message, bytes; longer ones are cut.
+pub const MESSAGE_LEN: usize = 8 * 1024;
+/// Attributes of one file; further ones are a violation.
+pub const FILE_ATTRIBUTES: usize = 16;
+/// A user's picture, bytes; a larger one is dropped, the rest of the info is kept.
+pub const PICTURE_LEN: usize = 512 * 1024;
+/// A user's description, bytes; cut.
+pub const DESCRIPTION_LEN: usize = 16 * 1024;
+
+// ---- Connections. When full: the newest caller is closed at once; our own dials wait. ----
+
+/// Connections with users, all kinds, both ways.
+pub const USER_CONNECTIONS: usize = 256;
+/// Of these, peer-message connections kept when idle; the longest idle one is closed for a new one.
+pub const PEER_CONNECTIONS: usize = 64;
+/// From one address. Loopback is exempt: tests and a proxy of the owner's come from there.
+pub const CONNECTIONS_PER_ADDRESS: usize = 8;
+/// Accepted, first message not yet there.
+pub const UNFINISHED_CONNECTIONS: usize = 32;
+/// Seconds for the first message.
+pub const HANDSHAKE_S: u64 = 10;
+/// Seconds without traffic on a peer connection.
+pub const PEER_IDLE_S: u64 = 60;
+/// Dials begun per second, all users together (RELIABILITY-FACTS 4, row 6).
+pub const DIALS_PER_SECOND: u32 = 10;
+/// Seconds one dial may take.
+pub const DIAL_S: u64 = 10;
+/// Seconds a ConnectToPeer of ours waits for its PierceFireWall (Nicotine+).
+pub const INDIRECT_S: u64 = 20;
+/// Messages waiting for one connection; when full the sender's task waits, then the connection is closed after 10 s.
+pub const CONN_MAILBOX: usize = 64;
+/// Messages waiting for a user whose connection is being made; the oldest is dropped with a failure.
+pub const WAITING_PER_USER: usize = 256;
+/// Users with messages waiting.
+pub const WAITING_USERS: usize = 512;
+
+// ---- Searches ----
+
+/// Kept searches of ours; the oldest finished one is forgotten. With none finished a new one is refused.
+pub const SEARCHES: usize = 20;
+/// Result rows (files) kept per search; further responses are counted, not kept.
+pub const SEARCH_ROWS: usize = 2_000;
+/// Searches of ours waiting or running at once on the network (slskd).
+pub const SEARCHES_AT_ONCE: usize = 2;
+/// Searches per window (sldl's ceiling): one bucket for everything, wishes and fail-over included.
+pub const SEARCHES_PER_WINDOW: u32 = 34;
+/// Length of that window in seconds.
+pub const SEARCH_WINDOW_S: u64 = 220;
+/// Wishes; one more is refused.
+pub const WISHES: usize = 100;
+/// Files in our answer to one search.
+pub const SEARCH_REPLY_FILES: usize = 250;
+/// Searches of others being looked up; further ones are dropped and counted.
+pub const PENDING_LOOKUPS: usize = 64;
+/// Searches of others answered per second and user; further ones are dropped.
+pub const ANSWERS_PER_USER_PER_10S: u32 = 20;
+/// Excluded phrases of the server; further ones are ignored.
+pub const EXCLUDED_PHRASES: usize = 1_000;
+
+// ---- Transfers ----
+
+/// Downloads not yet over; one more is refused.
+pub const DOWNLOADS: usize = 10_000;
+/// Files of one enqueue request or batch.
+pub const BATCH_FILES: usize = 1_000;
+/// Uploads waiting or running; further ones get `Too many files`.
+pub const UPLOADS: usize = 5_000;
+/// Users one download is tried with.
+pub const FAILOVER_USERS: usize = 8;
+/// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
+pub const OVERLAP_BYTES: u64 = 64 * KIB;
+/// Finished transfers kept in each direction; the oldest is forgotten.
+pub const FINISHED_TRANSFERS: usize = 10_000;
+/// Batches kept; the oldest is forgotten.
+pub const BATCHES: usize = 1_000;
+
+// ---- People ----
+
+/// Private messages kept per user; the oldest is forgotten.
+pub const MESSAGES_PER_USER: usize = 1_000;
+/// Users with kept messages; the one longest silent is forgotten.
+pub const CONVERSATIONS: usize = 500;
+/// Spooled share lists of others; the oldest is removed.
+pub const BROWSE_SPOOLS: usize = 8;
+/// Users asked about at once (browse, info, folder); one more is refused.
+pub const INQUIRIES: usize = 64;
+
+// ---- Pages ----
+
+/// Rows of one page or API list.
+pub const PAGE_ROWS: usize = 10_000;
+/// Web connections; further ones wait in the kernel's backlog.
+pub const WEB_CONNECTIONS: usize = 32;
+/// Event streams; one more is refused with 503.
+pub const EVENT_STREAMS: usize = 16;
+/// Bytes of a request body; a longer one is refused with 413.
+pub const BODY_LEN: usize = 1024 * 1024;
+/// Log lines kept for the page; the oldest is dropped.
+pub const LOG_LINES: usize = 1_000;
+/// Sessions signed in; the oldest is forgotten.
+pub const SESSIONS: usize = 64;
+
+// ---- Disk ----
+
+/// Size of a buffer between network and disk.
+pub const BLOCK_LEN: usize = 64 * 1024;
+/// Buffers of the pool by default: 16 MiB.
+pub const BLOCKS: usize = 256;
+/// Dirty bytes of one store commit.
+pub const COMMIT_BYTES: u64 = 4 * MIB;
+/// Shared files in the index; further ones are left out and the page says so.
+pub const SHARED_FILES: usize = 2_000_000;

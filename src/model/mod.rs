@@ -1,0 +1,12 @@
+//! Plain words: data and arithmetic that every layer shares. Nothing here decides anything, reads a clock or touches
+//! the outside world.
+
+pub mod config;
+pub mod id;
+pub mod limits;
+pub mod music;
+pub mod record;
+pub mod time;
+pub mod transfer;
+pub mod units;
+pub mod view;

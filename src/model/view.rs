@@ -1,0 +1,595 @@
+//! What pages and tools are shown and may command: plain structs with public fields. The web layer knows nothing else of
+//! the program; `app` fills these in.
+
+use std::net::SocketAddrV4;
+
+use serde::Serialize;
+
+use super::id::{BatchId, SearchId, TransferId, Username};
+use super::music::{Attributes, ShareCounts, WireText};
+use super::record::{Batch, PrivateMessage, Wish};
+use super::time::UnixMs;
+use super::transfer::{Direction, Transfer};
+
+/// The state of things at a glance, published about once a second and at every change of the connection.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Program version, as in `Cargo.toml`.
+    pub version: &'static str,
+    /// When the process began.
+    pub started_at: UnixMs,
+    /// The server connection.
+    pub server: ServerView,
+    /// What we share and whether a scan runs.
+    pub shares: ShareView,
+    /// Place in the distributed search network.
+    pub tree: TreeView,
+    /// Counters of downloads.
+    pub downloads: FlowView,
+    /// Counters of uploads.
+    pub uploads: FlowView,
+    /// The disk under the data directory.
+    pub disk: DiskView,
+    /// Our listening port as others may reach it.
+    pub port: PortView,
+    /// Background tasks: name, state, restarts.
+    pub tasks: Vec<TaskView>,
+    /// Sentences the owner should read, worst first.
+    pub warnings: Vec<String>,
+    /// Unread private messages.
+    pub unread_messages: u32,
+    /// Searches of others answered with at least one file since start.
+    pub searches_answered: u64,
+    /// Searches of others seen since start.
+    pub searches_seen: u64,
+}
+
+/// The server connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerView {
+    /// `host:port` as configured.
+    pub address: String,
+    /// The address in use.
+    pub endpoint: Option<SocketAddrV4>,
+    /// Our user name; empty when none is configured.
+    pub username: String,
+    /// Where it stands.
+    pub state: ServerState,
+    /// Why it is not logged in, in one sentence.
+    pub reason: Option<String>,
+    /// When the next attempt is due.
+    pub retry_at: Option<UnixMs>,
+}
+
+/// States of the server connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// No user name and password yet.
+    #[default]
+    Unconfigured,
+    /// Not connected (by the owner's wish, or waiting for the next attempt).
+    Disconnected,
+    /// TCP is being made.
+    Connecting,
+    /// Login sent.
+    LoggingIn,
+    /// On the network.
+    LoggedIn,
+}
+
+/// What we share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShareView {
+    /// Folders and files in the index.
+    pub counts: ShareCounts,
+    /// Total bytes.
+    pub bytes: u64,
+    /// A scan runs.
+    pub scanning: bool,
+    /// 0 to 1 while scanning.
+    pub progress: f64,
+    /// The index can answer.
+    pub ready: bool,
+    /// End of the last scan.
+    pub scanned_at: Option<UnixMs>,
+    /// Why the last scan failed or skipped something, one sentence each.
+    pub problems: Vec<String>,
+    /// The shared folders.
+    pub roots: Vec<ShareRootView>,
+}
+
+/// One shared folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShareRootView {
+    /// Short stable id for the API.
+    pub id: String,
+    /// Name others see.
+    pub alias: String,
+    /// On our disk.
+    pub local_path: String,
+    /// Folders and files below it.
+    pub counts: ShareCounts,
+}
+
+/// Our place in the distributed network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TreeView {
+    /// Depth below the root.
+    pub level: u32,
+    /// Who the root is.
+    pub root: Option<Username>,
+    /// Our parent.
+    pub parent: Option<Username>,
+    /// Our children.
+    pub children: Vec<Username>,
+}
+
+/// Counters of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowView {
+    /// In progress.
+    pub active: u32,
+    /// Waiting.
+    pub queued: u32,
+    /// Bytes per second, now.
+    pub speed: u64,
+    /// Succeeded since start.
+    pub succeeded: u64,
+    /// Failed since start.
+    pub failed: u64,
+    /// Bytes since start.
+    pub bytes: u64,
+}
+
+/// The disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskView {
+    /// `io_uring` or `blocking`.
+    pub backend: &'static str,
+    /// Why the blocking backend was taken.
+    pub backend_reason: Option<String>,
+    /// Free bytes.
+    pub free: u64,
+    /// Size in bytes.
+    pub total: u64,
+    /// Downloads pause because of it.
+    pub full: bool,
+}
+
+/// Our listening port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortView {
+    /// TCP port we listen on.
+    pub listen: u16,
+    /// How a mapping stands: `off`, `PCP`, `NAT-PMP`, `UPnP`, or why there is none.
+    pub mapping: String,
+}
+
+/// A background task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskView {
+    /// Its name.
+    pub name: &'static str,
+    /// `running`, `restarting`, `stopped`.
+    pub state: &'static str,
+    /// Times it was restarted.
+    pub restarts: u32,
+    /// Why, the last time.
+    pub last_error: Option<String>,
+}
+
+/// A search of ours, without its responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchView {
+    /// Id.
+    pub id: SearchId,
+    /// Token on the wire.
+    pub token: u32,
+    /// The words.
+    pub text: String,
+    /// Waits for the pacing bucket, runs, or why it ended.
+    pub state: SearchState,
+    /// When it was asked for.
+    pub started_at: UnixMs,
+    /// When it ended.
+    pub ended_at: Option<UnixMs>,
+    /// Responses kept.
+    pub responses: u32,
+    /// Files in them.
+    pub files: u32,
+    /// Locked files in them.
+    pub locked_files: u32,
+}
+
+/// States of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchState {
+    /// Waits for its turn.
+    Queued,
+    /// Sent.
+    InProgress,
+    /// Over: no more answers came.
+    TimedOut,
+    /// Over: response limit.
+    ResponseLimitReached,
+    /// Over: file limit.
+    FileLimitReached,
+    /// Over: stopped by the owner.
+    Cancelled,
+    /// Over: not sent.
+    Errored,
+}
+
+/// One user's answer to a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseView {
+    /// Who.
+    pub user: Username,
+    /// Token.
+    pub token: u32,
+    /// A slot is free.
+    pub free_slot: bool,
+    /// Bytes per second.
+    pub upload_speed: u32,
+    /// Files waiting there.
+    pub queue_length: u32,
+    /// Files.
+    pub files: Vec<FileView>,
+    /// Files only some may fetch.
+    pub locked_files: Vec<FileView>,
+}
+
+/// A remote file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileView {
+    /// Full path in search answers, bare name in folders.
+    pub name: WireText,
+    /// Bytes.
+    pub size: u64,
+    /// Wire code, 1.
+    pub code: u8,
+    /// Extension as sent; often empty.
+    pub extension: String,
+    /// Claims about it.
+    pub attributes: Attributes,
+}
+
+/// A remote folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderView {
+    /// Virtual path.
+    pub name: WireText,
+    /// Bare names.
+    pub files: Vec<FileView>,
+}
+
+/// What a user says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserInfoView {
+    /// Free text.
+    pub description: String,
+    /// Has a picture.
+    pub picture: Option<Vec<u8>>,
+    /// Upload slots.
+    pub slots: u32,
+    /// Files waiting.
+    pub queue_length: u32,
+    /// A slot is free.
+    pub free_slot: bool,
+}
+
+/// A user's presence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserStatusView {
+    /// `Offline`, `Away`, `Online`.
+    pub presence: &'static str,
+    /// Paid privileges.
+    pub privileged: bool,
+    /// Average upload speed in bytes per second, uploads, files, folders.
+    pub stats: Option<(u32, u32, u32, u32)>,
+}
+
+/// One effective setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SettingView {
+    /// Dotted key.
+    pub key: String,
+    /// Value as text; secrets are shown as `(set)`.
+    pub value: String,
+    /// `built-in`, `file`, `environment`, `flag`, `page`.
+    pub source: String,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Rising number.
+    pub sequence: u64,
+    /// When.
+    pub at: UnixMs,
+    /// `ERROR` to `DEBUG`.
+    pub level: &'static str,
+    /// Module.
+    pub target: String,
+    /// Text with fields, control characters escaped.
+    pub text: String,
+}
+
+/// A filter over transfers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferFilter {
+    /// Which way.
+    pub direction: Direction,
+    /// One user only.
+    pub user: Option<Username>,
+    /// Hidden ones too.
+    pub include_removed: bool,
+    /// Rows to skip, newest first.
+    pub offset: usize,
+    /// Rows at most; capped by `limits::PAGE_ROWS`.
+    pub limit: usize,
+}
+
+/// Asked by the web layer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Answer: `Transfers`.
+    Transfers(TransferFilter),
+    /// Answer: `Transfer`.
+    Transfer(Direction, TransferId),
+    /// Answer: `Batches`, newest first.
+    Batches,
+    /// Answer: `Batch`.
+    Batch(BatchId),
+    /// Answer: `Searches`.
+    Searches,
+    /// Answer: `Search`.
+    Search(SearchId),
+    /// Answer: `Wishes`.
+    Wishes,
+    /// Users written with, with the last message. Answer: `Conversations`.
+    Conversations,
+    /// The newest messages, oldest first, at most `limits::PAGE_ROWS`. Answer: `Messages`.
+    Messages(Username),
+    /// Effective configuration. Answer: `Settings`.
+    Settings,
+    /// The effective configuration as YAML, secrets blanked. Answer: `Text`.
+    SettingsYaml,
+    /// Lines after this number. Answer: `Log`.
+    Log(u64),
+    /// Folders of our own shares below a virtual path, paged. Answer: `SharedFolders`.
+    SharedFolders {
+        /// Only this share, by id.
+        root: Option<String>,
+        /// Folders to skip.
+        offset: usize,
+        /// Folders at most.
+        limit: usize,
+    },
+    /// A value kept for the web layer (password hash, session secret, set-up state). Answer: `Value`.
+    Value(String),
+    /// Keep or remove such a value; durable when answered. Answer: `Done`.
+    KeepValue(String, Option<Vec<u8>>),
+    /// Prometheus text of everything outside the web layer. Answer: `Text`.
+    Metrics,
+    /// Scan now: one share by id, or all. Answer: `Done`.
+    Rescan(Option<String>),
+    /// Stop a running scan. Answer: `Done`.
+    StopScan,
+    /// Start a search. Answer: `Done`.
+    StartSearch(SearchRequest),
+    /// Stop waiting for more results. Answer: `Done`.
+    StopSearch(SearchId),
+    /// Forget a search. Answer: `Done`.
+    ForgetSearch(SearchId),
+    /// Answer: `WishAdded`.
+    AddWish(String),
+    /// Answer: `Done`.
+    RemoveWish(u64),
+    /// Answer: `Enqueued`.
+    Enqueue(EnqueueRequest),
+    /// Answer: `Done`.
+    Cancel {
+        /// Which way.
+        direction: Direction,
+        /// Which.
+        id: TransferId,
+        /// Hide it too.
+        remove: bool,
+    },
+    /// Answer: `Done`.
+    ClearCompleted(Direction),
+    /// Answer: `Done`.
+    Retry(TransferId),
+    /// Answer: `Place`.
+    Place(TransferId),
+    /// Fetch a user's whole share list. Answer: `Browsed`.
+    Browse(Username),
+    /// Answer: `Folders`.
+    Folder(Username, String),
+    /// Answer: `UserInfo`.
+    UserInfo(Username),
+    /// Answer: `UserStatus`.
+    UserStatus(Username),
+    /// Answer: `Endpoint`.
+    UserEndpoint(Username),
+    /// Answer: `Done`.
+    SendMessage(Username, String),
+    /// Answer: `Done`.
+    MessagesRead(Username),
+    /// Answer: `Done`.
+    ForgetMessages(Username),
+    /// Log in now. Answer: `Done`.
+    Connect,
+    /// Log out and stay out. Answer: `Done`.
+    Disconnect,
+    /// Change settings (dotted key, value as text or `None` for the default), checked, written to the data file and
+    /// applied. Answer: `Done`, or `Refused(Invalid)` naming the key.
+    ChangeSettings(Vec<(String, Option<String>)>),
+    /// Stop the process in an orderly way. Answer: `Done`.
+    Shutdown,
+}
+
+/// Answers to requests.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    /// It is so.
+    Done,
+    /// It is not, and why.
+    Refused(Refusal),
+    /// Rows of this page, and how many there are in all.
+    Transfers(Vec<Transfer>, usize),
+    /// One.
+    Transfer(Box<Transfer>),
+    /// Batches.
+    Batches(Vec<Batch>),
+    /// One.
+    Batch(Batch),
+    /// All kept searches, newest first.
+    Searches(Vec<SearchView>),
+    /// One with its responses.
+    Search(SearchView, Vec<ResponseView>),
+    /// Wishes.
+    Wishes(Vec<Wish>),
+    /// Last message of each conversation and its unread count, newest first.
+    Conversations(Vec<(PrivateMessage, u32)>),
+    /// Messages.
+    Messages(Vec<PrivateMessage>),
+    /// Settings.
+    Settings(Vec<SettingView>),
+    /// Text.
+    Text(String),
+    /// Log lines, oldest first.
+    Log(Vec<LogLine>),
+    /// Own folders of this page, and how many there are in all.
+    SharedFolders(Vec<FolderView>, usize),
+    /// A kept value.
+    Value(Option<Vec<u8>>),
+    /// A wish was added.
+    WishAdded(u64),
+    /// See `EnqueueRequest`.
+    Enqueued {
+        /// Recorded transfers, in the order asked.
+        accepted: Vec<Transfer>,
+        /// Path and reason.
+        failed: Vec<(String, String)>,
+        /// The batch, if asked for.
+        batch: Option<Batch>,
+    },
+    /// Place in queue, 1 is next.
+    Place(u32),
+    /// The spooled list: file (inflated body of code 5, see `engine::soulseek::shares`), folders, files.
+    Browsed(Browsed),
+    /// Folders.
+    Folders(Vec<FolderView>),
+    /// Info.
+    UserInfo(UserInfoView),
+    /// Status.
+    UserStatus(UserStatusView),
+    /// Endpoint.
+    Endpoint(SocketAddrV4),
+}
+
+/// A user's share list as a stream of folders. Taken folder by folder, so that no list is whole in memory.
+#[derive(Clone)]
+pub struct Browsed {
+    /// Folders.
+    pub folders: u32,
+    /// Files.
+    pub files: u32,
+    /// Opens the list for reading, as often as wanted. Each folder may be an error that ends the list.
+    pub open: std::sync::Arc<dyn Fn() -> std::io::Result<FolderStream> + Send + Sync>,
+}
+
+/// Folders, one after another; reading blocks on the disk.
+pub type FolderStream = Box<dyn Iterator<Item = std::io::Result<FolderView>> + Send>;
+
+impl std::fmt::Debug for Browsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Browsed").field("folders", &self.folders).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Browsed {
+    fn eq(&self, other: &Self) -> bool {
+        (self.folders, self.files) == (other.folders, other.files) && std::sync::Arc::ptr_eq(&self.open, &other.open)
+    }
+}
+
+/// Told to open pages as it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A transfer changed its state.
+    Transfer(TransferId, Direction),
+    /// A download lies in its place.
+    DownloadFinished(TransferId),
+    /// A search got results or ended.
+    Search(SearchId),
+    /// A message came.
+    Message(Username),
+    /// The connection changed.
+    Server,
+    /// The shares changed.
+    Shares,
+}
+
+/// A search of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchRequest {
+    /// Chosen by the client, or by us.
+    pub id: SearchId,
+    /// The words.
+    pub text: String,
+    /// One user only.
+    pub user: Option<Username>,
+    /// Ends so long after the last result, milliseconds (slskd: 15,000).
+    pub timeout_ms: u64,
+    /// At most so many responses.
+    pub response_limit: u32,
+    /// At most so many files.
+    pub file_limit: u32,
+    /// Drop responses that fail the next three.
+    pub filter_responses: bool,
+    /// Files a response must have.
+    pub minimum_files: u32,
+    /// Longest queue.
+    pub maximum_queue: u32,
+    /// Slowest upload speed, bytes per second.
+    pub minimum_speed: u32,
+}
+
+/// Files wanted from one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnqueueRequest {
+    /// Who has them.
+    pub user: Username,
+    /// Path and size; at most `limits::BATCH_FILES`.
+    pub files: Vec<(WireText, u64)>,
+    /// A batch of this id.
+    pub batch: Option<BatchId>,
+    /// The search they come from.
+    pub search: Option<u128>,
+    /// Folder below the downloads folder, as asked: made safe here.
+    pub destination: Option<String>,
+    /// A client's own mark.
+    pub external: Option<String>,
+}
+
+/// Why a command was refused. Each maps to one HTTP status in the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// We are not logged in.
+    NotConnected,
+    /// No such search, transfer, user or folder.
+    NotFound,
+    /// The user is offline, or cannot be reached.
+    UserOffline,
+    /// No answer in time.
+    TimedOut,
+    /// The same thing exists.
+    Duplicate,
+    /// A stated limit is reached; the text says which.
+    Full(String),
+    /// The request makes no sense; the text says why.
+    Invalid(String),
+}

@@ -1,0 +1,4 @@
+//! Sockets. Bytes become messages here and messages bytes; nothing is decided.
+
+pub mod port_mapping;
+pub mod soulseek;

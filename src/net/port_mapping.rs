@@ -1,0 +1,1 @@
+//! Asks the router to let callers in: PCP, NAT-PMP, UPnP.

@@ -1,0 +1,1 @@
+//! Connections to the Soulseek server and to users.

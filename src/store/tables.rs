@@ -1,0 +1,1 @@
+//! Tables: names, versions, records, migration.

@@ -1,0 +1,12 @@
+//! Everything that needs nothing installed, in one binary, by capability.
+#![allow(missing_docs, reason = "tests")]
+
+mod codec;
+mod config;
+mod disk;
+mod net;
+mod shares;
+mod store;
+mod tidy;
+mod transfers;
+mod web;
