@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod config_file;
 pub mod desk;
 pub mod logging;
 pub mod pump;
