@@ -89,6 +89,12 @@ pub const SEARCH_REPLY_FILES: usize = 250;
 pub const PENDING_LOOKUPS: usize = 64;
 /// Searches of others answered per second and user; further ones are dropped.
 pub const ANSWERS_PER_USER_PER_10S: u32 = 20;
+/// Users with privileges, as the server lists them; further ones are ignored.
+pub const PRIVILEGED_USERS: usize = 20_000;
+/// Parents the server offers at once (it names up to 10); further ones are ignored.
+pub const POSSIBLE_PARENTS: usize = 32;
+/// Folders and files, counted together, of one folder reply; further ones are left out.
+pub const FOLDER_ENTRIES: usize = 10_000;
 /// Excluded phrases of the server; further ones are ignored.
 pub const EXCLUDED_PHRASES: usize = 1_000;
 
