@@ -7,5 +7,6 @@ pub mod desk;
 pub mod logging;
 pub mod pump;
 pub mod run;
+pub mod settings;
 pub mod sharing;
 pub mod supervise;
