@@ -192,7 +192,7 @@ pub fn fits(config: &super::config::Config) -> Result<(), String> {
 const _: () = {
     assert!(FRAME_RESULTS as usize <= LARGE_FRAMES_BYTES, "one large frame must fit, or none ever arrives");
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
-    assert!(OVERLAP_BYTES as usize <= BLOCK_LEN, "an overlap is compared in one block");
+    assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
 };
 
