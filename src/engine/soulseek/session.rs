@@ -5,8 +5,8 @@
 //! | Unconfigured | an account in the settings | none: the owner's turn |
 //! | Disconnected | the next attempt | its moment |
 //! | Connecting | `on_up` or `on_down` | `CONNECT` |
-//! | LoggingIn | the answer to Login | `LOGIN` |
-//! | LoggedIn | anything | the next keep-alive |
+//! | `LoggingIn` | the answer to Login | `LOGIN` |
+//! | `LoggedIn` | anything | the next keep-alive |
 //! | Parked | the owner: asked to stay out, relogged elsewhere, or refused for the account's sake | none: the owner's turn |
 //!
 //! A dead server is noticed by the shell (TCP keep-alive), which then reports it down. What the other machines do with
@@ -170,9 +170,8 @@ impl Session {
         let changed = self.account.0 != settings.username || self.account.1 != settings.password;
         match self.state {
             State::Parked(Parked::Owner) => {}
-            State::Parked(Parked::Elsewhere) | State::Disconnected { .. } if !changed => {}
+            State::Parked(Parked::Elsewhere) | State::Disconnected { .. } | State::LoggingIn { .. } if !changed => {}
             State::Connecting { .. } if configured(settings) => {}
-            State::LoggingIn { .. } if !changed => {}
             State::LoggedIn { .. } if !changed => {
                 if self.listen_port != settings.listen_port {
                     self.send_port(settings, out);
@@ -471,4 +470,4 @@ fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

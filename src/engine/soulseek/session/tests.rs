@@ -5,7 +5,8 @@ use crate::engine::soulseek::effect::Effect;
 use crate::engine::soulseek::io::Action;
 use crate::engine::soulseek::server::LoginGreeting;
 
-fn settings() -> Settings {
+/// Of an account that is set, with room for everything.
+pub(in crate::engine::soulseek) fn settings() -> Settings {
     Settings {
         username: "alice".into(),
         password: Secret("secret".to_owned()),
@@ -195,7 +196,7 @@ fn backoff_doubles_up_to_ten_minutes() {
         let base = Duration::from_secs(base);
         assert!(pause >= base && pause <= base + base / 4, "attempt {attempt}: {pause:?}");
         assert_eq!(rig.session.view(rig.now).retry_at, Some(rig.now.wall.plus(pause)));
-        rig.pass(pause - Duration::from_millis(1));
+        rig.pass(pause.saturating_sub(Duration::from_millis(1)));
         assert_eq!(rig.net(), []);
         rig.pass(Duration::from_millis(1));
         assert_eq!(rig.net(), [NetAction::ServerConnect]);
@@ -218,7 +219,7 @@ fn backoff_spreads() {
 #[test]
 fn a_short_login_counts_as_a_failure_and_a_long_one_does_not() {
     let mut rig = Rig::started();
-    let mut login = |rig: &mut Rig, stays: Duration| {
+    let login = |rig: &mut Rig, stays: Duration| {
         rig.up();
         rig.message(&granted());
         rig.now.mono += stays;
@@ -244,7 +245,7 @@ fn a_silent_login_means_thirty_minutes() {
     let pause = rig.retry_in().unwrap();
     assert!(pause >= BAN && pause <= BAN + BAN_JITTER);
     assert_eq!(rig.state(), ServerState::Disconnected);
-    rig.pass(BAN - Duration::from_secs(1));
+    rig.pass(BAN.saturating_sub(Duration::from_secs(1)));
     assert_eq!(rig.net(), []);
     rig.pass(BAN_JITTER + Duration::from_secs(1));
     assert_eq!(rig.net(), [NetAction::ServerConnect]);
