@@ -68,8 +68,22 @@ pub const INDIRECT_S: u64 = 20;
 pub const CONN_MAILBOX: usize = 64;
 /// Messages waiting for a user whose connection is being made; the oldest is dropped with a failure.
 pub const WAITING_PER_USER: usize = 256;
-/// Users with messages waiting.
+/// Users with messages waiting; a message for one more fails at once.
 pub const WAITING_USERS: usize = 512;
+/// Messages waiting for connections, all users together; one more fails at once.
+pub const WAITING_MESSAGES: usize = 2_048;
+/// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
+pub const WAITING_REPLIES: usize = 128;
+/// Attempts to reach somebody, with their tokens; one more fails at once.
+pub const ATTEMPTS: usize = 1_024;
+/// Dials that others asked of us through the server and that wait for their turn; one more is refused.
+pub const ASKED_DIALS: usize = 128;
+/// Addresses of users as the server gave them; the oldest is forgotten.
+pub const ADDRESSES: usize = 1_024;
+/// Addresses with strikes against them; the one longest quiet is forgotten.
+pub const STRUCK_ADDRESSES: usize = 256;
+/// Peer connections with one user at a time; the oldest is closed.
+pub const PEER_CONNECTIONS_PER_USER: usize = 3;
 
 // ---- Searches ----
 
@@ -127,6 +141,17 @@ pub const CONVERSATIONS: usize = 500;
 pub const BROWSE_SPOOLS: usize = 8;
 /// Users asked about at once (browse, info, folder); one more is refused.
 pub const INQUIRIES: usize = 64;
+/// People and tools waiting for one and the same answer; one more is refused.
+pub const INQUIRY_ASKERS: usize = 32;
+/// Users who asked for our share list within the last seconds; one more gets none.
+pub const SHARE_LIST_ASKERS: usize = 256;
+
+// ---- Distributed network ----
+
+/// Possible parents tried at once (the server offers up to 10); further ones are ignored.
+pub const POSSIBLE_PARENTS: usize = 10;
+/// Children, whatever the settings say (Nicotine+ 3.3.11); one more is closed.
+pub const CHILDREN: usize = 10;
 
 // ---- Pages ----
 
