@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backups;
+mod faults;
 mod kill;
 mod lists;
 mod writing;

@@ -33,6 +33,8 @@ fn spawn(dir: &Path, from: u32) -> Child {
 fn child() {
     let Some(dir) = env::var_os(CHILD) else { return };
     let mut out = std::io::stdout().lock();
+    // The test runner has begun a line.
+    writeln!(out).unwrap();
     let store = match Store::open(Path::new(&dir), StoreOptions { map_size: super::MIB, ..StoreOptions::default() }) {
         Ok(store) => store,
         Err(error) => {
