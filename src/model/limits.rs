@@ -15,6 +15,8 @@ pub const FRAME_PEER: u32 = 1024 * 1024;
 pub const FRAME_RESULTS: u32 = 16 * 1024 * 1024;
 /// Compressed share list, on the way in: streamed to the disk, never whole in memory.
 pub const FRAME_SHARES: u32 = 64 * 1024 * 1024;
+/// Our own compressed share list: Nicotine+ refuses a longer one, so a longer one is not sent.
+pub const FRAME_SHARES_OUT: u32 = 448 * 1024 * 1024;
 /// Messages of the server.
 pub const FRAME_SERVER: u32 = 16 * 1024 * 1024;
 
@@ -105,6 +107,12 @@ pub const SEARCH_REPLY_FILES: usize = 250;
 pub const PENDING_LOOKUPS: usize = 64;
 /// Searches of others answered per second and user; further ones are dropped.
 pub const ANSWERS_PER_USER_PER_10S: u32 = 20;
+/// Users with privileges, as the server lists them; further ones are ignored.
+pub const PRIVILEGED_USERS: usize = 20_000;
+/// Parents the server offers at once (it names up to 10); further ones are ignored.
+pub const POSSIBLE_PARENTS: usize = 32;
+/// Folders and files, counted together, of one folder reply; further ones are left out.
+pub const FOLDER_ENTRIES: usize = 10_000;
 /// Excluded phrases of the server; further ones are ignored.
 pub const EXCLUDED_PHRASES: usize = 1_000;
 
