@@ -96,13 +96,12 @@ fn gone_before_accept(error: &io::Error) -> bool {
 }
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddrV4) {
-    match places(shared, *from.ip()) {
-        Some(places) => user_conn::accept(shared, stream, from, places),
-        None => {
-            count(&shared.counters.refused, 1);
-            debug!(%from, "turned away: no place for another caller");
-        }
-    }
+    let Some(places) = places(shared, *from.ip()) else {
+        count(&shared.counters.refused, 1);
+        debug!(%from, "turned away: no place for another caller");
+        return;
+    };
+    user_conn::accept(shared, stream, from, places);
 }
 
 fn places(shared: &Arc<Shared>, ip: Ipv4Addr) -> Option<CallerPlaces> {

@@ -23,8 +23,8 @@ mod messages;
 mod named;
 mod outbox;
 mod server_link;
-mod shared;
 mod share_list;
+mod shared;
 mod user_conn;
 mod wire;
 

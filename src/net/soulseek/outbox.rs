@@ -81,8 +81,8 @@ impl<T> Outbox<T> {
         let mut waiting = self.lock();
         let too_many = waiting.items.len() >= self.bounds.messages;
         let too_heavy = !waiting.items.is_empty() && waiting.bytes.saturating_add(weight) > self.bounds.bytes;
-        let total_spent = weight > SMALL
-            && self.total.load(Ordering::Relaxed).saturating_add(weight) > self.bounds.total_bytes;
+        let total_spent =
+            weight > SMALL && self.total.load(Ordering::Relaxed).saturating_add(weight) > self.bounds.total_bytes;
         if too_many || too_heavy || total_spent {
             self.overrun.cancel();
             return Pushed::Overrun;
@@ -132,11 +132,6 @@ impl<T> Outbox<T> {
     /// Lets what waits go out, takes nothing more.
     pub(super) fn close(&self) {
         self.closing.cancel();
-    }
-
-    /// Whether [`Outbox::close`] was called.
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.is_cancelled()
     }
 
     /// Resolves once [`Outbox::close`] was called.

@@ -1,6 +1,7 @@
 //! The connection to the server: one at a time, made when the engine says so.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
@@ -36,7 +37,7 @@ const OUTBOX: Bounds = Bounds {
 /// One connection to the server, or the attempt at one.
 struct Link {
     outbox: Outbox<ToServer>,
-    up: std::sync::atomic::AtomicBool,
+    up: AtomicBool,
     // Cancelled to end it with a `ServerDown`, where closing the outbox ends it in silence.
     replaced: CancellationToken,
 }
@@ -63,7 +64,7 @@ impl ServerLink {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.current().link.as_ref().is_some_and(|link| link.up.load(std::sync::atomic::Ordering::Relaxed))
+        self.current().link.as_ref().is_some_and(|link| link.up.load(Ordering::Relaxed))
     }
 
     /// Another server from now on. A connection to the old one ends, and the engine is told.
@@ -128,7 +129,7 @@ async fn keep(shared: Arc<Shared>, link: Arc<Link>, address: String) {
             }
         },
     };
-    link.up.store(false, std::sync::atomic::Ordering::Relaxed);
+    link.up.store(false, Ordering::Relaxed);
     let reason = match end {
         End::Ours => {
             info!("hung up on the server");
@@ -158,7 +159,7 @@ async fn talk(shared: &Shared, link: &Link, address: &str) -> Result<(), End> {
         connected = connecting => connected.map_err(|_| End::gone(format!("{address} does not answer")))??,
     };
     tune(&stream);
-    link.up.store(true, std::sync::atomic::Ordering::Relaxed);
+    link.up.store(true, Ordering::Relaxed);
     info!(server = ?address, "connected to the server");
     tell(shared, link, || Ok(Input::ServerUp { at })).await?;
 
@@ -171,7 +172,9 @@ async fn talk(shared: &Shared, link: &Link, address: &str) -> Result<(), End> {
         tokio::select! {
             biased;
             () = link.outbox.overrun() => return Err(End::gone("the server does not take what we send")),
-            () = link.outbox.closing() => writing.await?,
+            () = link.outbox.closing() => {
+                timeout(shared.deadlines.linger, writing).await.map_err(|_| End::Ours)??;
+            }
             written = &mut writing => written?,
             read = &mut reading => return read,
         }

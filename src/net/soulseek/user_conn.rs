@@ -221,7 +221,12 @@ async fn converse(shared: &Shared, conn: &Conn, stream: TcpStream, purpose: Purp
         tokio::select! {
             biased;
             () = conn.outbox.overrun() => return Err(behind()),
-            () = conn.outbox.closing() => writing.await,
+            () = conn.outbox.closing() => {
+                // Whoever takes it slowly must not hold up the end of the program, nor its place for long.
+                let deadlines = &shared.deadlines;
+                let most = if shared.cancel().is_cancelled() { deadlines.linger } else { deadlines.write_stall };
+                timeout(most, writing).await.map_err(|_| End::Ours)?
+            }
             written = &mut writing => written,
             read = &mut reading => return read,
         }
