@@ -66,6 +66,22 @@ pub const DIAL_S: u64 = 10;
 pub const INDIRECT_S: u64 = 20;
 /// Messages waiting for one connection; when full the sender's task waits, then the connection is closed after 10 s.
 pub const CONN_MAILBOX: usize = 64;
+/// Messages waiting for one connection beyond which it is closed at once: a burst for a user just connected fits.
+pub const CONN_BACKLOG: usize = CONN_MAILBOX + WAITING_PER_USER;
+/// Their bytes, roughly; a larger backlog closes the connection. One message alone may be larger.
+pub const CONN_BACKLOG_BYTES: usize = 2 * 1024 * 1024;
+/// The same for all connections together: past it, a message of more than a few KiB closes its connection.
+pub const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// Seconds in which a connection must take 16 KiB of what we send, or have room in its mailbox again.
+pub const WRITE_STALL_S: u64 = 10;
+/// Seconds from a frame's first byte to its last; for share lists, between two pieces of it.
+pub const FRAME_S: u64 = 60;
+/// Bytes of large frames (above 64 KiB) being received, all users together; further ones wait in their sockets.
+pub const FRAMES_AT_ONCE_BYTES: usize = 32 * 1024 * 1024;
+/// Messages waiting for the server; with more the connection to it is given up.
+pub const SERVER_BACKLOG: usize = 4_096;
+/// Seconds the connection to the server may take to come about, name lookup included.
+pub const SERVER_CONNECT_S: u64 = 20;
 /// Messages waiting for a user whose connection is being made; the oldest is dropped with a failure.
 pub const WAITING_PER_USER: usize = 256;
 /// Users with messages waiting; a message for one more fails at once.
