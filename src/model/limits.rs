@@ -89,6 +89,12 @@ pub const SEARCH_REPLY_FILES: usize = 250;
 pub const PENDING_LOOKUPS: usize = 64;
 /// Searches of others answered per second and user; further ones are dropped.
 pub const ANSWERS_PER_USER_PER_10S: u32 = 20;
+/// Users with privileges, as the server lists them; further ones are ignored.
+pub const PRIVILEGED_USERS: usize = 20_000;
+/// Parents the server offers at once (it names up to 10); further ones are ignored.
+pub const POSSIBLE_PARENTS: usize = 32;
+/// Folders and files, counted together, of one folder reply; further ones are left out.
+pub const FOLDER_ENTRIES: usize = 10_000;
 /// Excluded phrases of the server; further ones are ignored.
 pub const EXCLUDED_PHRASES: usize = 1_000;
 
@@ -145,3 +151,60 @@ pub const BLOCKS: usize = 256;
 pub const COMMIT_BYTES: u64 = 4 * MIB;
 /// Shared files in the index; further ones are left out and the page says so.
 pub const SHARED_FILES: usize = 2_000_000;
+
+// ---- The sum ----
+
+/// Frames above `FRAME_PEER / 16` that are being received hold a share of this; the others wait, and TCP slows them.
+pub const LARGE_FRAMES_BYTES: usize = 24 * 1024 * 1024;
+
+/// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
+pub fn worst_case() -> [(&'static str, u64); 10] {
+    let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
+    [
+        ("program, runtimes and thread stacks", 12 * MIB),
+        ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
+        ("large frames being received", LARGE_FRAMES_BYTES as u64),
+        ("connections with users and their small frames", n(USER_CONNECTIONS, 64 * KIB)),
+        ("search results", n(SEARCHES * SEARCH_ROWS, 400)),
+        ("downloads that are not over", n(DOWNLOADS, 1_024)),
+        ("uploads that are not over", n(UPLOADS, 768)),
+        ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + 8 * MIB),
+        ("store commits and reads", 4 * COMMIT_BYTES),
+        ("log lines, messages and tables of users", 8 * MIB),
+    ]
+}
+
+/// Whether everything at its worst fits `memory.budget`.
+///
+/// # Errors
+/// One sentence with both figures.
+pub fn fits(config: &super::config::Config) -> Result<(), String> {
+    let need: u64 = worst_case().iter().map(|(_, bytes)| bytes).sum();
+    let budget = config.memory_budget_mib.saturating_mul(MIB);
+    if need <= budget {
+        return Ok(());
+    }
+    let (need, have) = (need.div_ceil(MIB), config.memory_budget_mib);
+    Err(format!("memory.budget: {have} MiB are too few, the program may need {need} MiB at its worst"))
+}
+
+// The relations the table rests on.
+const _: () = {
+    assert!(FRAME_RESULTS as usize <= LARGE_FRAMES_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
+    assert!(OVERLAP_BYTES as usize <= BLOCK_LEN, "an overlap is compared in one block");
+    assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::{Given, Place, Raw, resolve};
+
+    #[test]
+    fn the_default_budget_suffices_and_a_small_one_is_refused() {
+        assert_eq!(fits(&resolve(&[]).unwrap().config), Ok(()));
+        let small = Given { key: "memory.budget".into(), value: Raw::One("64".into()), place: Place::default() };
+        assert!(fits(&resolve(&[vec![small]]).unwrap().config).unwrap_err().contains("64 MiB are too few"));
+    }
+}
