@@ -15,6 +15,8 @@ pub const FRAME_PEER: u32 = 1024 * 1024;
 pub const FRAME_RESULTS: u32 = 16 * 1024 * 1024;
 /// Compressed share list, on the way in: streamed to the disk, never whole in memory.
 pub const FRAME_SHARES: u32 = 64 * 1024 * 1024;
+/// Our own compressed share list: Nicotine+ refuses a longer one, so a longer one is not sent.
+pub const FRAME_SHARES_OUT: u32 = 448 * 1024 * 1024;
 /// Messages of the server.
 pub const FRAME_SERVER: u32 = 16 * 1024 * 1024;
 

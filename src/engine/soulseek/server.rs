@@ -7,7 +7,6 @@ mod tests;
 use std::net::Ipv4Addr;
 
 pub use self::codec::FRAME_MAX;
-
 use crate::model::id::Token;
 use crate::model::music::WireText;
 

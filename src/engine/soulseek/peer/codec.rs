@@ -15,7 +15,7 @@ pub const INIT_FRAME_MAX: u32 = FRAME_INIT;
 /// Bytes of the shortest file entry: code, three lengths and a size.
 pub(in crate::engine::soulseek) const FILE_MIN: usize = 21;
 /// Bytes of the shortest folder entry: a length and a count.
-const FOLDER_MIN: usize = 8;
+pub(in crate::engine::soulseek) const FOLDER_MIN: usize = 8;
 
 /// The longest frame of a peer message with this code.
 pub fn frame_max(code: u32) -> u32 {
