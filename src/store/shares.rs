@@ -23,13 +23,14 @@ mod apply;
 mod read;
 mod record;
 
-use heed::types::Bytes;
-use heed::{Database, Env, RoTxn, RwTxn};
+use heed::{RoTxn, RwTxn};
 
 pub use self::apply::{FolderPlace, ScannedFile, ShareChange};
-pub use self::read::{FoundFile, KnownFile, ShareReader};
+pub use self::read::{FoundFile, KnownFile, KnownFolder, ShareReader};
 pub use self::record::RootRecord;
 use super::StoreError;
+use super::records;
+use super::tables::{Env, Table, open_table};
 use crate::model::time::UnixMs;
 
 /// Longest key we make; LMDB takes 511 bytes.
@@ -51,8 +52,6 @@ mod counter {
     pub(super) const FREE_BLOCK: &[u8] = b"free-block";
 }
 
-type Table = Database<Bytes, Bytes>;
-
 /// The tables of the share index.
 #[derive(Clone, Copy, Debug)]
 pub struct ShareTables {
@@ -66,12 +65,9 @@ pub struct ShareTables {
 }
 
 impl ShareTables {
-    /// How many named databases of the environment these are.
-    pub const COUNT: u32 = 7;
-
     /// Opens the tables, and creates those that are not there.
-    pub fn open<T>(env: &Env<T>, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
-        let mut table = |name| env.create_database(txn, Some(name));
+    pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
+        let mut table = |name| open_table(env, txn, name);
         Ok(Self {
             roots: table("shares-roots-1")?,
             folders: table("shares-folders-1")?,
@@ -81,6 +77,11 @@ impl ShareTables {
             words: table("shares-words-1")?,
             counters: table("shares-counters-1")?,
         })
+    }
+
+    /// The larger tables by name, for their sizes.
+    pub(super) fn tables(&self) -> [(&'static str, Table); 3] {
+        [("shares-folders", self.folders), ("shares-files", self.files), ("shares-words", self.words)]
     }
 
     /// The index as it is in this transaction.
@@ -93,7 +94,7 @@ impl ShareTables {
         let mut roots = Vec::new();
         for entry in self.roots.iter(txn)? {
             let (key, value) = entry?;
-            roots.push((record::id(key)?, record::decode("share root", value)?));
+            roots.push((record::id(key)?, records::decode(value)?));
         }
         Ok(roots)
     }
@@ -114,7 +115,7 @@ impl ShareTables {
         alias.clone_into(&mut root.alias);
         local_path.clone_into(&mut root.local_path);
         root.present = present;
-        self.roots.put(txn, &id.to_be_bytes(), &record::encode("share root", &root)?)?;
+        self.roots.put(txn, &id.to_be_bytes(), &records::encode(&root)?)?;
         Ok(())
     }
 
@@ -131,7 +132,7 @@ impl ShareTables {
     }
 
     fn root(&self, txn: &RoTxn<'_>, id: u32) -> Result<Option<RootRecord>, StoreError> {
-        self.roots.get(txn, &id.to_be_bytes())?.map(|value| record::decode("share root", value)).transpose()
+        self.roots.get(txn, &id.to_be_bytes())?.map(records::decode).transpose()
     }
 
     /// A number that changes with every change of what others see.

@@ -11,6 +11,7 @@ use crate::engine::soulseek::shares::{BLOCK_IDS, Bits, List, words};
 use crate::model::limits;
 use crate::model::music::Attributes;
 use crate::store::StoreError;
+use crate::store::records;
 
 /// A folder as the scanner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +109,7 @@ impl<'t> Batch<'t> {
     fn remove(&mut self, txn: &mut RwTxn<'_>, id: u32) -> Result<(), StoreError> {
         let Some(key) = self.tables.ids.get(txn, &id.to_be_bytes())?.map(<[u8]>::to_vec) else { return Ok(()) };
         let Some(value) = self.tables.files.get(txn, &key)? else { return Err(record::damaged("share file", "gone")) };
-        let file: FileRecord = record::decode("share file", value)?;
+        let file: FileRecord = records::decode(value)?;
         let (folder_id, name) = split_key(&key, &file)?;
         let name = name.to_owned();
         self.tables.files.delete(txn, &key)?;
@@ -133,7 +134,7 @@ impl<'t> Batch<'t> {
         let mut old: Option<FileRecord> = None;
         if let Some(folder_id) = known {
             let (key, _) = name_key(&folder_id.to_be_bytes(), &scanned.name);
-            old = self.tables.files.get(txn, &key)?.map(|value| record::decode("share file", value)).transpose()?;
+            old = self.tables.files.get(txn, &key)?.map(records::decode).transpose()?;
         }
         let total: usize = self.roots.values().map(|root| root.files as usize).sum();
         if old.is_none() && total >= limits::SHARED_FILES {
@@ -159,7 +160,7 @@ impl<'t> Batch<'t> {
             local: scanned.local_name.clone(),
             long_name: cut.then(|| scanned.name.clone()),
         };
-        self.tables.files.put(txn, &key, &record::encode("share file", &file)?)?;
+        self.tables.files.put(txn, &key, &records::encode(&file)?)?;
         self.tables.ids.put(txn, &id.to_be_bytes(), &key)?;
         let root = self.roots.entry(root_id).or_default();
         root.bytes = root.bytes.saturating_sub(old.map_or(0, |old| old.size)).saturating_add(scanned.size);
@@ -224,7 +225,7 @@ impl<'t> Batch<'t> {
             std::collections::btree_map::Entry::Vacant(slot) => {
                 let value = self.tables.folders.get(txn, &id.to_be_bytes())?;
                 let value = value.ok_or_else(|| record::damaged("share folder", "gone"))?;
-                Ok(slot.insert(record::decode("share folder", value)?))
+                Ok(slot.insert(records::decode(value)?))
             }
         }
     }
@@ -241,7 +242,7 @@ impl<'t> Batch<'t> {
 
     fn finish(self, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
         let words = self.tables.words;
-        let mut write = |txn: &mut RwTxn<'_>, key: &[u8], bits: &Bits| -> Result<(), StoreError> {
+        let write = |txn: &mut RwTxn<'_>, key: &[u8], bits: &Bits| -> Result<(), StoreError> {
             if bits.is_empty() {
                 words.delete(txn, key)?;
             } else {
@@ -273,12 +274,12 @@ impl<'t> Batch<'t> {
                 let root = roots.entry(folder.root).or_default();
                 root.folders = root.folders.saturating_sub(1);
             } else {
-                self.tables.folders.put(txn, &id.to_be_bytes(), &record::encode("share folder", &folder)?)?;
+                self.tables.folders.put(txn, &id.to_be_bytes(), &records::encode(&folder)?)?;
                 self.tables.paths.put(txn, &path_key, &id.to_be_bytes())?;
             }
         }
         for (id, root) in roots {
-            self.tables.roots.put(txn, &id.to_be_bytes(), &record::encode("share root", &root)?)?;
+            self.tables.roots.put(txn, &id.to_be_bytes(), &records::encode(&root)?)?;
         }
         self.tables.set_counter(txn, counter::FREE_BLOCK, u64::from(self.free_block))?;
         self.tables.set_counter(txn, counter::NEXT_FOLDER, u64::from(self.next_folder))?;

@@ -17,6 +17,7 @@ use crate::engine::soulseek::peer::{RemoteFile, RemoteFolder};
 use crate::engine::soulseek::shares::{Bits, List, Phrases, Postings, Query, search};
 use crate::model::music::{Attributes, ShareCounts, SharedFile, WireText};
 use crate::store::StoreError;
+use crate::store::records;
 
 /// Files of one answer about a folder; what lies behind them is left out. Chosen: a reply of about 1 MiB.
 const FOLDER_FILES: usize = 10_000;
@@ -32,7 +33,16 @@ pub struct FoundFile {
     pub size: u64,
 }
 
-/// A file as the index knows it, for comparison with the disk.
+/// A folder as the index knows it, for comparison with the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownFolder {
+    /// Path on the disk below the root.
+    pub local: Vec<u8>,
+    /// Its files by advertised name.
+    pub files: BTreeMap<String, KnownFile>,
+}
+
+/// A file as the index knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownFile {
     /// Its id.
@@ -95,7 +105,7 @@ impl<'t> ShareReader<'t> {
         let Some(value) = self.tables.files.get(self.txn, &name_key(&folder_id.to_be_bytes(), name).0)? else {
             return Ok(None);
         };
-        let file: FileRecord = record::decode("share file", value)?;
+        let file: FileRecord = records::decode(value)?;
         let root_path = PathBuf::from(OsStr::from_bytes(&root.local_path));
         let mut local_path = root_path.join(OsStr::from_bytes(&folder.local));
         local_path.push(OsStr::from_bytes(file.local.as_deref().unwrap_or(name.as_bytes())));
@@ -142,7 +152,12 @@ impl<'t> ShareReader<'t> {
 
     /// Folders that others can see, of one root or all: those from `offset` on, at most `limit`, and how many there
     /// are.
-    pub fn page(&self, root: Option<u32>, offset: usize, limit: usize) -> Result<(Vec<RemoteFolder>, usize), StoreError> {
+    pub fn page(
+        &self,
+        root: Option<u32>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<(Vec<RemoteFolder>, usize), StoreError> {
         let mut rows = Vec::new();
         let mut at = 0;
         let mut look = |id, folder: &Rc<FolderRecord>| {
@@ -174,20 +189,15 @@ impl<'t> ShareReader<'t> {
         Ok((rows, total as usize))
     }
 
-    /// What the index knows of the files of one folder, by advertised name.
-    pub fn known_files(&self, path: &str) -> Result<BTreeMap<String, KnownFile>, StoreError> {
-        let mut known = BTreeMap::new();
-        if let Some((id, _)) = self.folder_by_path(path)? {
-            self.files(id, &mut |name, file| {
-                let file = KnownFile {
-                    id: file.id,
-                    size: file.size,
-                    mtime_ns: file.mtime_ns,
-                    local_name: file.local.clone(),
-                };
-                known.insert(name.to_owned(), file);
-            })?;
-        }
+    /// What the index knows of one folder; nothing where it does not know it.
+    pub fn known_folder(&self, path: &str) -> Result<KnownFolder, StoreError> {
+        let Some((id, folder)) = self.folder_by_path(path)? else { return Ok(KnownFolder::default()) };
+        let mut known = KnownFolder { local: folder.local.clone(), files: BTreeMap::new() };
+        self.files(id, &mut |name, file| {
+            let (id, size, mtime_ns) = (file.id, file.size, file.mtime_ns);
+            let file = KnownFile { id, size, mtime_ns, local_name: file.local.clone() };
+            known.files.insert(name.to_owned(), file);
+        })?;
         Ok(known)
     }
 
@@ -240,7 +250,7 @@ impl<'t> ShareReader<'t> {
             _ => {
                 let value = self.tables.folders.get(self.txn, &id.to_be_bytes())?;
                 let value = value.ok_or_else(|| record::damaged("share folder", "gone"))?;
-                let folder: Rc<FolderRecord> = Rc::new(record::decode("share folder", value)?);
+                let folder: Rc<FolderRecord> = Rc::new(records::decode(value)?);
                 *last = Some((id, Rc::clone(&folder)));
                 Ok(folder)
             }
@@ -288,7 +298,7 @@ impl<'t> ShareReader<'t> {
     fn files(&self, folder: u32, look: &mut dyn FnMut(&str, &FileRecord)) -> Result<(), StoreError> {
         for entry in self.tables.files.prefix_iter(self.txn, &folder.to_be_bytes())? {
             let (key, value) = entry?;
-            let file: FileRecord = record::decode("share file", value)?;
+            let file: FileRecord = records::decode(value)?;
             look(split_key(key, &file)?.1, &file);
         }
         Ok(())
@@ -331,14 +341,10 @@ impl Postings for ShareReader<'_> {
     fn file(&self, id: u32) -> Result<Option<SharedFile>, StoreError> {
         let Some(key) = self.tables.ids.get(self.txn, &id.to_be_bytes())? else { return Ok(None) };
         let Some(value) = self.tables.files.get(self.txn, key)? else { return Ok(None) };
-        let file: FileRecord = record::decode("share file", value)?;
+        let file: FileRecord = records::decode(value)?;
         let (folder, name) = split_key(key, &file)?;
         let folder = self.folder_by_id(folder)?;
-        Ok(Some(SharedFile {
-            path: format!("{}\\{name}", folder.path),
-            size: file.size,
-            attributes: file.attributes,
-        }))
+        Ok(Some(SharedFile { path: format!("{}\\{name}", folder.path), size: file.size, attributes: file.attributes }))
     }
 }
 

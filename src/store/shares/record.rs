@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::music::Attributes;
 use crate::store::StoreError;
-
-/// First byte of every record.
-const VERSION: u8 = 1;
+use crate::store::records::Record;
 
 /// One shared folder of the owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,16 +46,19 @@ pub(super) struct FileRecord {
     pub(super) long_name: Option<String>,
 }
 
-pub(super) fn encode<T: Serialize>(what: &'static str, record: &T) -> Result<Vec<u8>, StoreError> {
-    postcard::to_extend(record, vec![VERSION]).map_err(|error| damaged(what, error))
+impl Record for RootRecord {
+    const NAME: &'static str = "share root";
+    const VERSION: u8 = 1;
 }
 
-pub(super) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, StoreError> {
-    match bytes.split_first() {
-        Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| damaged(what, error)),
-        Some((&found, _)) => Err(StoreError::RecordVersion { record: what, found, known: VERSION }),
-        None => Err(damaged(what, "empty")),
-    }
+impl Record for FolderRecord {
+    const NAME: &'static str = "share folder";
+    const VERSION: u8 = 1;
+}
+
+impl Record for FileRecord {
+    const NAME: &'static str = "share file";
+    const VERSION: u8 = 1;
 }
 
 pub(super) fn damaged(record: &'static str, reason: impl ToString) -> StoreError {
