@@ -8,6 +8,7 @@ use heed::types::Bytes;
 use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
+use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
 use crate::model::transfer::{Direction, Transfer};
@@ -48,6 +49,8 @@ pub struct Tables {
     pub batch_keys: Table,
     /// Name → version byte and value.
     pub settings: Table,
+    /// The share index.
+    pub shares: ShareTables,
 }
 
 impl Tables {
@@ -64,6 +67,7 @@ impl Tables {
             batches: open("batches-1")?,
             batch_keys: open("batch-keys-1")?,
             settings: open("settings-1")?,
+            shares: ShareTables::open(env, txn)?,
         })
     }
 
@@ -78,6 +82,7 @@ impl Tables {
             ("settings", self.settings),
         ]
         .into_iter()
+        .chain(self.shares.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }
