@@ -21,6 +21,7 @@ pub(super) fn settings() -> Settings {
         upload_limit: None,
         download_attempts_max: 3,
         failover: false,
+        private_ranges: Vec::new(),
     }
 }
 
