@@ -20,8 +20,8 @@ use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile};
 use crate::model::id::{ConnId, Token, Username};
 use crate::model::limits;
 
-/// Connections that others made to us are numbered from here on, so that they never meet the engine's own numbers.
-pub const ACCEPTED_FIRST: u64 = 1 << 63;
+/// Connections that others made to us are numbered from here on; those the engine dials are numbered from 2^63.
+pub const ACCEPTED_FIRST: u64 = 0;
 
 /// Frames up to this size are received without asking the budget for large ones.
 const SMALL_FRAME: usize = 64 * 1024;
