@@ -16,7 +16,7 @@ use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, Notice, ReceiveEnd, Reply, SendEnd, ShareAsk,
+    Action, Begin, Command, FileAction, FileEvent, Input, Notice, ReceiveEnd, Refusal, Reply, SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
 use crate::model::id::{CommandId, TransferId};
@@ -24,7 +24,7 @@ use crate::model::limits;
 use crate::model::time::Now;
 use crate::model::view::Event;
 use crate::net::soulseek::{NetSettings, Network};
-use crate::store::{Store, Ticket};
+use crate::store::{Store, StoreError, Ticket};
 
 /// Inputs waiting for the engine; senders wait, and TCP slows the remote.
 const INPUTS: usize = 512;
@@ -128,7 +128,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let (inputs, mut happened) = mpsc::channel(INPUTS);
     let net = parts.net.lock().await.clone();
     let network = Network::start(net, inputs.clone(), cancel.clone()).await.map_err(|error| error.to_string())?;
-    network.set_share_list(parts.sharing.share_list());
+    network.set_share_list(parts.sharing.share_list().to_owned());
     *parts.network.lock().await = Some(network.clone());
     let mut settings = parts.settings.lock().await.clone();
     settings.listen_port = network.local_port();
@@ -155,7 +155,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let mut acking = tokio::spawn(acknowledge(acked));
     task.perform().await?;
     let mut messages = parts.messages.lock().await;
-    let mut counts = parts.sharing.watch();
+    let mut counts = parts.sharing.view();
     counts.mark_changed();
     let outcome = loop {
         let deadline = task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| {
@@ -198,12 +198,25 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     outcome.and(recorded).and(acknowledged)
 }
 
-/// Waits for records in order, and lets replies go when everything before them is durable.
+/// Waits for records in order, and lets replies go when everything before them is durable. A full disk costs the record
+/// and turns the replies behind it into refusals, until a record is kept again; anything worse ends the task.
 async fn acknowledge(mut acked: mpsc::Receiver<Ack>) -> Result<(), String> {
+    let mut lost: Option<String> = None;
     while let Some(ack) = acked.recv().await {
         match ack {
-            Ack::Stored(ticket) => ticket.await.map_err(|error| format!("a record could not be kept: {error}"))?,
+            Ack::Stored(ticket) => match ticket.await {
+                Ok(()) => lost = None,
+                Err(error @ (StoreError::DiskFull | StoreError::MapFull)) => {
+                    tracing::error!(%error, "a record could not be kept");
+                    lost = Some(error.to_string());
+                }
+                Err(error) => return Err(format!("a record could not be kept: {error}")),
+            },
             Ack::Reply(to, reply) => {
+                let reply = match &lost {
+                    Some(why) => Reply::Refused(Refusal::Full(why.clone())),
+                    None => reply,
+                };
                 // Whoever asked may have gone.
                 let _ = to.send(reply);
             }

@@ -431,8 +431,8 @@ mod tests {
     #[test]
     fn numbers_of_callers_and_of_the_engine_do_not_meet() {
         let shared = shared();
-        assert!(shared.enter(ConnId(1), Stage::Dialling).is_some());
-        assert!(shared.enter(ConnId(1), Stage::Dialling).is_none(), "a name is used once");
+        assert!(shared.enter(ConnId(1 << 63), Stage::Dialling).is_some());
+        assert!(shared.enter(ConnId(1 << 63), Stage::Dialling).is_none(), "a name is used once");
         assert_eq!(shared.enter_accepted().id, ConnId(ACCEPTED_FIRST));
         assert_eq!(shared.enter_accepted().id, ConnId(ACCEPTED_FIRST + 1));
         assert_eq!(shared.stats(false), NetStats { dialling: 1, greeting: 2, ..NetStats::default() });
