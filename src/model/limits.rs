@@ -164,8 +164,8 @@ pub const SHARE_LIST_ASKERS: usize = 256;
 
 // ---- Distributed network ----
 
-/// Possible parents tried at once; further ones are ignored.
-pub const PARENTS_TRIED: usize = 10;
+/// Possible parents tried at once (the server offers up to 10); further ones are ignored.
+pub const PARENT_CALLS: usize = 10;
 /// Children, whatever the settings say (Nicotine+ 3.3.11); one more is closed.
 pub const CHILDREN: usize = 10;
 

@@ -34,7 +34,7 @@ impl Rig {
         it.on_settings(&settings());
         it.on_server(SocketAddrV4::new(Ipv4Addr::new(208, 76, 170, 59), 2242));
         it.on_logged_in(&"alice".into());
-        Self { it, now, out: Effects::new(), accepted: 0 }
+        Self { it, now, out: Effects::new(), accepted: 1 << 63 }
     }
 
     fn did(&mut self) -> Vec<Did> {
@@ -458,7 +458,7 @@ fn calls_whom_the_server_names() {
         let mut rig = Rig::new();
         rig.server(&asked("bob", kind, BOB, 77));
         rig.server(&asked("bob", kind, BOB, 77));
-        let conn = ConnId(DIALLED_FROM);
+        let conn = ConnId(DIALLED_FIRST);
         assert_eq!(rig.did(), [Did::Net(NetAction::Dial { conn, to: BOB_AT })]);
         rig.conn(conn, ConnEvent::Dialled);
         let pierce = Did::Net(NetAction::SendInit(conn, Init::PierceFireWall { token: Token(77) }));
@@ -468,7 +468,7 @@ fn calls_whom_the_server_names() {
         // And one that fails.
         rig.server(&asked("carol", kind, Ipv4Addr::new(20, 0, 0, 3), 78));
         rig.did();
-        rig.conn(ConnId(DIALLED_FROM + 1), FAILED);
+        rig.conn(ConnId(DIALLED_FIRST + 1), FAILED);
         assert_eq!(rig.did(), [cannot("carol", 78)]);
     }
 }
@@ -490,7 +490,7 @@ fn their_wish_while_we_dial_them_calls_our_dial_off() {
     let mut rig = Rig::new();
     let (dial, _) = rig.race();
     rig.server(&asked("bob", ConnectionType::Peer, BOB, 77));
-    let pierce = ConnId(DIALLED_FROM + 1);
+    let pierce = ConnId(DIALLED_FIRST + 1);
     rig.did();
     rig.conn(pierce, ConnEvent::Dialled);
     let sent = Did::Net(NetAction::SendInit(pierce, Init::PierceFireWall { token: Token(77) }));
@@ -553,7 +553,7 @@ fn events_at_odd_moments_do_no_harm() {
                     1 => rig.bob(),
                     2 => rig.call_in("bob", BOB, ConnectionType::File),
                     3 => rig.call_in("bob", BOB, ConnectionType::Distributed),
-                    _ => ConnId(5_000),
+                    _ => ConnId(1 << 63),
                 };
                 for which in [first, second] {
                     let event = odd().into_iter().nth(which).unwrap();

@@ -21,7 +21,7 @@ fn dials_are_paced_and_others_wishes_are_bounded() {
     rig.did();
     rig.now.mono = rig.it.next_timeout().unwrap();
     rig.it.on_timeout(rig.now, &mut rig.out);
-    assert_eq!(rig.did(), [Did::Net(NetAction::Dial { conn: ConnId(DIALLED_FROM + 10), to: BOB_AT })]);
+    assert_eq!(rig.did(), [Did::Net(NetAction::Dial { conn: ConnId(DIALLED_FIRST + 10), to: BOB_AT })]);
     rig.pass(5);
     let refusals_and_dials = rig.did();
     let more = refusals_and_dials.iter().filter(|did| matches!(did, Did::Net(NetAction::Dial { .. }))).count();
