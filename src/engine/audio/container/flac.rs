@@ -35,7 +35,7 @@ pub struct FlacCheck {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// `fLaC`, or an ID3v2 tag before it.
+    /// `fLaC`, or an `ID3v2` tag before it.
     Marker,
     /// So many bytes of a tag or block that nobody looks at; then the next block, or the frames.
     Skip { left: u32, next: After },
