@@ -150,7 +150,13 @@ impl Desk {
             Request::ForgetSearch(id) => self.order(Command::SearchForget(id)).await?,
             Request::AddWish(text) => self.order(Command::WishAdd(text)).await?,
             Request::RemoveWish(id) => self.order(Command::WishRemove(id)).await?,
-            Request::Retry(id) => self.order(Command::Retry(id)).await?,
+            Request::Retry(id) => match self.order(Command::Retry(id)).await {
+                Err(Refusal::NotFound) => {
+                    let record = self.transfer(Direction::Download, id).await?;
+                    self.order(Command::Revive(Box::new(record))).await?
+                }
+                outcome => outcome?,
+            },
             Request::Place(id) => self.order(Command::Place(id)).await?,
             Request::Folder(user, path) => self.order(Command::Folder(user, path.as_str().into())).await?,
             Request::UserInfo(user) => self.order(Command::UserInfo(user)).await?,

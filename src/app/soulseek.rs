@@ -16,7 +16,7 @@ use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, Notice, ReceiveEnd, Refusal, Reply, SendEnd, ShareAsk,
+    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, ReceiveEnd, Refusal, Reply, SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
 use crate::model::id::{CommandId, TransferId};
@@ -118,6 +118,7 @@ pub fn parts(
 enum Ack {
     Stored(Ticket<()>),
     Reply(oneshot::Sender<Reply>, Reply),
+    Net(Network, NetAction),
 }
 
 /// Runs until cancelled.
@@ -220,6 +221,9 @@ async fn acknowledge(mut acked: mpsc::Receiver<Ack>) -> Result<(), String> {
                 // Whoever asked may have gone.
                 let _ = to.send(reply);
             }
+            // What rests on a lost record is not said; the other side repeats itself.
+            Ack::Net(network, action) if lost.is_none() => network.perform(action),
+            Ack::Net(..) => {}
         }
     }
     Ok(())
@@ -288,6 +292,7 @@ impl Task {
                 Action::File(action) => self.file(action).await,
                 Action::Share(ask) => self.share(ask),
                 Action::Store(changes) => self.ack(Ack::Stored(self.parts.store.apply(changes))).await?,
+                Action::NetStored(action) => self.ack(Ack::Net(self.network.clone(), action)).await?,
                 Action::Reply(id, reply) => {
                     if let Some(to) = self.waiting.remove(&id) {
                         self.ack(Ack::Reply(to, reply)).await?;

@@ -9,7 +9,7 @@ use super::server::{ConnectionType, FromServer, ToServer, UserStats, UserStatus}
 use crate::model::id::{BatchId, CommandId, ConnId, SearchId, Token, TransferId, Username};
 use crate::model::music::{ShareCounts, SharedFile, WireText};
 use crate::model::record::Change;
-use crate::model::transfer::{Direction, Partial};
+use crate::model::transfer::{Direction, Partial, Transfer};
 pub use crate::model::view::{EnqueueRequest, Refusal, SearchRequest};
 
 /// Everything that can happen to the engine.
@@ -211,6 +211,8 @@ pub enum Action {
     Store(Vec<Change>),
     /// Answer a command; not before every earlier `Store` action is durable.
     Reply(CommandId, Reply),
+    /// On the network, but not before every earlier `Store` action is durable.
+    NetStored(NetAction),
     /// Tell pages, logs and hooks.
     Notice(Notice),
 }
@@ -404,10 +406,10 @@ pub enum Command {
         /// Hide it as well.
         remove: bool,
     },
-    /// Hide every transfer that is over.
-    ClearCompleted(Direction),
-    /// Try a failed or waiting download again now.
+    /// Try a waiting download again now; `NotFound` for one that is over, see `Revive`.
     Retry(TransferId),
+    /// Begin a download anew that is over; its record as the store has it.
+    Revive(Box<Transfer>),
     /// Ask for a download's place in queue; replies `Place`.
     Place(TransferId),
     /// See all of a user's shares; replies `Browsed`.

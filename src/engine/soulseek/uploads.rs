@@ -73,6 +73,7 @@ pub struct Uploads {
     succeeded: u64,
     failed: u64,
     bytes: u64,
+    last_speed: u32,
 }
 
 /// What the other side is told.
@@ -119,6 +120,11 @@ impl Uploads {
     /// Whether a file asked for now would start at once.
     pub fn free_slot(&self, settings: &Settings) -> bool {
         self.active() < settings.upload_slots && self.queue.is_empty()
+    }
+
+    /// Bytes per second of the last upload that succeeded, for search answers; 0 before one.
+    pub fn usual_speed(&self) -> u32 {
+        self.last_speed
     }
 
     /// Counters for the page.
@@ -400,6 +406,7 @@ impl Uploads {
                         transfer.average_speed = speed(sent, began, now);
                         if sent > 0 {
                             let speed = u32::try_from(transfer.average_speed).unwrap_or(u32::MAX);
+                            self.last_speed = speed;
                             out.server(ToServer::SendUploadSpeed { speed });
                         }
                         (Ending::Succeeded, None)
