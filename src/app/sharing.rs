@@ -1,1 +1,1 @@
-//! Scans shared folders into the index and watches them.
+//! x

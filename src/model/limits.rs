@@ -66,6 +66,22 @@ pub const DIAL_S: u64 = 10;
 pub const INDIRECT_S: u64 = 20;
 /// Messages waiting for one connection; when full the sender's task waits, then the connection is closed after 10 s.
 pub const CONN_MAILBOX: usize = 64;
+/// Messages waiting for one connection beyond which it is closed at once: a burst for a user just connected fits.
+pub const CONN_BACKLOG: usize = CONN_MAILBOX + WAITING_PER_USER;
+/// Their bytes, roughly; a larger backlog closes the connection. One message alone may be larger.
+pub const CONN_BACKLOG_BYTES: usize = 2 * 1024 * 1024;
+/// The same for all connections together: past it, a message of more than a few KiB closes its connection.
+pub const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// Seconds in which a connection must take 16 KiB of what we send, or have room in its mailbox again.
+pub const WRITE_STALL_S: u64 = 10;
+/// Seconds from a frame's first byte to its last; for share lists, between two pieces of it.
+pub const FRAME_S: u64 = 60;
+/// Bytes of large frames (above 64 KiB) being received, all users together; further ones wait in their sockets.
+pub const FRAMES_AT_ONCE_BYTES: usize = 32 * 1024 * 1024;
+/// Messages waiting for the server; with more the connection to it is given up.
+pub const SERVER_BACKLOG: usize = 4_096;
+/// Seconds the connection to the server may take to come about, name lookup included.
+pub const SERVER_CONNECT_S: u64 = 20;
 /// Messages waiting for a user whose connection is being made; the oldest is dropped with a failure.
 pub const WAITING_PER_USER: usize = 256;
 /// Users with messages waiting; a message for one more fails at once.
@@ -178,3 +194,60 @@ pub const BLOCKS: usize = 256;
 pub const COMMIT_BYTES: u64 = 4 * MIB;
 /// Shared files in the index; further ones are left out and the page says so.
 pub const SHARED_FILES: usize = 2_000_000;
+
+// ---- The sum ----
+
+/// Frames above `FRAME_PEER / 16` that are being received hold a share of this; the others wait, and TCP slows them.
+pub const LARGE_FRAMES_BYTES: usize = 24 * 1024 * 1024;
+
+/// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
+pub fn worst_case() -> [(&'static str, u64); 10] {
+    let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
+    [
+        ("program, runtimes and thread stacks", 12 * MIB),
+        ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
+        ("large frames being received", LARGE_FRAMES_BYTES as u64),
+        ("connections with users and their small frames", n(USER_CONNECTIONS, 64 * KIB)),
+        ("search results", n(SEARCHES * SEARCH_ROWS, 400)),
+        ("downloads that are not over", n(DOWNLOADS, 1_024)),
+        ("uploads that are not over", n(UPLOADS, 768)),
+        ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + 8 * MIB),
+        ("store commits and reads", 4 * COMMIT_BYTES),
+        ("log lines, messages and tables of users", 8 * MIB),
+    ]
+}
+
+/// Whether everything at its worst fits `memory.budget`.
+///
+/// # Errors
+/// One sentence with both figures.
+pub fn fits(config: &super::config::Config) -> Result<(), String> {
+    let need: u64 = worst_case().iter().map(|(_, bytes)| bytes).sum();
+    let budget = config.memory_budget_mib.saturating_mul(MIB);
+    if need <= budget {
+        return Ok(());
+    }
+    let (need, have) = (need.div_ceil(MIB), config.memory_budget_mib);
+    Err(format!("memory.budget: {have} MiB are too few, the program may need {need} MiB at its worst"))
+}
+
+// The relations the table rests on.
+const _: () = {
+    assert!(FRAME_RESULTS as usize <= LARGE_FRAMES_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
+    assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
+    assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::{Given, Place, Raw, resolve};
+
+    #[test]
+    fn the_default_budget_suffices_and_a_small_one_is_refused() {
+        assert_eq!(fits(&resolve(&[]).unwrap().config), Ok(()));
+        let small = Given { key: "memory.budget".into(), value: Raw::One("64".into()), place: Place::default() };
+        assert!(fits(&resolve(&[vec![small]]).unwrap().config).unwrap_err().contains("64 MiB are too few"));
+    }
+}

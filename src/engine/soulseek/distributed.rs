@@ -137,3 +137,37 @@ impl DistributedMessage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedded_search_may_come_behind_a_wide_code() {
+        let search = DistributedSearch {
+            identifier: 49,
+            user: "u".into(),
+            token: Token(7),
+            query: "jazz".into(),
+            tail: b"more".to_vec(),
+        };
+        let body = search.encode_body();
+        let embedded = DistributedMessage::Embedded { code: 3, body: body.clone() };
+        let narrow = [&[3][..], &body].concat();
+        assert_eq!(DistributedMessage::decode(93, &narrow), Ok(embedded.clone()));
+        assert_eq!(DistributedMessage::decode(93, &[&[0; 3][..], &narrow].concat()), Ok(embedded));
+        assert_eq!(DistributedSearch::decode(&body), Ok(search));
+    }
+
+    #[test]
+    fn names_have_limits_and_queries_do_not() {
+        let length = USERNAME_LEN + 1;
+        let root = DistributedMessage::BranchRoot { user: "x".repeat(length).into() };
+        let refusal = FrameError::TextTooLong { length, length_max: USERNAME_LEN };
+        assert_eq!(DistributedMessage::decode(5, &root.encode()[5..]), Err(refusal));
+        let query = WireText::from("x".repeat(10_000));
+        let search = DistributedSearch { identifier: 49, user: "u".into(), token: Token(7), query, tail: Vec::new() };
+        let frame = DistributedMessage::Search(search.clone()).encode();
+        assert_eq!(DistributedMessage::decode(3, &frame[5..]), Ok(DistributedMessage::Search(search)));
+    }
+}

@@ -4,7 +4,7 @@ use super::{
     ConnectionType, FromServer, LoginGreeting, LoginRefusal, Obfuscation, PossibleParent, ToServer, UserStats,
     UserStatus,
 };
-use crate::engine::soulseek::frame::{FrameError, Reader, Writer};
+use crate::engine::soulseek::frame::{FrameError, Reader, Writer, check_length};
 use crate::model::limits::{
     EXCLUDED_PHRASES, FRAME_INIT, FRAME_SERVER, MESSAGE_LEN, POSSIBLE_PARENTS, PRIVILEGED_USERS, USERNAME_LEN,
 };
@@ -429,11 +429,9 @@ impl FromServer {
             84 => Self::ParentSpeedRatio { ratio: r.u32()? },
             92 => Self::CheckPrivileges { seconds: r.u32()? },
             93 => {
-                let code = r.u8()?;
-                // It is to be passed on as a distributed message, which is never longer than this.
-                let (length, length_max) = (u32::try_from(r.left()).unwrap_or(u32::MAX), FRAME_INIT);
-                crate::engine::soulseek::frame::check_length(length, length_max)?;
-                Self::EmbeddedMessage { code, body: r.rest().to_vec() }
+                // It is passed on as a distributed message of the same length, code included, and has its limit.
+                check_length(u32::try_from(body.len()).unwrap_or(u32::MAX), FRAME_INIT)?;
+                Self::EmbeddedMessage { code: r.u8()?, body: r.rest().to_vec() }
             }
             102 => Self::PossibleParents {
                 parents: list(r, 12, POSSIBLE_PARENTS, |r| {
