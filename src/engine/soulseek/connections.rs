@@ -53,6 +53,8 @@ pub const SHARE_LIST: Duration = Duration::from_secs(120);
 /// How long our own list may take on its way out before the connection counts as idle again. Chosen: 512 KiB a minute
 /// for 5 MiB, a list of 100,000 files.
 const SHARE_LIST_OUT: Duration = Duration::from_secs(600);
+/// What the other side sent before it changed to a newer connection arrives within this. Chosen.
+const REPLACED: Duration = Duration::from_secs(5);
 const PEER_IDLE: Duration = Duration::from_secs(limits::PEER_IDLE_S);
 const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_S);
 
@@ -144,6 +146,15 @@ struct Conn {
     last: Duration,
     /// Not idle before this.
     busy_until: Duration,
+    /// A newer connection of the same user delivers: this one goes soon.
+    replaced: bool,
+}
+
+impl Conn {
+    fn new(ip: Ipv4Addr, incoming: bool, stage: Stage, now: Now) -> Self {
+        let busy_until = Duration::ZERO;
+        Self { ip, incoming, user: None, stage, since: now.mono, last: now.mono, busy_until, replaced: false }
+    }
 }
 
 #[derive(Debug)]
@@ -300,7 +311,7 @@ impl Connections {
                 }
             }
             ConnEvent::Init(init) => self.on_init(id, init, now, out),
-            ConnEvent::Peer(message) => self.on_peer(id, message, now, out),
+            ConnEvent::Peer(message) => self.on_peer(id, message, now),
             ConnEvent::Distributed(message) => {
                 if self.conns.get(&id).is_some_and(|conn| matches!(conn.stage, Stage::Distributed)) {
                     self.events.push_back(ConnectionsEvent::Distributed { conn: id, message });
@@ -374,7 +385,10 @@ impl Connections {
         match conn.stage {
             Stage::Unfinished => Some(conn.since.saturating_add(HANDSHAKE).saturating_add(GRACE)),
             Stage::Dialling(_) => Some(conn.since.saturating_add(attempts::DIAL).saturating_add(GRACE)),
-            Stage::Peer => Some(conn.last.saturating_add(PEER_IDLE).max(self.busy_until(conn))),
+            Stage::Peer => {
+                let idle = if conn.replaced { REPLACED } else { PEER_IDLE };
+                Some(conn.last.saturating_add(idle).max(self.busy_until(conn)))
+            }
             Stage::FileIn => Some(conn.since.saturating_add(TOKEN)),
             Stage::Distributed => None,
         }
@@ -399,15 +413,7 @@ impl Connections {
             out.net(NetAction::Close(id));
             return;
         }
-        let conn = Conn {
-            ip,
-            incoming: true,
-            user: None,
-            stage: Stage::Unfinished,
-            since: now.mono,
-            last: now.mono,
-            busy_until: Duration::ZERO,
-        };
+        let conn = Conn::new(ip, true, Stage::Unfinished, now);
         self.conns.insert(id, conn);
     }
 

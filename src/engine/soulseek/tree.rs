@@ -316,7 +316,7 @@ impl Tree {
         {
             self.branch_root = true;
             self.orphans = None;
-            self.pass_on(search, out);
+            self.pass_on(&search, out);
         }
     }
 
@@ -385,10 +385,10 @@ impl Tree {
         let Some(parent) = &mut self.parent else { return };
         parent.last = now.mono;
         match message {
-            DistributedMessage::Search(search) => self.pass_on(search, out),
+            DistributedMessage::Search(search) => self.pass_on(&search, out),
             DistributedMessage::Embedded { code: SEARCH, body } => {
                 if let Ok(search) = DistributedSearch::decode(&body) {
-                    self.pass_on(search, out);
+                    self.pass_on(&search, out);
                 }
             }
             DistributedMessage::BranchLevel { level } => {
@@ -457,7 +457,7 @@ impl Tree {
     }
 
     /// To the children as it came, and to whoever answers.
-    fn pass_on(&mut self, search: DistributedSearch, out: &mut Effects) {
+    fn pass_on(&mut self, search: &DistributedSearch, out: &mut Effects) {
         for &child in self.children.keys() {
             out.net(NetAction::SendDistributed(child, DistributedMessage::Search(search.clone())));
         }

@@ -256,16 +256,8 @@ impl Connections {
                 }
                 Call::Asked(asked, to, _) => (to, asked.user.clone(), Why::Asked(asked)),
             };
-            let conn = Conn {
-                ip: *to.ip(),
-                incoming: false,
-                user: Some(user),
-                stage: Stage::Dialling(why),
-                since: now.mono,
-                last: now.mono,
-                busy_until: Duration::ZERO,
-            };
-            self.conns.insert(id, conn);
+            let conn = Conn::new(*to.ip(), false, Stage::Dialling(why), now);
+            self.conns.insert(id, Conn { user: Some(user), ..conn });
             out.net(NetAction::Dial { conn: id, to });
         }
     }

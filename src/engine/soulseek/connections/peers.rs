@@ -82,21 +82,21 @@ impl Connections {
         }
     }
 
-    pub(super) fn on_peer(&mut self, id: ConnId, message: PeerMessage, now: Now, out: &mut Effects) {
+    pub(super) fn on_peer(&mut self, id: ConnId, message: PeerMessage, now: Now) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let (Stage::Peer, Some(user)) = (&conn.stage, conn.user.clone()) else { return };
         conn.last = now.mono;
+        conn.replaced = false;
         if matches!(message, PeerMessage::SharedFileList { .. }) {
             self.lists.remove(&user);
         }
-        let mut older = Vec::new();
         if let Some(reach) = self.reach.get_mut(&user) {
             reach.spoke = Some(id);
-            older.extend(reach.conns.iter().copied().take_while(|&other| other != id));
-        }
-        for other in older {
-            if self.conns.get(&other).is_some_and(|conn| self.busy_until(conn) <= now.mono) {
-                self.hang(other, out);
+            for older in reach.conns.iter().take_while(|&&other| other != id) {
+                if let Some(older) = self.conns.get_mut(older).filter(|older| !older.replaced) {
+                    older.replaced = true;
+                    older.last = now.mono;
+                }
             }
         }
         self.events.push_back(ConnectionsEvent::Peer { user, message });
