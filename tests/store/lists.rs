@@ -109,6 +109,11 @@ fn the_oldest_finished_transfers_are_forgotten() {
     // One that is taken away makes room.
     apply(&store, vec![Change::TransferGone(TransferId(8)), Change::Transfer(Box::new(done(max + 6)))]);
     assert!(store.transfer(Direction::Download, TransferId(6)).unwrap().is_some());
+    // So does one that is tried again: finished once more it takes nobody's place but its own.
+    let again = transfer(max, Direction::Download, TransferState::InProgress);
+    apply(&store, vec![Change::Transfer(Box::new(again)), Change::Transfer(Box::new(done(max)))]);
+    assert!(store.transfer(Direction::Download, TransferId(6)).unwrap().is_some());
+    assert_eq!(numbers(&store, &downloads()).1, limits::FINISHED_TRANSFERS);
 }
 
 #[test]
