@@ -1,1 +1,9 @@
-//! net
+//! Connections over loopback: the node's network shell against a scripted server and scripted users that speak raw
+//! bytes.
+
+mod bounds;
+mod files;
+mod messages;
+mod rig;
+mod server;
+mod share_lists;

@@ -74,12 +74,8 @@ async fn dialled(shared: Arc<Shared>, conn: Arc<Conn>, to: SocketAddrV4) {
             report(&shared, &conn, end).await;
         }
         Err(reason) => {
-            if let Some(reason) = reason {
-                debug!(conn = conn.id.0, reason, "dial failed");
-                // An error means that we closed it meanwhile: then nobody needs to know.
-                let _ = shared.tell(&conn, ConnEvent::DialFailed { reason }).await;
-            }
-            shared.forget(conn.id);
+            debug!(conn = conn.id.0, reason, "not dialled");
+            report_last(&shared, &conn, reason.map(|reason| ConnEvent::DialFailed { reason })).await;
         }
     }
 }
@@ -143,9 +139,18 @@ async fn report(shared: &Shared, conn: &Conn, end: End) {
         }
     };
     debug!(conn = conn.id.0, ?closed, "connection ended");
-    if let Some(closed) = closed {
+    report_last(shared, conn, closed).await;
+}
+
+/// Tells the last event of a connection, if there is one. Whoever hears of it finds the connection forgotten.
+async fn report_last(shared: &Shared, conn: &Conn, event: Option<ConnEvent>) {
+    if event.is_some() {
+        let told = shared.tell_with(conn, || {
+            shared.forget(conn.id);
+            Ok(event)
+        });
         // An error means that we closed it meanwhile: then nobody needs to know.
-        let _ = shared.tell(conn, closed).await;
+        let _ = told.await;
     }
     shared.forget(conn.id);
 }
