@@ -116,16 +116,17 @@ async fn read_init(shared: &Shared, stream: &mut TcpStream) -> Result<Init, End>
     Ok(Init::decode(code, &body)?)
 }
 
-/// Runs a connection's work; a panic in it ends this connection and no other.
-async fn contained(work: impl Future<Output = Result<(), End>>) -> End {
-    match AssertUnwindSafe(work).catch_unwind().await {
+/// Runs a connection's work; a panic in it ends this connection and no other. Not an `async fn`, which would hold the
+/// work twice.
+fn contained(work: impl Future<Output = Result<(), End>>) -> impl Future<Output = End> {
+    AssertUnwindSafe(work).catch_unwind().map(|ended| match ended {
         Ok(Ok(())) => End::Ours,
         Ok(Err(end)) => end,
         Err(_) => {
             error!("a connection's task panicked; the connection is closed");
             End::violation("handling what it sent failed")
         }
-    }
+    })
 }
 
 /// Says that the connection is gone, unless we closed it, and forgets it.
@@ -293,6 +294,18 @@ pub(super) fn tune(stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_idle_connection_is_small() {
+        let (inputs, _events) = tokio::sync::mpsc::channel(1);
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let shared =
+            Arc::new(Shared::new(std::path::PathBuf::new(), super::super::Deadlines::default(), inputs, cancel));
+        let conn = shared.enter_accepted();
+        let to = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1);
+        let dialled = size_of_val(&dialled(Arc::clone(&shared), Arc::clone(&conn), to));
+        assert!(dialled + READ_AHEAD < 8 * 1024, "{dialled}");
+    }
 
     #[tokio::test]
     async fn a_panic_ends_one_connection() {
