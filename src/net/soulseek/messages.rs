@@ -34,7 +34,8 @@ pub(super) async fn read(
     while frame_begins(reader).await? {
         match purpose {
             Purpose::Distributed => read_distributed(shared, conn, reader).await?,
-            _ => read_peer(shared, conn, reader).await?,
+            // Boxed, as the sending of a share list is: an idle connection need not hold the room for it.
+            _ => Box::pin(read_peer(shared, conn, reader)).await?,
         }
     }
     Err(End::gone(""))
@@ -101,7 +102,7 @@ pub(super) async fn write(shared: &Shared, conn: &Conn, writer: &mut (impl Async
             Order::Peer(message) => message.encode(),
             Order::Distributed(message) => message.encode(),
             Order::ShareList => {
-                share_list::send(shared, writer).await?;
+                Box::pin(share_list::send(shared, writer)).await?;
                 continue;
             }
             // The connection has its purpose, and its socket is in use.

@@ -45,6 +45,18 @@ struct Link {
 struct Current {
     address: String,
     link: Option<Arc<Link>>,
+    // A link to the server configured before, until the next order: what the engine is told of it must not be taken
+    // for the new one's.
+    replaced: Option<Arc<Link>>,
+}
+
+impl Current {
+    /// Ends what there is, in silence.
+    fn hang_up(&mut self) {
+        for link in [self.link.take(), self.replaced.take()].into_iter().flatten() {
+            link.outbox.close();
+        }
+    }
 }
 
 /// The place of the connection to the server.
@@ -56,7 +68,7 @@ pub(super) struct ServerLink {
 
 impl ServerLink {
     pub(super) fn new(shared: Arc<Shared>, address: String) -> Self {
-        Self { shared, current: Mutex::new(Current { address, link: None }) }
+        Self { shared, current: Mutex::new(Current { address, link: None, replaced: None }) }
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -76,6 +88,7 @@ impl ServerLink {
         current.address = address;
         if let Some(link) = current.link.take() {
             link.replaced.cancel();
+            current.replaced = Some(link);
         }
     }
 
@@ -87,16 +100,15 @@ impl ServerLink {
             replaced: CancellationToken::new(),
         });
         let mut current = self.current();
-        if let Some(before) = current.link.replace(Arc::clone(&link)) {
-            before.outbox.close();
-        }
+        current.hang_up();
+        current.link = Some(Arc::clone(&link));
         let task = keep(Arc::clone(&self.shared), link, current.address.clone());
         self.shared.spawn(task);
     }
 
     pub(super) fn send(&self, message: ToServer) {
         let current = self.current();
-        let Some(link) = &current.link else {
+        let Some(link) = current.link.as_ref().filter(|link| link.up.load(Ordering::Relaxed)) else {
             debug!(message = %Named(&message), "not sent: no connection to the server");
             return;
         };
@@ -108,9 +120,7 @@ impl ServerLink {
 
     /// Hangs up in silence.
     pub(super) fn close(&self) {
-        if let Some(link) = self.current().link.take() {
-            link.outbox.close();
-        }
+        self.current().hang_up();
     }
 }
 

@@ -74,12 +74,8 @@ async fn dialled(shared: Arc<Shared>, conn: Arc<Conn>, to: SocketAddrV4) {
             report(&shared, &conn, end).await;
         }
         Err(reason) => {
-            if let Some(reason) = reason {
-                debug!(conn = conn.id.0, reason, "dial failed");
-                // An error means that we closed it meanwhile: then nobody needs to know.
-                let _ = shared.tell(&conn, ConnEvent::DialFailed { reason }).await;
-            }
-            shared.forget(conn.id);
+            debug!(conn = conn.id.0, reason, "not dialled");
+            report_last(&shared, &conn, reason.map(|reason| ConnEvent::DialFailed { reason })).await;
         }
     }
 }
@@ -120,16 +116,17 @@ async fn read_init(shared: &Shared, stream: &mut TcpStream) -> Result<Init, End>
     Ok(Init::decode(code, &body)?)
 }
 
-/// Runs a connection's work; a panic in it ends this connection and no other.
-async fn contained(work: impl Future<Output = Result<(), End>>) -> End {
-    match AssertUnwindSafe(work).catch_unwind().await {
+/// Runs a connection's work; a panic in it ends this connection and no other. Not an `async fn`, which would hold the
+/// work twice.
+fn contained(work: impl Future<Output = Result<(), End>>) -> impl Future<Output = End> {
+    AssertUnwindSafe(work).catch_unwind().map(|ended| match ended {
         Ok(Ok(())) => End::Ours,
         Ok(Err(end)) => end,
         Err(_) => {
             error!("a connection's task panicked; the connection is closed");
             End::violation("handling what it sent failed")
         }
-    }
+    })
 }
 
 /// Says that the connection is gone, unless we closed it, and forgets it.
@@ -143,9 +140,18 @@ async fn report(shared: &Shared, conn: &Conn, end: End) {
         }
     };
     debug!(conn = conn.id.0, ?closed, "connection ended");
-    if let Some(closed) = closed {
+    report_last(shared, conn, closed).await;
+}
+
+/// Tells the last event of a connection, if there is one. Whoever hears of it finds the connection forgotten.
+async fn report_last(shared: &Shared, conn: &Conn, event: Option<ConnEvent>) {
+    if event.is_some() {
+        let told = shared.tell_with(conn, || {
+            shared.forget(conn.id);
+            Ok(event)
+        });
         // An error means that we closed it meanwhile: then nobody needs to know.
-        let _ = shared.tell(conn, closed).await;
+        let _ = told.await;
     }
     shared.forget(conn.id);
 }
@@ -288,6 +294,18 @@ pub(super) fn tune(stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_idle_connection_is_small() {
+        let (inputs, _events) = tokio::sync::mpsc::channel(1);
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let shared =
+            Arc::new(Shared::new(std::path::PathBuf::new(), super::super::Deadlines::default(), inputs, cancel));
+        let conn = shared.enter_accepted();
+        let to = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1);
+        let dialled = size_of_val(&dialled(Arc::clone(&shared), Arc::clone(&conn), to));
+        assert!(dialled + READ_AHEAD < 8 * 1024, "{dialled}");
+    }
 
     #[tokio::test]
     async fn a_panic_ends_one_connection() {
