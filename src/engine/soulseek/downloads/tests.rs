@@ -11,6 +11,7 @@ use crate::engine::soulseek::io::{Begin, EnqueueRequest, FileEvent, ReceiveEnd, 
 use crate::engine::soulseek::peer::PeerMessage;
 use crate::engine::soulseek::server::ToServer;
 use crate::model::id::{BatchId, ConnId};
+use crate::model::record::Batch;
 use crate::model::time::UnixMs;
 
 const MIB: u64 = 1024 * 1024;
@@ -28,8 +29,6 @@ struct Desk {
     begins: Vec<Begin>,
     ids: Vec<TransferId>,
 }
-
-use crate::model::record::Batch;
 
 fn settings() -> Settings {
     Settings {
@@ -93,7 +92,7 @@ impl Desk {
     }
 
     fn turn_to(&mut self, mono: Duration) {
-        self.now.wall = self.now.wall.plus(mono - self.now.mono);
+        self.now.wall = self.now.wall.plus(mono.saturating_sub(self.now.mono));
         self.now.mono = mono;
     }
 
@@ -169,9 +168,12 @@ impl Desk {
             assert_eq!(stored.state, download.record.state, "the store is behind");
             assert_eq!(stored.partial, download.record.partial, "the store is behind");
             let deadline = d.timers.deadline(&Timer::Download(*id));
-            let expected = !matches!(download.phase, Phase::Ready)
-                && !(matches!(download.phase, Phase::Seeking { .. }) && d.seekers.contains(id));
-            assert_eq!(deadline.is_some(), expected, "{:?}", download.phase);
+            let waits_for_others = match download.phase {
+                Phase::Ready => true,
+                Phase::Seeking { .. } => d.seekers.contains(id),
+                _ => false,
+            };
+            assert_eq!(deadline.is_none(), waits_for_others, "{:?}", download.phase);
             assert!(download.record.tried.len() <= limits::FAILOVER_USERS);
             assert_eq!(d.users[&download.record.user].paths[download.record.path.as_str()], *id);
         }
