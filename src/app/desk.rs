@@ -294,7 +294,6 @@ impl Desk {
         let path = self.applier.spool_path(&user).await.ok_or_else(restarting)?;
         let open = Arc::new(move || {
             let reader = ShareListReader::new(std::io::BufReader::new(std::fs::File::open(&path)?));
-            let reader = reader.map_err(|error| std::io::Error::other(error.to_string()))?;
             let folders: FolderStream = Box::new(reader.map(|folder| match folder {
                 Ok(folder) => Ok(folder_view(folder)),
                 Err(error) => Err(std::io::Error::other(error.to_string())),

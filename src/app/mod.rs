@@ -3,10 +3,8 @@
 pub mod cli;
 pub mod clock;
 pub mod config_file;
-pub mod desk;
 pub mod logging;
 pub mod pump;
-pub mod run;
 pub mod settings;
 pub mod sharing;
 pub mod supervise;

@@ -112,7 +112,7 @@ impl Publisher {
             uploads: node.uploads,
             disk: DiskView {
                 backend: self.backend.name,
-                backend_reason: self.backend.reason.clone(),
+                backend_reason: (!self.backend.reason.is_empty()).then(|| self.backend.reason.clone()),
                 free,
                 total,
                 full,

@@ -101,9 +101,7 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
     let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let (disk, backend) = disk(&config)?;
-    if let Some(reason) = &backend.reason {
-        tracing::info!(backend = backend.name, reason, "disk backend");
-    }
+    tracing::info!(backend = backend.name, reason = backend.reason, "disk");
     let limiter = Limiter::new(config.download_limit_kib.saturating_mul(KIB), config.upload_limit_kib.saturating_mul(KIB));
     let pump = Pump::new(
         disk,

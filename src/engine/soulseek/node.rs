@@ -13,7 +13,7 @@ use super::chance::Chance;
 use super::connections::{Connections, ConnectionsEvent};
 use super::downloads::{Downloads, Turn};
 use super::effect::{About, Effect, Effects};
-use super::inquiries::Inquiries;
+use super::inquiries::{Inquiries, Question, Standing};
 use super::io::{Action, Command, Input, NetAction, Notice, Refusal, Reply, ShareAnswer};
 use super::peer::PeerMessage;
 use super::searches::Searches;
@@ -185,7 +185,7 @@ impl Node {
         self.session.on_message(&message, &self.settings, &mut self.chance, now, &mut self.effects);
         self.connections.on_message(&message, now, &mut self.effects);
         self.tree.on_server(&message, now, &mut self.effects);
-        self.inquiries.on_server(&message, &mut self.effects);
+        self.inquiries.on_server(&message, now, &mut self.effects);
         match message {
             FromServer::GetUserStatus { user, status, .. } => self.on_presence(&user, status, now),
             FromServer::WatchUser { user, found: Some((status, _)), .. } => self.on_presence(&user, status, now),
@@ -241,7 +241,7 @@ impl Node {
                 uploads.on_found(&user, &path, found, settings, chance, now, effects);
             }
             ShareAnswer::Folder { user, token, path, folders } => {
-                self.inquiries.on_shared_folder(user, token, path, folders, &mut self.effects);
+                self.inquiries.on_folder(&user, token, path, folders, &mut self.effects);
             }
         }
     }
@@ -301,18 +301,16 @@ impl Node {
                 self.effects.store(Change::MessagesGone(user));
                 self.effects.reply(id, Reply::Done);
             }
-            Command::Browse(_)
-            | Command::Folder(..)
-            | Command::UserInfo(_)
-            | Command::UserStatus(_)
-            | Command::UserEndpoint(_) => {
-                if self.session.logged_in() {
-                    self.inquiries.ask(id, command, now, &mut self.effects);
-                } else {
-                    self.effects.refuse(id, Refusal::NotConnected);
-                }
-            }
+            Command::Browse(user) => self.ask(id, user, Question::Browse, now),
+            Command::Folder(user, path) => self.ask(id, user, Question::Folder(path), now),
+            Command::UserInfo(user) => self.ask(id, user, Question::Info, now),
+            Command::UserStatus(user) => self.ask(id, user, Question::Status, now),
+            Command::UserEndpoint(user) => self.ask(id, user, Question::Endpoint, now),
         }
+    }
+
+    fn ask(&mut self, id: CommandId, user: Username, question: Question, now: Now) {
+        self.inquiries.ask(id, user, question, &mut self.chance, now, &mut self.effects);
     }
 
     fn on_download(
@@ -410,6 +408,7 @@ impl Node {
                 let own = self.session.username().clone();
                 self.connections.on_logged_in(&own);
                 self.tree.on_logged_in(&own);
+                self.inquiries.on_logged_in(&own);
                 self.with_turn(now, |node, turn| {
                     node.searches.on_logged_in(&own, turn);
                     node.downloads.on_logged_in(turn);
@@ -454,7 +453,7 @@ impl Node {
                 About::Upload(id) => {
                     self.uploads.on_unreachable(id, offline, &self.settings, now, &mut self.effects);
                 }
-                About::Inquiry(_) => self.inquiries.on_unreachable(about, &mut self.effects),
+                About::Inquiry(number) => self.inquiries.on_unreachable(number, &mut self.effects),
             },
             ConnectionsEvent::DistributedUp { conn, user, incoming } => {
                 self.tree.on_up(conn, user, incoming, now, &mut self.effects);
@@ -477,8 +476,13 @@ impl Node {
         let mut taken = false;
         self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(&user, &message, turn));
         if !taken {
-            let Self { inquiries, uploads, settings, effects, .. } = self;
-            inquiries.on_peer_message(&user, message, uploads, settings, now, effects);
+            let standing = Standing {
+                slots: self.settings.upload_slots,
+                queue_length: self.uploads.queued(),
+                free_slot: self.uploads.free_slot(&self.settings),
+            };
+            let Self { inquiries, settings, effects, .. } = self;
+            inquiries.on_peer(&user, message, standing, settings, now, effects);
         }
     }
 
