@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
                     Err(error) => return could_not(&format!("{}: {error}", folder.display())),
                 }
             }
-            { drop(sources); ExitCode::SUCCESS }
+            super::run::serve(sources)
         }
         Command::Config { what } => config(&sources, what),
         Command::Hash { json, files } => {

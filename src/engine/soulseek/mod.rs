@@ -13,6 +13,7 @@ pub mod frame;
 pub mod inquiries;
 pub mod io;
 pub mod names;
+pub mod node;
 pub mod peer;
 pub mod queue;
 pub mod searches;
