@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod desk;
+pub mod hash;
 pub mod logging;
 pub mod pump;
 pub mod run;
