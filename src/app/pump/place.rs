@@ -1,0 +1,161 @@
+//! A finished file to its place.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{BATCH, PlaceOrder, Pump};
+use crate::disk::pool::Block;
+use crate::disk::{DiskError, File, Folder};
+use crate::engine::soulseek::io::PlaceError;
+
+/// Numbers tried behind a taken name. Chosen: nobody keeps so many copies on purpose.
+const NUMBERS_MAX: u32 = 999;
+
+/// Bytes of a name that Linux file systems take.
+const NAME_MAX: usize = 255;
+
+/// Reads a container's own checksums.
+pub trait ContainerCheck: Send {
+    /// The next bytes of the file.
+    fn feed(&mut self, bytes: &[u8]);
+
+    /// After the last byte.
+    ///
+    /// # Errors
+    /// Which checksum does not hold, in one sentence.
+    fn finish(self: Box<Self>) -> Result<(), String>;
+}
+
+/// Finds the checker for a file name extension (lower case, without the dot); `None` for containers without checksums.
+pub type Checks = Arc<dyn Fn(&str) -> Option<Box<dyn ContainerCheck>> + Send + Sync>;
+
+pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<String, PlaceError> {
+    let disk = &pump.shared.disk;
+    let from = disk.open_folder(&pump.shared.config.incomplete).await.map_err(refused)?;
+    if order.check {
+        check(pump, &from, order).await?;
+    }
+    let downloads = disk.open_folder(&pump.shared.config.downloads).await.map_err(refused)?;
+    let to = disk.make_folders(&downloads, &order.folder).await.map_err(refused)?;
+    let name = match put(pump, &from, &order.file, &to, &order.name).await {
+        Err(DiskError::OtherFileSystem(_)) => {
+            // Under a name of its own first, so that a name without a number never stands for half a file.
+            let copy = format!(".{}", order.file);
+            copy_to(pump, &from, &order.file, &to, &copy).await.map_err(refused)?;
+            let name = put(pump, &to, &copy, &to, &order.name).await.map_err(refused)?;
+            disk.remove(&from, &order.file).await.map_err(refused)?;
+            name
+        }
+        other => other.map_err(refused)?,
+    };
+    let path = std::path::absolute(to.path().join(&name)).unwrap_or_else(|_| to.path().join(&name));
+    Ok(path.to_string_lossy().into_owned())
+}
+
+fn refused(error: DiskError) -> PlaceError {
+    match error {
+        DiskError::Full => PlaceError::DiskFull,
+        other => PlaceError::Disk(other.to_string()),
+    }
+}
+
+/// Renames to the first name that is free; returns it.
+async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<String, DiskError> {
+    let mut candidate = name.to_owned();
+    for number in 1..=NUMBERS_MAX {
+        match pump.shared.disk.rename(from, file, to, &candidate).await {
+            Err(DiskError::Taken(_)) => candidate = numbered(name, number),
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(candidate),
+        }
+    }
+    Err(DiskError::Taken(to.path().join(name)))
+}
+
+/// `name (1).ext`; the name before it is shortened if the whole would be too long.
+fn numbered(name: &str, number: u32) -> String {
+    let path = Path::new(name);
+    let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or(name);
+    let extension = path.extension().and_then(OsStr::to_str).map(|extension| format!(".{extension}"));
+    let tail = format!(" ({number}){}", extension.unwrap_or_default());
+    let mut room = NAME_MAX.saturating_sub(tail.len()).min(stem.len());
+    while !stem.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{tail}", &stem[..room])
+}
+
+/// Feeds the whole file to its container's checker.
+async fn check(pump: &Pump, folder: &Folder, order: &PlaceOrder) -> Result<(), PlaceError> {
+    let extension = Path::new(&order.name).extension().and_then(OsStr::to_str).unwrap_or_default().to_lowercase();
+    let Some(mut checker) = (pump.shared.checks)(&extension) else {
+        return Err(PlaceError::CheckFailed(format!("{extension:?} files carry no checksums")));
+    };
+    let (file, len) = pump.shared.disk.open_existing(folder, &order.file).await.map_err(refused)?;
+    let mut at = 0;
+    while at < len {
+        let blocks = read_some(pump, &file, at).await.map_err(refused)?;
+        let read: usize = blocks.iter().map(Block::len).sum();
+        if read == 0 {
+            return Err(PlaceError::Disk("the file became shorter".to_owned()));
+        }
+        for block in &blocks {
+            checker.feed(block.bytes());
+        }
+        at += read as u64;
+    }
+    checker.finish().map_err(PlaceError::CheckFailed)
+}
+
+/// Copies a file to another file system and makes the copy durable. An earlier half copy is replaced.
+async fn copy_to(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<(), DiskError> {
+    let disk = &pump.shared.disk;
+    let (source, len) = disk.open_existing(from, file).await?;
+    if pump.shared.disk.free_space(to).await? < len.saturating_add(pump.shared.config.free_min) {
+        return Err(DiskError::Full);
+    }
+    disk.remove(to, name).await?;
+    let target = disk.create_new(to, name).await?;
+    let copied = async {
+        disk.preallocate(&target, len).await?;
+        let mut at = 0;
+        while at < len {
+            let blocks = read_some(pump, &source, at).await?;
+            let read: usize = blocks.iter().map(Block::len).sum();
+            if read == 0 {
+                return Err(DiskError::Missing(from.path().join(file)));
+            }
+            disk.write(&target, at, blocks).await.map_err(|failed| failed.error)?;
+            at += read as u64;
+        }
+        disk.sync_all(&target).await
+    };
+    let copied = copied.await;
+    if copied.is_err() {
+        // The room is needed; the source is still there.
+        disk.remove(to, name).await?;
+    }
+    copied
+}
+
+async fn read_some(pump: &Pump, file: &File, at: u64) -> Result<Vec<Block>, DiskError> {
+    let blocks = pump.shared.disk.pool().take_many(BATCH).await;
+    pump.shared.disk.read(file, at, blocks).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_before_the_extension() {
+        for (name, expected) in
+            [("a.flac", "a (3).flac"), ("a", "a (3)"), (".hidden", ".hidden (3)"), ("a.b.mp3", "a.b (3).mp3")]
+        {
+            assert_eq!(numbered(name, 3), expected);
+        }
+        let long = numbered(&format!("{}.flac", "ü".repeat(125)), 12);
+        assert!(long.len() <= NAME_MAX && long.ends_with("ü (12).flac"), "{long}");
+    }
+}
