@@ -104,7 +104,7 @@ async fn malformed_messages_are_violations() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_crowds_take_few_places_and_give_them_back() {
-    let mut rig = Rig::start_with(Deadlines { handshake: SOON * 10, ..patient() }).await;
+    let mut rig = Rig::start_with(Deadlines { handshake: SOON * 20, ..patient() }).await;
     let mut crowd = Vec::new();
     let (mut came, mut went) = (0, 0);
     for _ in 0..300 {

@@ -68,19 +68,22 @@ async fn the_loser_of_two_connections_ends_without_blame() {
 
 #[tokio::test]
 async fn a_token_that_does_not_come_and_a_socket_that_nobody_takes_have_deadlines() {
-    let mut rig = Rig::start_with(Deadlines { handshake: SOON, ..patient() }).await;
-    let (_user, conn) = rig.caller("F", Purpose::FileIn).await;
-    let (reason, violation) = rig.closed(conn).await;
-    assert!(!violation && reason.contains("no file token"), "{reason:?}");
-    rig.end().await;
-
-    let mut rig = Rig::start_with(Deadlines { decision: SOON, ..patient() }).await;
-    let (mut user, conn) = rig.caller("F", Purpose::FileIn).await;
-    user.send(&[1, 0, 0, 0, 9, 9]).await;
-    assert!(matches!(rig.conn_event().await, (_, ConnEvent::FileToken(_))));
-    let (reason, violation) = rig.closed(conn).await;
-    assert!(!violation && reason.contains("decided"), "{reason:?}");
-    rig.end().await;
+    for (deadlines, purpose, says) in [
+        (Deadlines { handshake: SOON, ..patient() }, Purpose::FileIn, "no file token"),
+        (Deadlines { decision: SOON, ..patient() }, Purpose::FileOut, "decided"),
+    ] {
+        let mut rig = Rig::start_with(deadlines).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let std::net::SocketAddr::V4(to) = listener.local_addr().unwrap() else { unreachable!() };
+        rig.net.perform(NetAction::Dial { conn: ConnId(1), to });
+        let mut user = User(listener.accept().await.unwrap().0);
+        assert!(matches!(rig.conn_event().await, (_, ConnEvent::Dialled)));
+        rig.net.perform(NetAction::Adopt(ConnId(1), purpose));
+        let (reason, violation) = rig.closed(ConnId(1)).await;
+        assert!(!violation && reason.contains(says), "{reason:?}");
+        user.hung_up().await;
+        rig.end().await;
+    }
 }
 
 #[tokio::test]
