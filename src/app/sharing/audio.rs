@@ -22,7 +22,7 @@ const READ_STEP: usize = 16 * 1024;
 
 /// Sets the limits of the calling thread; call once on each thread that calls [`attributes`].
 pub(super) fn limit_this_thread() {
-    let options = GlobalOptions::new().use_custom_resolvers(false).allocation_limit(ITEM_MAX);
+    let mut options = GlobalOptions::new().use_custom_resolvers(false).allocation_limit(ITEM_MAX);
     apply_global_options(options.preserve_format_specific_items(false));
 }
 

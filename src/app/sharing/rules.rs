@@ -70,8 +70,7 @@ pub(super) fn skips_name(name: &[u8], is_folder: bool) -> bool {
         || if is_folder {
             FOLDERS.iter().any(is)
         } else {
-            FILES.iter().any(is)
-                || ENDS.iter().any(|end| name.len() > end.len() && is_end(name, end))
+            FILES.iter().any(is) || ENDS.iter().any(|end| name.len() > end.len() && is_end(name, end))
         }
 }
 

@@ -2,6 +2,7 @@
 //! decides nothing that could be decided here.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 
 use super::distributed::DistributedMessage;
 use super::peer::{Init, PeerMessage, RemoteFolder, UserInfo};
@@ -192,8 +193,8 @@ pub enum ShareAnswer {
 /// Where a shared file lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedLocation {
-    /// On our disk.
-    pub local_path: String,
+    /// On our disk. Not a `String`: a path need not be text.
+    pub local_path: PathBuf,
     /// Indexed size in bytes.
     pub size: u64,
 }
@@ -299,8 +300,8 @@ pub enum FileAction {
         transfer: TransferId,
         /// As in our TransferRequest.
         token: Token,
-        /// On our disk.
-        local_path: String,
+        /// On our disk. Not a `String`: a path need not be text.
+        local_path: PathBuf,
         /// Indexed size: the file must still have it.
         size: u64,
     },

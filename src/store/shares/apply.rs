@@ -292,7 +292,7 @@ pub(super) fn split_key<'k>(key: &'k [u8], file: &'k FileRecord) -> Result<(u32,
     let (folder, name) = key.split_at_checked(4).ok_or_else(|| record::damaged("share file", "short key"))?;
     let name = match &file.long_name {
         Some(name) => name,
-        None => std::str::from_utf8(name).map_err(|error| record::damaged("share file", error))?,
+        None => std::str::from_utf8(name).map_err(|error| record::damaged("share file", &error))?,
     };
     Ok((record::id(folder)?, name))
 }

@@ -61,7 +61,7 @@ impl Record for FileRecord {
     const VERSION: u8 = 1;
 }
 
-pub(super) fn damaged(record: &'static str, reason: impl ToString) -> StoreError {
+pub(super) fn damaged(record: &'static str, reason: &(impl ToString + ?Sized)) -> StoreError {
     StoreError::RecordDamaged { record, reason: reason.to_string() }
 }
 
