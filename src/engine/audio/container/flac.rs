@@ -35,7 +35,7 @@ pub struct FlacCheck {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// `fLaC`, or an ID3v2 tag before it.
+    /// `fLaC`, or an `ID3v2` tag before it.
     Marker,
     /// So many bytes of a tag or block that nobody looks at; then the next block, or the frames.
     Skip { left: u32, next: After },
@@ -344,6 +344,7 @@ fn crc16(crc: u16, byte: u8) -> u16 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "low bytes are meant")]
 mod tests {
     use proptest::prelude::*;
 
@@ -363,16 +364,15 @@ mod tests {
         }
         out.extend((samples - 1).to_be_bytes());
         out.push(out.iter().fold(0, |crc, byte| crc8(crc, *byte)));
-        match fill {
-            Some(value) => out.extend([0x00, value]),
-            None => {
-                out.push(0x02);
-                let mut noise = number.wrapping_mul(0x9e37_79b9) | 1;
-                out.extend((0..samples).map(|_| {
-                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (noise >> 56) as u8
-                }));
-            }
+        if let Some(value) = fill {
+            out.extend([0x00, value]);
+        } else {
+            out.push(0x02);
+            let mut noise = number.wrapping_mul(0x9e37_79b9) | 1;
+            out.extend((0..samples).map(|_| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (noise >> 56) as u8
+            }));
         }
         let crc = out.iter().fold(0, |crc, byte| crc16(crc, *byte));
         out.extend(crc.to_be_bytes());
@@ -449,7 +449,7 @@ mod tests {
         let all = frames(false);
         let build = |order: &[usize]| {
             let mut out = head(TOTAL);
-            order.iter().for_each(|n| out.extend(&all[*n]));
+            out.extend(order.iter().flat_map(|n| all[*n].clone()));
             out
         };
         let order: Vec<usize> = (0..200).collect();

@@ -123,6 +123,7 @@ fn crc32(crc: u32, byte: u8) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "low bytes are meant")]
 mod tests {
     use proptest::prelude::*;
 
