@@ -41,8 +41,8 @@ use crate::model::id::{ConnId, Token, TransferId, Username};
 use crate::model::limits;
 use crate::model::time::Now;
 
-/// Connections that we dial are numbered from here upwards; the shell numbers those it accepts from 2^63.
-const DIALLED_FIRST: u64 = 1;
+/// Connections that we dial are numbered from here upwards; the shell numbers those it accepts from 0.
+pub const DIALLED_FIRST: u64 = 1 << 63;
 
 /// The shell keeps its own deadlines; ours pass so much later and only catch what it lost.
 const GRACE: Duration = Duration::from_secs(5);
