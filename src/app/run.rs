@@ -16,21 +16,21 @@ use super::clock::Clock;
 use super::desk::{self, Desk};
 use super::logging::{self, LogTail};
 use super::publish::{self, Publisher};
-use super::pump::{Limiter, Pump, PumpConfig, SYNC_EVERY};
+use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
 use super::settings::Sources;
 use super::sharing::Sharing;
 use super::soulseek::{self, NodeHandle};
 use super::supervise::Supervisor;
 use crate::disk::pool::Pool;
 use crate::disk::{Backend, Disk};
-use crate::engine::audio::container;
+use crate::engine::audio::container::{Check, CheckError};
 use crate::model::config::{Config, Resolved};
 use crate::model::limits;
 use crate::model::units::{KIB, MIB};
 use crate::model::view::Snapshot;
 use crate::net::port_mapping::{Mode, PortMapping};
 use crate::store::{Store, StoreOptions};
-use crate::web::{ApiKey, Ask, Cidr, Role, Server, WebSettings};
+use crate::web::{ApiKey, Ask, Role, Server, WebSettings};
 
 /// An orderly stop leaves within this.
 const STOP: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
             free_min: config.min_free_mib.saturating_mul(MIB),
             sync_every: SYNC_EVERY,
         },
-        container::checks(),
+        Arc::new(container_check),
     );
     let sharing = Sharing::start(store.clone(), apply::shares(&config, &folders), clock).map_err(|e| e.to_string())?;
 
@@ -232,10 +232,39 @@ fn web(config: &Config, data: &Path, clock: Clock) -> Result<WebSettings, String
                 "readwrite" => Role::Readwrite,
                 _ => Role::Readonly,
             },
-            cidr: key.cidrs.iter().map(|(address, length)| Cidr::new(*address, *length)).collect(),
+            cidr: key.cidrs.iter().filter_map(|(address, length)| format!("{address}/{length}").parse().ok()).collect(),
         })
         .collect();
     Ok(settings)
+}
+
+/// A container's checksums, kept going after the first mistake only to report it.
+struct Checked {
+    check: Option<Check>,
+    wrong: Option<CheckError>,
+}
+
+impl ContainerCheck for Checked {
+    fn feed(&mut self, bytes: &[u8]) {
+        if self.wrong.is_none()
+            && let Some(check) = &mut self.check
+        {
+            self.wrong = check.feed(bytes).err();
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), String> {
+        match (self.wrong, self.check) {
+            (Some(wrong), _) => Err(wrong.to_string()),
+            (None, Some(check)) => check.finish().map_err(|wrong| wrong.to_string()),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn container_check(extension: &str) -> Option<Box<dyn ContainerCheck>> {
+    let check = Check::for_extension(extension)?;
+    Some(Box::new(Checked { check: Some(check), wrong: None }))
 }
 
 /// Listening sockets from systemd (`LISTEN_FDS`).

@@ -1,7 +1,8 @@
 //! The one table of what there is: method, path, role, summary, handler. The router, the role checks and
 //! `/api/openapi.json` are all made from it.
 //!
-//! The slskd-compatible `/api/v0` is nested in [`router`]; its two session paths stand in [`super::guard::PUBLIC`].
+//! The slskd-compatible `/api/v0` has a table of its own, [`api::v0`]; its two session paths stand in
+//! [`super::guard::PUBLIC`].
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use super::{api, pages};
 /// One thing to ask for.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// `GET`, `POST` or `DELETE`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// Path with `{names}`.
     pub path: &'static str,
@@ -47,6 +48,7 @@ where
     let handler = match method {
         "POST" => routing::post(handler),
         "DELETE" => routing::delete(handler),
+        "PUT" => routing::put(handler),
         _ => routing::get(handler),
     };
     Route { method, path, role: role.into(), summary, handler }
@@ -62,7 +64,7 @@ pub fn table() -> Vec<Route> {
 /// The router over the whole table.
 pub(crate) fn router(web: Arc<Web>) -> Router {
     let mut router = Router::new();
-    for row in table() {
+    for row in table().into_iter().chain(api::v0::table()) {
         let handler = match row.role {
             None => row.handler,
             Some(role) => row.handler.route_layer(middleware::from_fn(

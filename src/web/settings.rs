@@ -142,6 +142,10 @@ pub struct WebSettings {
     pub api_keys: Vec<ApiKey>,
     /// False: everybody who reaches us is the owner.
     pub authentication: bool,
+    /// The name that goes with the password.
+    pub username: String,
+    /// The password, where the configuration names one; else the one that was set on the page.
+    pub password: Option<String>,
     /// Path prefix behind a proxy, `/music`; empty for none.
     pub url_base: String,
     /// Time for a request's headers, and for the next request of an idle connection.
@@ -168,6 +172,8 @@ impl WebSettings {
             allowed_hosts: Vec::new(),
             api_keys: Vec::new(),
             authentication: true,
+            username: "slskdn".to_owned(),
+            password: None,
             url_base: String::new(),
             header_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),

@@ -13,10 +13,10 @@ use super::chance::Chance;
 use super::connections::{Connections, ConnectionsEvent};
 use super::downloads::{Downloads, Turn};
 use super::effect::{About, Effect, Effects};
-use super::inquiries::{Inquiries, Question, Standing};
+use super::inquiries::{self, Inquiries, Question};
 use super::io::{Action, Command, Input, NetAction, Notice, Refusal, Reply, ShareAnswer};
 use super::peer::PeerMessage;
-use super::searches::Searches;
+use super::searches::{self, SearchEvent, Searches};
 use super::server::{FromServer, ToServer, UserStatus};
 use super::session::{Session, SessionEvent};
 use super::tree::Tree;
@@ -95,7 +95,7 @@ impl Node {
             chance,
         };
         node.with_turn(now, |node, turn| node.downloads.load(live, turn));
-        node.searches.load(wishes);
+        node.searches.load_wishes(wishes);
         node.connections.on_settings(&node.settings);
         node.tree.on_settings(&node.settings, &mut node.effects);
         node.session.start(&node.settings, now, &mut node.effects);
@@ -191,14 +191,13 @@ impl Node {
             FromServer::WatchUser { user, found: Some((status, _)), .. } => self.on_presence(&user, status, now),
             FromServer::FileSearch { user, token, query } => {
                 let user = Username::new(user.as_str());
-                self.with_turn(now, |node, turn| node.searches.on_search(user, token, query.as_str(), turn));
+                self.with_turn(now, |node, turn| node.searches.on_search(&user, token, query.as_str(), turn));
             }
             FromServer::WishlistInterval { seconds } => {
-                self.with_turn(now, |node, turn| node.searches.on_wish_interval(seconds, turn));
+                self.searches.on_wish_interval(seconds, now);
             }
             FromServer::ExcludedSearchPhrases { phrases } => {
-                let phrases = phrases.iter().map(|phrase| phrase.as_str().to_owned()).collect();
-                self.searches.on_excluded(phrases, &mut self.effects);
+                self.searches.on_excluded(&phrases, &mut self.effects);
             }
             FromServer::MessageUser { id, at, user, text, .. } => self.on_message_user(id, at, &user, &text),
             FromServer::AdminMessage { text } => self.effects.notice(Notice::ServerSays(text.as_str().to_owned())),
@@ -231,10 +230,12 @@ impl Node {
     fn on_share_answer(&mut self, answer: ShareAnswer, now: Now) {
         match answer {
             ShareAnswer::Hits { user, token, files } => {
-                let free = self.uploads.free_slot(&self.settings);
-                let (speed, queued) = (self.uploads.usual_speed(), self.uploads.queued());
-                let own = self.session.username().clone();
-                self.searches.on_hits(&own, user, token, files, free, speed, queued, &mut self.effects);
+                let standing = searches::Standing {
+                    free_slot: self.uploads.free_slot(&self.settings),
+                    speed: self.uploads.usual_speed(),
+                    queue_length: self.uploads.queued(),
+                };
+                self.with_turn(now, |node, turn| node.searches.on_hits(&user, token, files, standing, turn));
             }
             ShareAnswer::File { user, path, found } => {
                 let Self { uploads, settings, chance, effects, .. } = self;
@@ -273,7 +274,7 @@ impl Node {
             Command::SearchStop(search) => self.with_turn(now, |node, turn| node.searches.stop(id, search, turn)),
             Command::SearchForget(search) => self.with_turn(now, |node, turn| node.searches.forget(id, search, turn)),
             Command::WishAdd(text) => self.with_turn(now, |node, turn| node.searches.add_wish(id, &text, turn)),
-            Command::WishRemove(wish) => self.with_turn(now, |node, turn| node.searches.remove_wish(id, wish, turn)),
+            Command::WishRemove(wish) => self.searches.remove_wish(id, wish, &mut self.effects),
             Command::Enqueue(request) => self.with_turn(now, |node, turn| node.downloads.enqueue(id, request, turn)),
             Command::Cancel { direction: Direction::Upload, id: upload, remove } => {
                 let Self { uploads, settings, effects, .. } = self;
@@ -364,9 +365,9 @@ impl Node {
                 self.on_connections_event(event, now);
             } else if let Some(search) = self.tree.pop_event() {
                 self.with_turn(now, |node, turn| {
-                    node.searches.on_search(search.user, search.token, &search.query, turn);
+                    node.searches.on_search(&search.user, search.token, &search.query, turn);
                 });
-            } else if let Some((transfer, candidates)) = self.searches.pop_candidates() {
+            } else if let Some(SearchEvent::Candidates { transfer, candidates }) = self.searches.pop_event() {
                 self.with_turn(now, |node, turn| node.downloads.on_candidates(transfer, candidates, turn));
             } else {
                 return;
@@ -397,7 +398,7 @@ impl Node {
             }
             Effect::Hang(conn) => self.connections.close(conn, now, &mut self.effects),
             Effect::Failover { transfer, query } => {
-                self.with_turn(now, |node, turn| node.searches.failover(transfer, &query, turn));
+                self.with_turn(now, |node, turn| node.searches.seek(transfer, &query, turn));
             }
         }
     }
@@ -410,7 +411,7 @@ impl Node {
                 self.tree.on_logged_in(&own);
                 self.inquiries.on_logged_in(&own);
                 self.with_turn(now, |node, turn| {
-                    node.searches.on_logged_in(&own, turn);
+                    node.searches.on_logged_in(turn);
                     node.downloads.on_logged_in(turn);
                 });
                 self.effects.notice(Notice::LoggedIn { greeting });
@@ -419,10 +420,8 @@ impl Node {
                 self.connections.on_logged_out(now, &mut self.effects);
                 self.tree.on_logged_out(&mut self.effects);
                 self.inquiries.on_logged_out(&mut self.effects);
-                self.with_turn(now, |node, turn| {
-                    node.searches.on_logged_out(turn);
-                    node.downloads.on_logged_out(turn);
-                });
+                self.searches.on_logged_out();
+                self.with_turn(now, |node, turn| node.downloads.on_logged_out(turn));
                 let retry_in_s = retry_in.map(|pause| pause.as_secs());
                 self.effects.notice(Notice::LoggedOut { reason, retry_in_s });
             }
@@ -468,7 +467,7 @@ impl Node {
 
     fn on_peer_message(&mut self, user: Username, message: PeerMessage, now: Now) {
         if let PeerMessage::FileSearchResponse(reply) = message {
-            return self.with_turn(now, |node, turn| node.searches.on_reply(&user, reply, turn));
+            return self.with_turn(now, |node, turn| node.searches.on_reply(reply, turn));
         }
         if self.uploads.on_peer_message(&user, &message, &self.settings, now, &mut self.effects) {
             return;
@@ -476,7 +475,7 @@ impl Node {
         let mut taken = false;
         self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(&user, &message, turn));
         if !taken {
-            let standing = Standing {
+            let standing = inquiries::Standing {
                 slots: self.settings.upload_slots,
                 queue_length: self.uploads.queued(),
                 free_slot: self.uploads.free_slot(&self.settings),
@@ -498,8 +497,8 @@ impl Node {
             downloads: self.downloads.flow(now),
             uploads: self.uploads.flow(),
             disk_full: self.downloads.disk_full(),
-            searches_seen: self.searches.seen(),
-            searches_answered: self.searches.answered(),
+            searches_seen: self.searches.counters().seen,
+            searches_answered: self.searches.counters().answered,
         }
     }
 

@@ -9,6 +9,7 @@
 //! a restart the other side asks again, and a queue that strangers fill costs the card no writes. Finished ones are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Settings;
@@ -52,6 +53,8 @@ enum Phase {
 #[derive(Debug)]
 struct Upload {
     transfer: Transfer,
+    /// On our disk; may not be UTF-8, so the record's own copy is for people.
+    file: PathBuf,
     phase: Phase,
 }
 
@@ -260,12 +263,12 @@ impl Uploads {
             removed: false,
             batch: None,
             destination: None,
-            local_path: Some(location.local_path),
+            local_path: Some(location.local_path.display().to_string()),
             partial: None,
             rung: None,
             tried: Vec::new(),
         };
-        self.all.insert(id, Upload { transfer, phase: Phase::Waiting });
+        self.all.insert(id, Upload { transfer, file: location.local_path, phase: Phase::Waiting });
         self.queue.push(user, id);
         out.notice(Notice::TransferChanged(id, Direction::Upload));
         self.fill_slots(settings, now, out);
@@ -343,7 +346,7 @@ impl Uploads {
             conn,
             transfer: id,
             token,
-            local_path: upload.transfer.local_path.clone().unwrap_or_default(),
+            local_path: upload.file.clone(),
             size: upload.transfer.size,
         });
         out.notice(Notice::TransferChanged(id, Direction::Upload));

@@ -94,7 +94,7 @@ impl Rig {
     /// Answers every look-up with a file of this size.
     fn found(&mut self, size: u64) -> &mut Self {
         for (user, path) in std::mem::take(&mut self.asks) {
-            let location = SharedLocation { local_path: format!("/music/{path}"), size };
+            let location = SharedLocation { local_path: format!("/music/{path}").into(), size };
             self.act(|uploads, settings, chance, now, out| {
                 uploads.on_found(&user, &path, Some(location), settings, chance, now, out);
             });

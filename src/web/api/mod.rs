@@ -10,6 +10,7 @@ mod searches;
 pub(crate) mod shape;
 mod system;
 mod transfers;
+pub(crate) mod v0;
 
 pub(crate) use people::message_text;
 pub(crate) use searches::{plain_search, search_text};
