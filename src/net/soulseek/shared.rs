@@ -20,8 +20,8 @@ use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile};
 use crate::model::id::{ConnId, Token, Username};
 use crate::model::limits;
 
-/// Connections that others made to us are numbered from here on, so that they never meet the engine's own numbers.
-pub const ACCEPTED_FIRST: u64 = 1 << 63;
+/// Connections that others made to us are numbered from here on; those the engine dials are numbered from 2^63.
+pub const ACCEPTED_FIRST: u64 = 0;
 
 /// Frames up to this size are received without asking the budget for large ones.
 const SMALL_FRAME: usize = 64 * 1024;
@@ -431,8 +431,8 @@ mod tests {
     #[test]
     fn numbers_of_callers_and_of_the_engine_do_not_meet() {
         let shared = shared();
-        assert!(shared.enter(ConnId(1), Stage::Dialling).is_some());
-        assert!(shared.enter(ConnId(1), Stage::Dialling).is_none(), "a name is used once");
+        assert!(shared.enter(ConnId(1 << 63), Stage::Dialling).is_some());
+        assert!(shared.enter(ConnId(1 << 63), Stage::Dialling).is_none(), "a name is used once");
         assert_eq!(shared.enter_accepted().id, ConnId(ACCEPTED_FIRST));
         assert_eq!(shared.enter_accepted().id, ConnId(ACCEPTED_FIRST + 1));
         assert_eq!(shared.stats(false), NetStats { dialling: 1, greeting: 2, ..NetStats::default() });
