@@ -8,7 +8,7 @@
 //!
 //! One task owns each connection and reads and writes it (`user_conn`, `server_link`). Everybody else reaches it by its
 //! outbox, which never blocks. A connection that someone made to us is numbered here, from [`ACCEPTED_FIRST`] on; the
-//! engine numbers its own dials below that.
+//! engine numbers its dials from 2^63, where callers never reach.
 //!
 //! ```text
 //! dialled:   Dial ─▶ connecting ─▶ Dialled ─▶ (SendInit) ─▶ Adopt ─┐      ┌▶ Peer, Distributed: messages both ways
