@@ -47,6 +47,7 @@ fn settings() -> Settings {
         upload_limit: None,
         download_attempts_max: 3,
         failover: false,
+        private_ranges: Vec::new(),
     }
 }
 
