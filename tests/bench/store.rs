@@ -1,9 +1,10 @@
-//! The store beside `SQLite`: `cargo bench --bench store -- [--records N] [--dir DIR]`.
+//! The store beside `SQLite`: `cargo bench --bench store -- [--records N] [--rounds R] [--dir DIR]`.
 //!
 //! N records (one million by default) of about 100 bytes under random keys of 20 bytes, 1000 to a durable transaction,
-//! then random reads, each in a read of its own. Both do the same, each in a process of its own so that memory can be
-//! told apart, one after the other on the same disk. `SQLite` runs with WAL, synchronous=FULL and its default cache, on
-//! a table without row ids (one tree, as ours).
+//! then random reads, each in a read of its own. All do the same, each in a process of its own so that memory can be
+//! told apart, one after the other on the same disk. `SQLite` runs with WAL, synchronous=FULL and its default cache,
+//! once on an ordinary table with a primary key (what the bars were taken from) and once on one without row ids (one
+//! tree, as ours; shown so that nobody is fooled). With several rounds they take turns and the best of each counts.
 //!
 //! Bars: durable puts at least 1.6 times, random gets at least 3 times `SQLite`'s, anonymous memory at most 10 MiB.
 
@@ -38,6 +39,17 @@ struct Figures {
     shared_gets_per_s: f64,
     anon_kib: u64,
     disk_kib: u64,
+}
+
+impl Figures {
+    /// The best speeds and the most memory of two rounds.
+    fn better(&mut self, other: &Self) {
+        self.puts_per_s = self.puts_per_s.max(other.puts_per_s);
+        self.gets_per_s = self.gets_per_s.max(other.gets_per_s);
+        self.shared_gets_per_s = self.shared_gets_per_s.max(other.shared_gets_per_s);
+        self.anon_kib = self.anon_kib.max(other.anon_kib);
+        self.disk_kib = self.disk_kib.max(other.disk_kib);
+    }
 }
 
 /// The n-th number of a fixed sequence that looks random (splitmix64).
@@ -151,11 +163,11 @@ fn ours(dir: &Path, records: u64) -> Outcome<Figures> {
     Ok(figures)
 }
 
-fn sqlite(dir: &Path, records: u64) -> Outcome<Figures> {
+fn sqlite(dir: &Path, records: u64, table: &str) -> Outcome<Figures> {
     let mut db = rusqlite::Connection::open(dir.join("data.sqlite"))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    db.execute_batch("CREATE TABLE records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")?;
+    db.execute_batch(&format!("CREATE TABLE records (key BLOB PRIMARY KEY, value BLOB NOT NULL) {table}"))?;
     let mut figures = Figures::default();
     let took = timed(|| {
         for from in (0..records).step_by(1_000) {
@@ -220,6 +232,7 @@ fn in_own_process(what: &str, records: u64, dir: &Path) -> Outcome<Figures> {
 
 fn main() -> Outcome<()> {
     let mut records = 1_000_000;
+    let mut rounds = 1_u32;
     let mut only = None;
     let mut dir = None;
     let mut args = std::env::args().skip(1);
@@ -227,6 +240,7 @@ fn main() -> Outcome<()> {
         let mut next = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--records" => records = next()?.parse()?,
+            "--rounds" => rounds = next()?.parse()?,
             "--dir" => dir = Some(PathBuf::from(next()?)),
             "--only" => only = Some(next()?),
             // What cargo adds.
@@ -238,25 +252,39 @@ fn main() -> Outcome<()> {
     let Some(only) = only else {
         let parent = dir.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
         let place = tempfile::tempdir_in(parent)?;
-        let ours = in_own_process("store", records, &place.path().join("store"))?;
-        let other = in_own_process("sqlite", records, &place.path().join("sqlite"))?;
+        let (mut ours, mut other, mut lean) = (Figures::default(), Figures::default(), Figures::default());
+        for round in 0..rounds {
+            let place = place.path().join(round.to_string());
+            ours.better(&in_own_process("store", records, &place.join("store"))?);
+            other.better(&in_own_process("sqlite", records, &place.join("sqlite"))?);
+            lean.better(&in_own_process("sqlite-without-rowid", records, &place.join("lean"))?);
+            std::fs::remove_dir_all(&place)?;
+        }
         writeln!(out, "{records} records, {PER_TRANSACTION} to a durable transaction, in {}", place.path().display())?;
-        writeln!(out, "{:30}{:>14}{:>14}{:>9}   bar", "", "store", "SQLite", "ratio")?;
-        let mut row =
-            |name: &str, a: f64, b: f64, bar: &str| writeln!(out, "{name:30}{a:>14.0}{b:>14.0}{:>9.2}   {bar}", a / b);
-        row("durable puts per second", ours.puts_per_s, other.puts_per_s, ">= 1.6")?;
-        row("random gets per second", ours.gets_per_s, other.gets_per_s, ">= 3")?;
-        row("  a thousand to a read", ours.shared_gets_per_s, other.shared_gets_per_s, "")?;
-        writeln!(
-            out,
-            "{:30}{:>14}{:>14}            store <= 10240",
-            "anonymous memory, KiB", ours.anon_kib, other.anon_kib
-        )?;
-        writeln!(out, "{:30}{:>14}{:>14}", "files, KiB", ours.disk_kib, other.disk_kib)?;
+        let (name, row_ids) = ("SQLite", "no row ids");
+        writeln!(out, "{:28}{:>11}{name:>11}{row_ids:>12}{:>8}{:>8}   bar", "", "store", "ratio", "ratio")?;
+        let mut row = |name: &str, of: fn(&Figures) -> f64, bar: &str| {
+            let (a, b, c) = (of(&ours), of(&other), of(&lean));
+            writeln!(out, "{name:28}{a:>11.0}{b:>11.0}{c:>12.0}{:>8.2}{:>8.2}   {bar}", a / b, a / c)
+        };
+        row("durable puts per second", |f| f.puts_per_s, ">= 1.6")?;
+        row("random gets per second", |f| f.gets_per_s, ">= 3")?;
+        row("  a thousand to a read", |f| f.shared_gets_per_s, "")?;
+        let mut row = |name: &str, of: fn(&Figures) -> u64, bar: &str| {
+            let (a, b, c) = (of(&ours), of(&other), of(&lean));
+            writeln!(out, "{name:28}{a:>11}{b:>11}{c:>12}{:16}   {bar}", "")
+        };
+        row("anonymous memory, KiB", |f| f.anon_kib, "store <= 10240")?;
+        row("files, KiB", |f| f.disk_kib, "")?;
         return Ok(());
     };
     let dir = dir.ok_or("--only needs --dir")?;
-    let figures = if only == "store" { ours(&dir, records)? } else { sqlite(&dir, records)? };
+    let figures = match only.as_str() {
+        "store" => ours(&dir, records)?,
+        "sqlite" => sqlite(&dir, records, "")?,
+        "sqlite-without-rowid" => sqlite(&dir, records, "WITHOUT ROWID")?,
+        other => return Err(format!("nothing is called {other}").into()),
+    };
     let Figures { puts_per_s, gets_per_s, shared_gets_per_s, anon_kib, disk_kib } = figures;
     writeln!(out, "{puts_per_s} {gets_per_s} {shared_gets_per_s} {anon_kib} {disk_kib}")?;
     Ok(())

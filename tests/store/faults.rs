@@ -31,7 +31,7 @@ fn possible(command: &str) -> bool {
     let probe = Command::new("sh").args(["-c", command]).output();
     let possible = probe.is_ok_and(|output| output.status.success());
     if !possible {
-        writeln!(std::io::stderr(), "skipped: {command} does not work here").unwrap();
+        eprintln!("skipped: {command} does not work here");
     }
     possible
 }

@@ -68,7 +68,7 @@ fn child() {
 fn nothing_acknowledged_is_lost() {
     let rounds: u32 = env::var("SLSKDN_SOAK_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
     let seed = env::var("SLSKDN_SOAK_SEED").map_or_else(|_| fresh_seed(), |seed| seed.parse().unwrap());
-    writeln!(std::io::stderr(), "store kill test: {rounds} rounds, SLSKDN_SOAK_SEED={seed}").unwrap();
+    eprintln!("store kill test: {rounds} rounds, SLSKDN_SOAK_SEED={seed}");
     let mut random = seed;
     let dir = tempfile::tempdir().unwrap();
     let mut next = 0;
@@ -115,7 +115,7 @@ fn nothing_acknowledged_is_lost() {
         assert_eq!(messages.last().map(|last| last.id), kept.checked_sub(1), "round {round}: half a list");
         next = kept;
     }
-    writeln!(std::io::stderr(), "{rounds} kills, {acknowledged_in_all} acknowledged, none lost").unwrap();
+    eprintln!("{rounds} kills, {acknowledged_in_all} acknowledged, none lost");
 }
 
 #[test]
