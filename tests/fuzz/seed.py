@@ -44,4 +44,3 @@ bomb = zlib.compress(bytes(8 << 20), 9)
 for target in ("inflater", "share_list_inflater"):
     put(target, bomb)
     put(target, bomb[: len(bomb) // 2])
-put("peer", bytes.fromhex("09000000") + bomb)
