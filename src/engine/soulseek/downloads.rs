@@ -411,7 +411,9 @@ impl Downloads {
         download.record.next_attempt_at = None;
         download.record.place_in_queue = None;
         let user = download.record.user.clone();
-        let reason = reason.or_else(|| self.obstacle(&user));
+        let full = self.users.get(&user).is_some_and(|user| user.asked >= user.limit());
+        let turn_comes = || full.then(|| format!("waits for its turn with {user}"));
+        let reason = reason.or_else(|| self.obstacle(&user)).or_else(turn_comes);
         self.change(id, TransferEvent::Hold, reason, turn);
     }
 

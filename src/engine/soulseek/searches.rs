@@ -184,7 +184,8 @@ impl Searches {
     /// A search of the owner's. It is taken at once and sent when its turn comes; refused only where it makes no sense,
     /// we are not logged in, or twenty unfinished ones are kept.
     pub fn start(&mut self, command: CommandId, mut request: SearchRequest, turn: &mut Turn<'_>) {
-        request.text = request.text.trim().to_owned();
+        let text = request.text.trim().to_owned();
+        request.text.clone_from(&text);
         let refusal = if let Err(why) = check_words(&request.text) {
             Some(Refusal::Invalid(why))
         } else if self.find(request.id).is_some() {
@@ -200,7 +201,6 @@ impl Searches {
             turn.out.refuse(command, refusal);
             return;
         }
-        let text = request.text.clone();
         self.add(Kind::Owner, request, text, WHOLE, turn);
         turn.out.reply(command, Reply::Done);
         self.pump(turn);

@@ -136,6 +136,8 @@ impl Downloads {
         self.meet(&best.user, &best.path, id, turn.out);
         let Some(download) = self.live.get_mut(&id) else { return false };
         let told = format!("goes on with {} instead of {user}", best.user);
+        // The file still lands in the folder it was asked for in, beside the rest of its album.
+        download.record.destination.get_or_insert_with(|| names::layout(&path, None).0);
         if !download.record.tried.contains(&best.user) {
             download.record.tried.push(best.user.clone());
         }

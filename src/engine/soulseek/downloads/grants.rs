@@ -186,7 +186,7 @@ impl Downloads {
             joining: matches!(begin, Begin::Join(_)),
             stop: None,
         });
-        // The ledger of whose bytes these are is durable before the first of them can be.
+        // Whose bytes these are goes to the store before the shell may ask for the first of them.
         turn.out.keep(&download.record);
         let file = download.record.partial.as_ref().map_or_else(|| names::partial_name(id), |p| p.file.clone());
         let size = download.record.size;
