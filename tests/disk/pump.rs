@@ -19,13 +19,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const ID: TransferId = TransferId(7);
-const NAME: &str = "partial";
+pub(super) const ID: TransferId = TransferId(7);
+pub(super) const NAME: &str = "partial";
 const OVERLAP: usize = 64 * 1024;
 
-struct Rig {
+pub(super) struct Rig {
     scratch: tempfile::TempDir,
-    pump: Pump,
+    pub(super) pump: Pump,
     events: mpsc::Sender<Input>,
     heard: mpsc::Receiver<Input>,
     stop: CancellationToken,
@@ -36,7 +36,7 @@ impl Rig {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut PumpConfig)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut PumpConfig)) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut config = PumpConfig {
             incomplete: scratch.path().join("incomplete"),
@@ -53,7 +53,7 @@ impl Rig {
         Self { scratch, pump, events, heard, stop: CancellationToken::new() }
     }
 
-    fn partial_path(&self) -> PathBuf {
+    pub(super) fn partial_path(&self) -> PathBuf {
         self.scratch.path().join("incomplete").join(NAME)
     }
 
@@ -61,7 +61,7 @@ impl Rig {
         std::fs::read(self.partial_path()).unwrap()
     }
 
-    fn receive(&self, stream: TcpStream, size: usize, begin: Begin) -> JoinHandle<ReceiveEnd> {
+    pub(super) fn receive(&self, stream: TcpStream, size: usize, begin: Begin) -> JoinHandle<ReceiveEnd> {
         let (pump, events, stop) = (self.pump.clone(), self.events.clone(), self.stop.clone());
         let order = ReceiveOrder { transfer: ID, file: NAME.to_owned(), size: size as u64, begin };
         tokio::spawn(async move { pump.receive(stream, order, &events, &stop).await })
@@ -74,7 +74,7 @@ impl Rig {
         tokio::spawn(async move { pump.send(stream, order, &events, &stop).await })
     }
 
-    async fn place(&self, folder: &str, name: &str, check: bool) -> Result<String, PlaceError> {
+    pub(super) async fn place(&self, folder: &str, name: &str, check: bool) -> Result<String, PlaceError> {
         let (file, folder, name) = (NAME.to_owned(), folder.to_owned(), name.to_owned());
         self.pump.place(PlaceOrder { transfer: ID, file, folder, name, check }, &self.events).await
     }
@@ -90,7 +90,7 @@ impl Rig {
     }
 
     /// The next report, progress aside.
-    async fn next(&mut self) -> FileEvent {
+    pub(super) async fn next(&mut self) -> FileEvent {
         loop {
             match self.heard.recv().await.unwrap() {
                 Input::File(ID, FileEvent::Progress { .. }) => {}
@@ -118,22 +118,22 @@ fn checks() -> Checks {
     Arc::new(|extension| (extension == "flac").then(|| Box::new(Even(0)) as Box<dyn ContainerCheck>))
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     (one.unwrap(), other.unwrap().0)
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at * 7 + at / 251 + at / 65_536) % 256).unwrap()).collect()
 }
 
-fn this_boot() -> u128 {
+pub(super) fn this_boot() -> u128 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap()
 }
 
-fn partial(synced: usize, boot: u128) -> Partial {
+pub(super) fn partial(synced: usize, boot: u128) -> Partial {
     Partial {
         file: NAME.to_owned(),
         synced: synced as u64,
