@@ -25,7 +25,7 @@ impl Counts {
         }
     }
 
-    /// Adds our lines to the program's. An end mark of the OpenMetrics form stays last.
+    /// Adds our lines to the program's. An end mark of the `OpenMetrics` form stays last.
     pub(crate) fn add_to(&self, program: &str, sign_ins_failed: u64, event_streams: u64) -> String {
         let (mut text, end) = match program.trim_end().strip_suffix("# EOF") {
             Some(text) => (text.to_owned(), "# EOF\n"),

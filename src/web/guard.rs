@@ -226,13 +226,15 @@ fn protect(headers: &mut HeaderMap) {
 
 /// Programs get plain text; people get a page, and the way to the door.
 fn refuse(web: &Arc<Web>, path: &str, visit: Option<Visit>, denied: Denied) -> Response {
-    let for_people = !(path.is_empty() || path.starts_with("/api/") || path.starts_with("/static/"))
-        && !matches!(path, "/api" | "/metrics" | "/health" | "/ready");
+    let for_programs = path.is_empty()
+        || path.starts_with("/api/")
+        || path.starts_with("/static/")
+        || matches!(path, "/api" | "/metrics" | "/health" | "/ready");
     let mut response = match visit {
-        Some(visit) if for_people && denied.0 == StatusCode::UNAUTHORIZED => {
+        Some(visit) if !for_programs && denied.0 == StatusCode::UNAUTHORIZED => {
             pages::redirect(&visit.base, if visit.locked { "/setup" } else { "/login" })
         }
-        Some(visit) if for_people => pages::problem(web, &visit, denied.0, &denied.1),
+        Some(visit) if !for_programs => pages::problem(web, &visit, denied.0, &denied.1),
         _ => denied.into_response(),
     };
     if response.status() == StatusCode::UNAUTHORIZED {
@@ -287,13 +289,13 @@ async fn admit(
     let known_by_secret = matches!(seen.access, Some(Access { by: By::Key(_) | By::Token(_) | By::Control, .. }));
     let access = seen.access.clone();
     let csrf = seen.csrf.clone();
-    if !known_by_secret {
+    if known_by_secret {
+        *visit = Some(seen);
+    } else {
         check_host(web, peer, parts)?;
         // Only now: a page of ours is not shown under a foreign name.
         *visit = Some(seen);
         check_origin(web, &parts.headers, is_change)?;
-    } else {
-        *visit = Some(seen);
     }
     let body_limit = match &access {
         Some(access) if is_change && !public => {

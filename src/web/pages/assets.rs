@@ -19,8 +19,8 @@ fn asset(kind: &'static str, text: &'static str) -> Asset {
 /// Changes when style or script do.
 pub(super) fn mark() -> &'static str {
     static MARK: LazyLock<String> = LazyLock::new(|| {
-        let hash = Sha256::new().chain_update(STYLE).chain_update(SCRIPT).finalize();
-        hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        let hash: [u8; 32] = Sha256::new().chain_update(STYLE).chain_update(SCRIPT).finalize().into();
+        format!("{:08x}", u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
     });
     &MARK
 }

@@ -314,7 +314,7 @@ struct Pager {
 
 impl Pager {
     /// `link` ends in `?` or `&`.
-    fn new(number: usize, all: usize, rows: usize, link: String) -> Self {
+    fn new(number: usize, all: usize, rows: usize, link: &str) -> Self {
         let pages = all.div_ceil(rows).max(1);
         Self { page: number.clamp(1, pages), pages, link: format!("{link}page=") }
     }
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn pagers_stay_within_their_pages() {
         let check = |number, all, page, pages| {
-            let pager = Pager::new(number, all, 100, "/log?".to_owned());
+            let pager = Pager::new(number, all, 100, "/log?");
             assert_eq!((pager.page, pager.pages), (page, pages));
             assert_eq!(pager.link, "/log?page=");
         };

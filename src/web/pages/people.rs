@@ -235,7 +235,7 @@ pub(super) async fn browse(desktop: Desktop, Path(name): Path<String>, Query(wan
         files: 0,
         found: 0,
         lines: Vec::new(),
-        pager: Pager::new(1, 0, ROWS, pages.clone()),
+        pager: Pager::new(1, 0, ROWS, &pages),
         words,
         link,
     };
@@ -246,7 +246,7 @@ pub(super) async fn browse(desktop: Desktop, Path(name): Path<String>, Query(wan
                 page.folders = list.folders;
                 page.files = list.files;
                 page.found = found.all;
-                page.pager = Pager::new(wanted.page, found.all, ROWS, pages);
+                page.pager = Pager::new(wanted.page, found.all, ROWS, &pages);
                 page.lines = found
                     .lines
                     .iter()

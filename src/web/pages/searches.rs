@@ -234,7 +234,7 @@ pub(super) async fn show(
         rank(a).cmp(&rank(b)).then_with(|| a.user.cmp(&b.user))
     });
     let all = responses.len();
-    let pager = Pager::new(page, all, USERS, format!("/searches/{id}?"));
+    let pager = Pager::new(page, all, USERS, &format!("/searches/{id}?"));
     let mut head = desktop.head("Search results", "search");
     if is_running(search.state) {
         head.refresh_s = Some(5);

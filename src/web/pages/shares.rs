@@ -129,6 +129,6 @@ pub(super) async fn folders(desktop: Desktop, Query(wanted): Query<Wanted>) -> R
                 more: folder.files.len().saturating_sub(FILES),
             })
             .collect(),
-        pager: Pager::new(wanted.page, all, FOLDERS, link),
+        pager: Pager::new(wanted.page, all, FOLDERS, &link),
     })
 }

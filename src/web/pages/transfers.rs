@@ -179,7 +179,7 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         speed: rate(flow.speed),
         user: user.as_deref().map(show::visible),
         groups: groups(&rows),
-        pager: Pager::new(wanted.page, all, ROWS, link),
+        pager: Pager::new(wanted.page, all, ROWS, &link),
     })
 }
 
