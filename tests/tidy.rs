@@ -15,13 +15,68 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
         &["serde", "postcard", "thiserror", "blake3", "sha1", "sha2", "md5", "realfft", "flate2", "bytes", "arrayvec"],
         "engine is pure: no sockets, files, threads, clocks or randomness; they arrive as arguments",
     ),
-    ("net", &["model", "engine"], &["tokio", "tokio_util", "tracing", "thiserror", "socket2", "bytes", "blake3", "crab_nat", "igd_next", "futures_util", "rustix", "flate2"], "net knows sockets and nothing of disk, store, web and app"),
-    ("disk", &["model", "engine"], &["tokio", "tokio_uring", "io_uring", "tracing", "thiserror", "rustix", "futures_util", "tokio_util"], "disk knows files and nothing of net, store, web and app"),
-    ("store", &["model", "engine"], &["heed", "postcard", "serde", "tokio", "tracing", "thiserror", "rustix", "blake3", "futures_util"], "store knows LMDB and nothing of net, disk, web and app"),
+    (
+        "net",
+        &["model", "engine"],
+        &[
+            "tokio",
+            "tokio_util",
+            "tracing",
+            "thiserror",
+            "socket2",
+            "bytes",
+            "blake3",
+            "crab_nat",
+            "igd_next",
+            "futures_util",
+            "rustix",
+            "flate2",
+        ],
+        "net knows sockets and nothing of disk, store, web and app",
+    ),
+    (
+        "disk",
+        &["model", "engine"],
+        &["tokio", "tokio_uring", "io_uring", "tracing", "thiserror", "rustix", "futures_util", "tokio_util"],
+        "disk knows files and nothing of net, store, web and app",
+    ),
+    (
+        "store",
+        &["model", "engine"],
+        &["heed", "postcard", "serde", "tokio", "tracing", "thiserror", "rustix", "blake3", "futures_util"],
+        "store knows LMDB and nothing of net, disk, web and app",
+    ),
     (
         "web",
         &["model"],
-        &["axum", "askama", "tokio", "tokio_stream", "tokio_util", "tower", "tracing", "thiserror", "serde", "serde_json", "hyper", "hyper_util", "http_body_util", "bytes", "futures_util", "hmac", "sha2", "argon2", "subtle", "base64", "getrandom", "percent_encoding", "prometheus_client", "socket2", "rustix", "jiff"],
+        &[
+            "axum",
+            "askama",
+            "tokio",
+            "tokio_stream",
+            "tokio_util",
+            "tower",
+            "tracing",
+            "thiserror",
+            "serde",
+            "serde_json",
+            "hyper",
+            "hyper_util",
+            "http_body_util",
+            "bytes",
+            "futures_util",
+            "hmac",
+            "sha2",
+            "argon2",
+            "subtle",
+            "base64",
+            "getrandom",
+            "percent_encoding",
+            "prometheus_client",
+            "socket2",
+            "rustix",
+            "jiff",
+        ],
         "web shows model::view and knows nothing of the engine and the other shells",
     ),
 ];
@@ -66,7 +121,8 @@ fn layers_import_only_what_they_may() {
         let manifest = std::fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
         let (_, rest) = manifest.split_once("\n[dependencies]\n").unwrap();
         let section = rest.split("\n[").next().unwrap();
-        let names = section.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().replace('-', "_"));
+        let names =
+            section.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().replace('-', "_"));
         names.map(|name| if name == "md_5" { "md5".to_owned() } else { name }).collect()
     };
     let mut wrong = Vec::new();
@@ -77,7 +133,8 @@ fn layers_import_only_what_they_may() {
             }
             for (at, line) in code(&text) {
                 for other in OWN {
-                    let named = line.contains(&format!("crate::{other}::")) || line.contains(&format!("crate::{other};"));
+                    let named =
+                        line.contains(&format!("crate::{other}::")) || line.contains(&format!("crate::{other};"));
                     if named && other != layer && !own.contains(other) {
                         wrong.push(format!("{name}:{}: imports {other}; {why}", at + 1));
                     }
@@ -99,8 +156,18 @@ fn layers_import_only_what_they_may() {
 #[test]
 fn the_engine_is_pure() {
     let banned = [
-        "std::fs", "std::net::Tcp", "std::net::Udp", "std::thread", "std::process", "std::env", "SystemTime", "Instant",
-        "HashMap", "HashSet", "Mutex", "println!",
+        "std::fs",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "SystemTime",
+        "Instant",
+        "HashMap",
+        "HashSet",
+        "Mutex",
+        "println!",
     ];
     let mut wrong = Vec::new();
     for (name, text) in all("src/engine").into_iter().chain(all("src/model")) {
@@ -131,15 +198,19 @@ fn rooms_are_not_halls() {
 
 #[test]
 fn rooms_say_what_they_are_for() {
-    let silent: Vec<String> =
-        all("src").into_iter().filter(|(name, text)| !is_test(name) && !text.starts_with("//!")).map(|(name, _)| name).collect();
+    let silent: Vec<String> = all("src")
+        .into_iter()
+        .filter(|(name, text)| !is_test(name) && !text.starts_with("//!"))
+        .map(|(name, _)| name)
+        .collect();
     assert!(silent.is_empty(), "no opening words: {}", silent.join(", "));
 }
 
 #[test]
 fn nothing_is_left_for_later() {
     // Written in two halves, so that this list does not find itself.
-    let words = [["to", "do!("], ["unimpl", "emented!("], ["FIX", "ME"], ["TO", "DO"], ["XX", "X:"], ["#[ign", "ore"]].map(|w| w.concat());
+    let words = [["to", "do!("], ["unimpl", "emented!("], ["FIX", "ME"], ["TO", "DO"], ["XX", "X:"], ["#[ign", "ore"]]
+        .map(|w| w.concat());
     let mut wrong = Vec::new();
     for (name, text) in all("src").into_iter().chain(all("tests")) {
         for (at, line) in text.lines().enumerate() {
@@ -156,8 +227,27 @@ fn nothing_is_left_for_later() {
 #[test]
 fn the_top_level_is_the_agreed_one() {
     let agreed = [
-        "Cargo.toml", "Cargo.lock", "src", "board", "image", "systemd", "cross.toml", "web-min", "tests", "README.md",
-        "LICENSE", "CHANGELOG.md", "deny.toml", "clippy.toml", "rustfmt.toml", "askama.toml", "docs", ".ci", ".git", ".gitignore", "target",
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "board",
+        "image",
+        "systemd",
+        "cross.toml",
+        "web-min",
+        "tests",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "deny.toml",
+        "clippy.toml",
+        "rustfmt.toml",
+        "askama.toml",
+        "docs",
+        ".ci",
+        ".git",
+        ".gitignore",
+        "target",
     ];
     let extra: Vec<String> = std::fs::read_dir(ROOT)
         .unwrap()

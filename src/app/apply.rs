@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::sharing::ShareSettings;
 use super::soulseek::{NodeHandle, Parts};
 use crate::engine::soulseek::io::Command;
+use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::{Secret, Settings};
 use crate::model::config::Config;
 use crate::model::id::Username;
@@ -179,7 +180,7 @@ impl Applier {
 
     /// Prometheus text of everything outside the web layer.
     pub async fn metrics(&self, store: &crate::store::Stats) -> String {
-        let node = self.node.look(|node, now| node.view(now)).await.unwrap_or_default();
+        let node = self.node.look(Node::view).await.unwrap_or_default();
         super::publish::metrics(self, node, store).await
     }
 

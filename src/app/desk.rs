@@ -54,7 +54,11 @@ pub struct Desk {
 ///
 /// # Errors
 /// None; the type is the supervisor's.
-pub async fn run(desk: Arc<Desk>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, cancel: CancellationToken) -> Result<(), String> {
+pub async fn run(
+    desk: Arc<Desk>,
+    asks: Arc<Mutex<mpsc::Receiver<Ask>>>,
+    cancel: CancellationToken,
+) -> Result<(), String> {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut asks = asks.lock().await;
     loop {
@@ -110,7 +114,7 @@ impl Desk {
                 Response::Messages(self.read(move |store| store.messages(&user, limits::MESSAGES_PER_USER)).await?)
             }
             Request::Settings => Response::Settings(self.settings().await),
-            Request::SettingsYaml => Response::Text(settings::print(&*self.resolved.lock().await.clone())),
+            Request::SettingsYaml => Response::Text(settings::print(&self.resolved.lock().await.clone())),
             Request::Log(after) => Response::Log(self.tail.after(after)),
             Request::SharedFolders { root, offset, limit } => {
                 let sharing = self.sharing.clone();
@@ -228,11 +232,8 @@ impl Desk {
         let limit = filter.limit.min(limits::PAGE_ROWS);
         let count = live.len();
         let mut rows: Vec<Transfer> = live.into_iter().skip(filter.offset).take(limit).collect();
-        let finished = TransferFilter {
-            offset: filter.offset.saturating_sub(count),
-            limit: limit - rows.len(),
-            ..filter
-        };
+        let finished =
+            TransferFilter { offset: filter.offset.saturating_sub(count), limit: limit - rows.len(), ..filter };
         let (more, finished_count) = self.read(move |store| store.transfers(&finished)).await?;
         rows.extend(more);
         Ok(Response::Transfers(rows, count + finished_count))

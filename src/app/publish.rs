@@ -55,7 +55,11 @@ pub struct Publisher {
 ///
 /// # Errors
 /// None; the type is the supervisor's.
-pub async fn run(publisher: Publisher, to: watch::Sender<Arc<Snapshot>>, cancel: CancellationToken) -> Result<(), String> {
+pub async fn run(
+    publisher: Publisher,
+    to: watch::Sender<Arc<Snapshot>>,
+    cancel: CancellationToken,
+) -> Result<(), String> {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -72,7 +76,7 @@ pub async fn run(publisher: Publisher, to: watch::Sender<Arc<Snapshot>>, cancel:
 impl Publisher {
     /// How things stand now.
     pub async fn snapshot(&self) -> Snapshot {
-        let node = self.node.look(|node, now| node.view(now)).await.unwrap_or_default();
+        let node = self.node.look(Node::view).await.unwrap_or_default();
         let parts = self.applier.parts();
         let shares = parts.sharing.view().borrow().clone();
         let (free, total) = self.space();
@@ -132,9 +136,8 @@ impl Publisher {
     /// Free and total bytes where partial files lie.
     fn space(&self) -> (u64, u64) {
         let folder = &self.applier.folders().incomplete;
-        rustix::fs::statvfs(folder.as_path()).map_or((0, 0), |fs| {
-            (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize))
-        })
+        rustix::fs::statvfs(folder.as_path())
+            .map_or((0, 0), |fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
     }
 }
 
@@ -174,22 +177,33 @@ pub async fn metrics(applier: &Applier, node: NodeView, store: &Stats) -> String
     let counts = [("folders", u64::from(shares.counts.folders)), ("files", u64::from(shares.counts.files))];
     gauge("shares", "What is shared", None, &counts);
     gauge("store", "The store's map", Some(Unit::Bytes), &[("map", store.map_size), ("used", store.used)]);
-    gauge("store_events", "Since start", None, &[
-        ("commits", store.commits),
-        ("jobs", store.jobs),
-        ("growths", store.growths),
-    ]);
+    gauge(
+        "store_events",
+        "Since start",
+        None,
+        &[("commits", store.commits), ("jobs", store.jobs), ("growths", store.growths)],
+    );
     gauge("store_entries", "Rows of each table", None, &store.tables);
     if let Some(network) = applier.parts().network.lock().await.as_ref() {
         let n = network.stats();
-        gauge("connections", "Connections with users", None, &[
-            ("dialling", n.dialling as u64),
-            ("greeting", n.greeting as u64),
-            ("peer", n.peer as u64),
-            ("distributed", n.distributed as u64),
-            ("file", n.file as u64),
-        ]);
-        gauge("messages", "Bytes of messages since start", Some(Unit::Bytes), &[("in", n.bytes_in), ("out", n.bytes_out)]);
+        gauge(
+            "connections",
+            "Connections with users",
+            None,
+            &[
+                ("dialling", n.dialling as u64),
+                ("greeting", n.greeting as u64),
+                ("peer", n.peer as u64),
+                ("distributed", n.distributed as u64),
+                ("file", n.file as u64),
+            ],
+        );
+        gauge(
+            "messages",
+            "Bytes of messages since start",
+            Some(Unit::Bytes),
+            &[("in", n.bytes_in), ("out", n.bytes_out)],
+        );
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
     if let Some((resident, anonymous)) = memory() {

@@ -102,7 +102,8 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let (disk, backend) = disk(&config)?;
     tracing::info!(backend = backend.name, reason = backend.reason, "disk");
-    let limiter = Limiter::new(config.download_limit_kib.saturating_mul(KIB), config.upload_limit_kib.saturating_mul(KIB));
+    let limiter =
+        Limiter::new(config.download_limit_kib.saturating_mul(KIB), config.upload_limit_kib.saturating_mul(KIB));
     let pump = Pump::new(
         disk,
         limiter,
@@ -217,7 +218,7 @@ fn web(config: &Config, data: &Path, clock: Clock) -> Result<WebSettings, String
     settings.control_socket = Some(data.join("control.sock"));
     settings.allowed_hosts.clone_from(&config.web.allowed_hosts);
     settings.authentication = !config.web.open;
-    settings.url_base = config.web.url_base.trim_end_matches('/').to_owned();
+    config.web.url_base.trim_end_matches('/').clone_into(&mut settings.url_base);
     settings.username.clone_from(&config.web.username);
     settings.password = (!config.web.password.is_empty()).then(|| config.web.password.clone());
     settings.api_keys = config

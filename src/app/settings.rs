@@ -128,7 +128,7 @@ impl Sources {
         std::fs::create_dir_all(&self.data)?;
         let file = self.data_file();
         if !file.exists() {
-            write_private(&file, &sample())?;
+            write_private(&file, sample())?;
         }
         Ok(())
     }

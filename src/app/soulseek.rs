@@ -16,7 +16,8 @@ use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, ReceiveEnd, Refusal, Reply, SendEnd, ShareAsk,
+    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, ReceiveEnd, Refusal, Reply, SendEnd,
+    ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
 use crate::model::id::{CommandId, TransferId};
@@ -135,7 +136,9 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     settings.listen_port = network.local_port();
     let seed = random()?;
     let store = parts.store.clone();
-    let loaded = tokio::task::spawn_blocking(move || Ok::<_, crate::store::StoreError>((store.live_transfers()?, store.wishes()?)));
+    let loaded = tokio::task::spawn_blocking(move || {
+        Ok::<_, crate::store::StoreError>((store.live_transfers()?, store.wishes()?))
+    });
     let (live, wishes) = loaded.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let node = Node::new(settings, seed, live, wishes, parts.clock.now());
     let (acks, acked) = mpsc::channel(ACKS);
@@ -159,9 +162,8 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let mut counts = parts.sharing.view();
     counts.mark_changed();
     let outcome = loop {
-        let deadline = task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| {
-            at.saturating_sub(parts.clock.now().mono)
-        });
+        let deadline =
+            task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| at.saturating_sub(parts.clock.now().mono));
         tokio::select! {
             biased;
             () = cancel.cancelled() => break Ok(()),

@@ -106,18 +106,9 @@ pub fn main() -> ExitCode {
             super::run::serve(sources)
         }
         Command::Config { what } => config(&sources, what),
-        Command::Hash { json, files } => {
-            let _ = (json, files);
-            ExitCode::SUCCESS
-        }
-        Command::Backup { file } => {
-            let _ = file;
-            ExitCode::SUCCESS
-        }
-        Command::Restore { file } => {
-            let _ = file;
-            ExitCode::SUCCESS
-        }
+        Command::Hash { json, files } => hash(&files, json),
+        Command::Backup { file } => super::backup::backup(&sources, &file),
+        Command::Restore { file } => super::backup::restore(&sources, &file),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "slskdn", &mut script);
@@ -131,6 +122,24 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Every file is tried; one that cannot be read makes the exit code 1.
+fn hash(files: &[PathBuf], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        match super::hash::hash_file(file) {
+            Ok(hashes) => {
+                let text = if json { serde_json::json!(hashes).to_string() } else { hashes.to_string() };
+                print(format!("{text}\n").as_bytes());
+            }
+            Err(error) => {
+                say(&error.to_string());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
 }
 
 fn config(sources: &Sources, what: ConfigCommand) -> ExitCode {

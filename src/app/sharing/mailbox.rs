@@ -221,7 +221,7 @@ mod tests {
         waiting.overflow = true;
         let due = waiting.next_due().unwrap();
         assert!(due >= OVERFLOW_PAUSE);
-        assert!(waiting.take(due - Duration::from_secs(1)).is_none());
+        assert!(waiting.take(due.saturating_sub(Duration::from_secs(1))).is_none());
         assert!(matches!(waiting.take(due), Some(Order::ScanAll)));
     }
 

@@ -187,8 +187,8 @@ impl Node {
         self.tree.on_server(&message, now, &mut self.effects);
         self.inquiries.on_server(&message, now, &mut self.effects);
         match message {
-            FromServer::GetUserStatus { user, status, .. } => self.on_presence(&user, status, now),
-            FromServer::WatchUser { user, found: Some((status, _)), .. } => self.on_presence(&user, status, now),
+            FromServer::GetUserStatus { user, status, .. }
+            | FromServer::WatchUser { user, found: Some((status, _)), .. } => self.on_presence(&user, status, now),
             FromServer::FileSearch { user, token, query } => {
                 let user = Username::new(user.as_str());
                 self.with_turn(now, |node, turn| node.searches.on_search(&user, token, query.as_str(), turn));
@@ -314,12 +314,7 @@ impl Node {
         self.inquiries.ask(id, user, question, &mut self.chance, now, &mut self.effects);
     }
 
-    fn on_download(
-        &mut self,
-        id: CommandId,
-        now: Now,
-        act: impl FnOnce(&mut Machines<'_>, &mut Turn<'_>) -> bool,
-    ) {
+    fn on_download(&mut self, id: CommandId, now: Now, act: impl FnOnce(&mut Machines<'_>, &mut Turn<'_>) -> bool) {
         let mut found = false;
         self.with_turn(now, |node, turn| found = act(node, turn));
         if !found {

@@ -238,6 +238,10 @@ impl<'t> ShareReader<'t> {
     }
 
     fn folder_by_path(&self, path: &str) -> Result<Option<(u32, Rc<FolderRecord>)>, StoreError> {
+        // An empty key is an error to LMDB, and the path may come from anybody.
+        if path.is_empty() {
+            return Ok(None);
+        }
         let Some(value) = self.tables.paths.get(self.txn, &name_key(&[], path).0)? else { return Ok(None) };
         let id = record::id(value)?;
         Ok(Some((id, self.folder_by_id(id)?)))

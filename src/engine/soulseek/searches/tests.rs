@@ -42,6 +42,7 @@ impl Desk {
                 upload_limit: None,
                 download_attempts_max: 1,
                 failover: true,
+                private_ranges: Vec::new(),
             },
             chance: Chance::new(3),
             out: Effects::new(),

@@ -77,12 +77,9 @@ pub(super) fn transfers(rows: &[Transfer], now: UnixMs) -> Vec<Value> {
         let folders = users.entry(t.user.as_str()).or_default();
         folders.entry(t.path.folder()).or_default().push(transfer(t, now));
     }
-    let directory = |(name, files): (&str, Vec<Value>)| {
-        json!({ "directory": name, "fileCount": files.len(), "files": files })
-    };
-    let user = |(name, folders): (&str, BTreeMap<&str, Vec<Value>>)| {
-        json!({ "username": name, "directories": folders.into_iter().map(directory).collect::<Vec<_>>() })
-    };
+    let directory =
+        |(name, files): (&str, Vec<Value>)| json!({ "directory": name, "fileCount": files.len(), "files": files });
+    let user = |(name, folders): (&str, BTreeMap<&str, Vec<Value>>)| json!({ "username": name, "directories": folders.into_iter().map(directory).collect::<Vec<_>>() });
     users.into_iter().map(user).collect()
 }
 

@@ -48,7 +48,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for Parameters {
 
 /// A JSON body into a struct whose keys are in lower case; what it does not know is ignored.
 pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| Refused::invalid(format!("The body is not JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|e| Refused::invalid(format!("The body is not JSON: {e}")))?;
     serde_json::from_value(lower(value)).map_err(|e| Refused::invalid(format!("The body is not as expected: {e}")))
 }
 

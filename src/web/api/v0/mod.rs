@@ -43,9 +43,10 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let say = |status, text: &str| Self(status, text.to_owned());
         match refusal {
-            Refusal::NotConnected => {
-                say(StatusCode::CONFLICT, "The server connection must be connected and logged in to perform this action")
-            }
+            Refusal::NotConnected => say(
+                StatusCode::CONFLICT,
+                "The server connection must be connected and logged in to perform this action",
+            ),
             Refusal::NotFound => Self::absent(),
             Refusal::UserOffline => say(StatusCode::NOT_FOUND, "User is offline or cannot be reached"),
             Refusal::TimedOut => say(StatusCode::GATEWAY_TIMEOUT, "No answer came in time"),

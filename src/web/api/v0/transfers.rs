@@ -28,26 +28,44 @@ use Direction::{Download, Upload};
 
 pub(super) fn table() -> Vec<Route> {
     vec![
-        route("GET", "/api/v0/transfers/downloads", Readonly, "", |web: Here, p: input::Parameters| all(web, p, Download)),
+        route("GET", "/api/v0/transfers/downloads", Readonly, "", |web: Here, p: input::Parameters| {
+            all(web, p, Download)
+        }),
         route("GET", "/api/v0/transfers/uploads", Readonly, "", |web: Here, p: input::Parameters| all(web, p, Upload)),
         route("GET", "/api/v0/transfers/downloads/batches", Readonly, "", batches),
         route("POST", "/api/v0/transfers/downloads/batches", Readwrite, "", enqueue_batch),
         route("GET", "/api/v0/transfers/downloads/batches/{id}", Readonly, "", batch),
         route("DELETE", "/api/v0/transfers/downloads/all/completed", Readwrite, "", |web: Here| clear(web, Download)),
         route("DELETE", "/api/v0/transfers/uploads/all/completed", Readwrite, "", |web: Here| clear(web, Upload)),
-        route("GET", "/api/v0/transfers/downloads/{user}", Readonly, "", |web: Here, user: Path<String>, p: input::Parameters| {
-            of_user(web, user, p, Download)
-        }),
-        route("GET", "/api/v0/transfers/uploads/{user}", Readonly, "", |web: Here, user: Path<String>, p: input::Parameters| {
-            of_user(web, user, p, Upload)
-        }),
+        route(
+            "GET",
+            "/api/v0/transfers/downloads/{user}",
+            Readonly,
+            "",
+            |web: Here, user: Path<String>, p: input::Parameters| of_user(web, user, p, Download),
+        ),
+        route(
+            "GET",
+            "/api/v0/transfers/uploads/{user}",
+            Readonly,
+            "",
+            |web: Here, user: Path<String>, p: input::Parameters| of_user(web, user, p, Upload),
+        ),
         route("POST", "/api/v0/transfers/downloads/{user}", Readwrite, "", enqueue),
-        route("GET", "/api/v0/transfers/downloads/{user}/{id}", Readonly, "", |web: Here, path: Path<(String, String)>| {
-            one(web, path, Download)
-        }),
-        route("GET", "/api/v0/transfers/uploads/{user}/{id}", Readonly, "", |web: Here, path: Path<(String, String)>| {
-            one(web, path, Upload)
-        }),
+        route(
+            "GET",
+            "/api/v0/transfers/downloads/{user}/{id}",
+            Readonly,
+            "",
+            |web: Here, path: Path<(String, String)>| one(web, path, Download),
+        ),
+        route(
+            "GET",
+            "/api/v0/transfers/uploads/{user}/{id}",
+            Readonly,
+            "",
+            |web: Here, path: Path<(String, String)>| one(web, path, Upload),
+        ),
         route("GET", "/api/v0/transfers/downloads/{user}/{id}/position", Readonly, "", position),
         route(
             "DELETE",
@@ -66,7 +84,12 @@ pub(super) fn table() -> Vec<Route> {
     ]
 }
 
-async fn rows(web: &Web, p: &input::Parameters, direction: Direction, user: Option<Username>) -> Result<Vec<Transfer>, Refused> {
+async fn rows(
+    web: &Web,
+    p: &input::Parameters,
+    direction: Direction,
+    user: Option<Username>,
+) -> Result<Vec<Transfer>, Refused> {
     let filter = TransferFilter {
         direction,
         user,
