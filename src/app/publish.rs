@@ -16,7 +16,7 @@ use super::clock::Clock;
 use super::soulseek::NodeHandle;
 use super::supervise::Supervisor;
 use crate::disk::BackendReport;
-use crate::engine::soulseek::node::NodeView;
+use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::config::Config;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
