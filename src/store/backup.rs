@@ -21,7 +21,7 @@ use crate::model::transfer::Transfer;
 
 const MAGIC: &[u8] = b"slskdn-backup-1\n";
 /// Length and hash before each section.
-const SECTION_HEAD: u64 = 8 + 32;
+const SECTION_HEAD: usize = 8 + 32;
 /// The longest configuration file that is taken along.
 const CONFIG_LEN: u64 = 1024 * 1024;
 /// Largest map a check of a backup may need: the file, and room to open tables.
@@ -122,9 +122,9 @@ fn write_copy(env: &Env, path: &Path, config: Option<&[u8]>) -> Result<(), Store
         .mode(0o600)
         .open(path)
         .map_err(io("make"))?;
-    let start = MAGIC.len() as u64 + SECTION_HEAD;
+    let start = (MAGIC.len() + SECTION_HEAD) as u64;
     file.write_all(MAGIC).map_err(io("write"))?;
-    file.write_all(&[0; SECTION_HEAD as usize]).map_err(io("write"))?;
+    file.write_all(&[0; SECTION_HEAD]).map_err(io("write"))?;
     // LMDB writes from the file's position on.
     env.copy_to_file(&mut file, CompactionOption::Enabled)?;
     let length = file.seek(SeekFrom::End(0)).map_err(io("write"))?.saturating_sub(start);
@@ -139,8 +139,8 @@ fn write_copy(env: &Env, path: &Path, config: Option<&[u8]>) -> Result<(), Store
     file.sync_all().map_err(io("sync"))
 }
 
-fn section_head(length: u64, hash: &blake3::Hash) -> [u8; SECTION_HEAD as usize] {
-    let mut head = [0; SECTION_HEAD as usize];
+fn section_head(length: u64, hash: &blake3::Hash) -> [u8; SECTION_HEAD] {
+    let mut head = [0; SECTION_HEAD];
     head[..8].copy_from_slice(&length.to_be_bytes());
     head[8..].copy_from_slice(hash.as_bytes());
     head
@@ -246,12 +246,9 @@ fn unpack(file: &Path, dir: &Path) -> Result<(u64, Option<Vec<u8>>), StoreError>
     left -= MAGIC.len() as u64;
 
     let mut section = |left: &mut u64, to: &mut dyn Write, length_max: u64| {
-        let mut head = [0; SECTION_HEAD as usize];
-        if *left < SECTION_HEAD {
-            return Err(damaged("it is cut off"));
-        }
+        let mut head = [0; SECTION_HEAD];
+        *left = left.checked_sub(SECTION_HEAD as u64).ok_or_else(|| damaged("it is cut off"))?;
         source.read_exact(&mut head).map_err(io("read"))?;
-        *left -= SECTION_HEAD;
         let (length, hash) = head.split_at(8);
         let length = length.try_into().map_or(u64::MAX, u64::from_be_bytes);
         if length > *left {

@@ -136,7 +136,9 @@ mod tests {
             })
             .unwrap();
         }
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        for reader in readers {
+            reader.join().unwrap();
+        }
         assert_eq!(gate.readers(), 0);
     }
 

@@ -137,7 +137,7 @@ impl Shared {
         (info.last_page_number.saturating_add(1).saturating_mul(self.page_size), info.map_size)
     }
 
-    /// Grows at 70 % full (RELIABILITY-FACTS 6), so that MAP_FULL is rare. While a copy is made it waits until 90 %.
+    /// Grows at 70 % full (RELIABILITY-FACTS 6), so that `MAP_FULL` is rare. While a copy is made it waits until 90 %.
     fn grow_ahead(&self) -> Result<(), StoreError> {
         let (used, size) = self.map();
         let copying = self.counters.copies.load(Ordering::Relaxed) > 0;

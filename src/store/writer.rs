@@ -228,7 +228,7 @@ fn commit(shared: &Shared, txn: RwTxn<'_>, done: usize, began: Instant) -> Try {
     }
 }
 
-/// After MAP_FULL: a larger map and the same jobs again; at the largest size fewer jobs, and one alone is refused.
+/// After `MAP_FULL`: a larger map and the same jobs again; at the largest size fewer jobs, and one alone is refused.
 fn grow(shared: &Shared, done: usize, refused: Try) -> Try {
     match shared.grow() {
         Ok(true) => Try::Again(done),
