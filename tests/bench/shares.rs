@@ -107,8 +107,8 @@ fn restarted(dir: &Path, count: usize, seed: u64) {
 fn main() {
     let mut numbers = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
     if let Ok(dir) = std::env::var("SHARES_BENCH_RESTARTED") {
-        let mut number = || numbers.next().unwrap().parse().unwrap();
-        return restarted(Path::new(&dir), number() as usize, number());
+        let (count, seed) = (numbers.next().unwrap(), numbers.next().unwrap());
+        return restarted(Path::new(&dir), count.parse().unwrap(), seed.parse().unwrap());
     }
     // `cargo test --all-targets` runs this too, without a word.
     if std::env::args().len() < 2 {
