@@ -1,4 +1,5 @@
 //! Shared folders: what is found, what is not, and that it stays right while the disk changes.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -23,7 +24,7 @@ use tokio::sync::watch::Receiver;
 #[path = "shares/index.rs"]
 mod index;
 #[path = "fixtures/library.rs"]
-pub mod library;
+mod library;
 
 /// A music folder and a data folder.
 struct World {

@@ -186,7 +186,8 @@ impl Sharing {
     }
 
     /// The browse reply: the compressed body of code 5, ready to be sent behind `sharelist::header`. It is replaced
-    /// by renaming, so an open one can be read to its end. In the first moments of the first start it is not there.
+    /// by renaming, so an open one can be read to its end. In the first moments of the very first start it is
+    /// not there.
     pub fn share_list(&self) -> &Path {
         &self.inner.list
     }

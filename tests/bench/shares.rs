@@ -3,7 +3,13 @@
 //! `cargo bench --bench shares -- [FILES] [SEED]` makes a library of empty files (100,000 by default) in a temporary
 //! folder, scans it through the real scanner, and prints its figures with their bars. Memory is that of a fresh
 //! process with the store opened again, so the program runs itself once more.
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "a program for people to run")]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "a program for people to run"
+)]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::fs;
@@ -55,8 +61,8 @@ fn status(name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn row(what: &str, figure: String, bar: &str) {
-    println!("{what:<44} {figure:>14}   {bar}");
+fn row(what: &str, figure: impl std::fmt::Display, bar: &str) {
+    println!("{what:<44} {:>14}   {bar}", figure.to_string());
 }
 
 fn millis(time: Duration) -> String {
@@ -76,7 +82,7 @@ fn restarted(dir: &Path, count: usize, seed: u64) {
     let before = sharing.view().borrow().scanned_at;
     scanned(&sharing, before);
     row("check of an unchanged library", millis(began.elapsed()), "");
-    row("  audio headers opened in it", sharing.opened().to_string(), "bar: 0");
+    row("  audio headers opened in it", sharing.opened(), "bar: 0");
     row("  anonymous memory after it, folders watched", format!("{} KiB", status("RssAnon")), "bar: <= 16 MiB");
 
     let paths = library::paths(seed, count);
@@ -101,8 +107,12 @@ fn restarted(dir: &Path, count: usize, seed: u64) {
 fn main() {
     let mut numbers = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
     if let Ok(dir) = std::env::var("SHARES_BENCH_RESTARTED") {
-        let mut number = || numbers.next().unwrap().parse().unwrap();
-        return restarted(Path::new(&dir), number() as usize, number());
+        let (count, seed) = (numbers.next().unwrap(), numbers.next().unwrap());
+        return restarted(Path::new(&dir), count.parse().unwrap(), seed.parse().unwrap());
+    }
+    // `cargo test --all-targets` runs this too, without a word.
+    if std::env::args().len() < 2 {
+        return println!("run by `cargo bench --bench shares`");
     }
     let count: usize = numbers.next().map_or(100_000, |word| word.parse().unwrap());
     let seed: u64 = numbers.next().map_or(1, |word| word.parse().unwrap());

@@ -97,6 +97,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         audio::limit_this_thread();
         self.guarded(Self::enter);
+        // Before the first scan, so that there is always a list to send; the pause is for those after it.
+        self.guarded(Self::make_list);
+        self.list_due = self.clock.now().mono;
         loop {
             let mut deadline = self.check_due;
             if !self.away.is_empty() {
@@ -315,7 +318,7 @@ impl Worker {
                     whole.insert(root.id);
                     continue;
                 };
-                if names(parent).any(|name| skips_name(name, true)) {
+                if names(parent).any(|name| skips_name(name, true)) || self.plan.rules.exclude(path) {
                     continue;
                 }
                 match fs::symlink_metadata(path) {

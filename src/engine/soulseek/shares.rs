@@ -88,15 +88,12 @@ impl Query {
         let path: BTreeSet<String> = words(path).collect();
         self.words.iter().all(|word| path.contains(word))
             && !self.excluded.iter().any(|word| path.contains(word))
-            && self.suffixes.iter().all(|end| path.iter().any(|word| word.ends_with(end.as_str())))
+            && self.ends_match(&path)
     }
 
-    /// Whether a path that is known to have the words, and not the excluded ones, has the word ends too.
-    fn suffixes_match(&self, path: &str) -> bool {
-        self.suffixes.is_empty() || {
-            let path: Vec<String> = words(path).collect();
-            self.suffixes.iter().all(|end| path.iter().any(|word| word.ends_with(end.as_str())))
-        }
+    /// Whether each wanted end is that of one of these words.
+    fn ends_match(&self, words: &BTreeSet<String>) -> bool {
+        self.suffixes.iter().all(|end| words.iter().any(|word| word.ends_with(end.as_str())))
     }
 }
 
@@ -299,7 +296,9 @@ pub fn search<P: Postings>(
             }
             let id = block.saturating_mul(BLOCK_IDS).saturating_add(number);
             let Some(file) = postings.file(id)? else { continue };
-            if query.suffixes_match(&file.path) && !phrases.hide(&file.path) {
+            // The lists have answered for the words; ends and phrases are in no list.
+            let ends_match = query.suffixes.is_empty() || query.ends_match(&words(&file.path).collect());
+            if ends_match && !phrases.hide(&file.path) {
                 found.push(file);
                 if found.len() == limit {
                     return Ok(found);
