@@ -388,7 +388,7 @@ async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     let mut text = String::new();
     let mut block = [0; 4096];
     while !text.contains(mark) {
-        let n = tokio::time::timeout(FOREVER, stream.read(&mut block)).await.expect("an event").unwrap();
+        let n = tokio::time::timeout(FOREVER, stream.read(&mut block)).await.expect("an event").expect("bytes");
         assert!(n > 0, "ended after {text}");
         text.push_str(&String::from_utf8_lossy(&block[..n]));
     }
@@ -578,4 +578,15 @@ async fn watchers_from_outside_get_plain_answers() {
     let metrics = house.get("/metrics", &[("X-API-Key", READONLY)]).await;
     assert!(metrics.body.starts_with("slskdn_up 1\n") && metrics.body.contains("slskdn_web_answers_total"));
     assert!(!house.get("/login", &[]).await.body.contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn without_authentication_everybody_is_the_owner_but_no_other_site() {
+    let house = House::build(Plan { bind: "0.0.0.0", password: false, authentication: false, ..Plan::default() }).await;
+    assert_eq!(house.server.setup_code(), None);
+    let page = house.get("/", &[]).await;
+    assert!(page.status == 200 && page.body.contains("Sign-in is switched off"));
+    assert_eq!(house.form("/connect", "", &token_of(&page), "").await.status, 303);
+    let foreign = [("Origin", "http://evil.example")];
+    assert_eq!(house.send("POST", "/api/connect", &foreign, "").await.status, 403);
 }

@@ -41,6 +41,7 @@ pub(super) struct Plan {
     /// `127.0.0.1`, or `0.0.0.0` where the set-up code is to be asked for. Callers come over loopback always.
     pub(super) bind: &'static str,
     pub(super) password: bool,
+    pub(super) authentication: bool,
     pub(super) header_timeout: Duration,
     pub(super) control_socket: Option<PathBuf>,
     pub(super) url_base: &'static str,
@@ -49,7 +50,14 @@ pub(super) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let header_timeout = Duration::from_secs(30);
-        Self { bind: "127.0.0.1", password: true, header_timeout, control_socket: None, url_base: "" }
+        Self {
+            bind: "127.0.0.1",
+            password: true,
+            authentication: true,
+            header_timeout,
+            control_socket: None,
+            url_base: "",
+        }
     }
 }
 
@@ -78,6 +86,7 @@ impl House {
             key("far", "key-for-far-away-only", Role::Administrator, &["203.0.113.0/24"]),
         ];
         settings.password_cost = PasswordCost { memory_kib: 8, passes: 1 };
+        settings.authentication = plan.authentication;
         settings.header_timeout = plan.header_timeout;
         settings.control_socket = plan.control_socket;
         plan.url_base.clone_into(&mut settings.url_base);
@@ -148,13 +157,13 @@ pub(super) fn token_of(page: &Answer) -> String {
 pub(super) fn request(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        text += &format!("Host: {host}\r\n");
+        text.extend(["Host: ", host, "\r\n"]);
     }
     for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
-        text += &format!("{name}: {value}\r\n");
+        text.extend([*name, ": ", *value, "\r\n"]);
     }
     if !body.is_empty() || !matches!(method, "GET" | "HEAD" | "OPTIONS") {
-        text += &format!("Content-Length: {}\r\n", body.len());
+        text.extend(["Content-Length: ", &body.len().to_string(), "\r\n"]);
     }
     format!("{text}\r\n{body}")
 }

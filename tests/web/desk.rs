@@ -137,8 +137,8 @@ fn folder(n: u32) -> FolderView {
 /// The state of things the pages show.
 pub(super) fn snapshot() -> Snapshot {
     let mut s = Snapshot { version: "0.1.0", started_at: AT, ..Snapshot::default() };
-    s.server.address = "server.slsknet.org:2242".to_owned();
-    s.server.username = EVIL.to_owned();
+    s.server.address = "server.slsknet.org:2242".into();
+    s.server.username = EVIL.into();
     s.server.state = ServerState::LoggedIn;
     s.server.reason = Some(EVIL.to_owned());
     s.shares.counts = ShareCounts { folders: 812, files: 10_234 };
@@ -161,7 +161,7 @@ pub(super) fn snapshot() -> Snapshot {
     s.disk.free = 12_345_678_901;
     s.disk.total = 64_000_000_000;
     s.port.listen = 50_300;
-    s.port.mapping = "UPnP".to_owned();
+    s.port.mapping = "UPnP".into();
     s.tasks = vec![
         TaskView { name: "soulseek", state: "running", restarts: 0, last_error: None },
         TaskView { name: "scanner", state: "restarting", restarts: 2, last_error: Some(EVIL.to_owned()) },
@@ -189,7 +189,6 @@ fn respond(told: &Told, request: Request) -> Response {
         Request::Search(id) if id == SEARCH.parse::<SearchId>().unwrap() => {
             Response::Search(search(SearchState::InProgress), responses())
         }
-        Request::Search(_) => Response::Refused(Refusal::NotFound),
         Request::Wishes => Response::Wishes(vec![Wish {
             id: 5,
             text: format!("rare thing {EVIL}"),
@@ -257,7 +256,7 @@ fn respond(told: &Told, request: Request) -> Response {
             let stats = Some((1_000_000, 120, 10_234, 812));
             Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
         }
-        Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
+        Request::Search(_) | Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
         order => {
             let answer = match &order {
                 Request::AddWish(_) => Response::WishAdded(6),
