@@ -65,8 +65,14 @@
   const every = topics.includes("every");
   if (topics.length) { setInterval(() => reload(), every ? 3000 : 2000); }
 
-  if (document.querySelector("[data-pulse]")) {
-    const events = new EventSource(base + "/api/events");
+  // A browser opens six connections to one host: only the tab that is looked at listens.
+  let events = null;
+  let deaf = false;
+  setInterval(() => { if (deaf) { due = true; } }, 10000);
+  const listen = () => {
+    if (events || document.hidden || !document.querySelector("[data-pulse]")) { return; }
+    deaf = false;
+    events = new EventSource(base + "/api/events");
     events.addEventListener("status", (event) => {
       const now = JSON.parse(event.data);
       pulse("server", words[now.server] || now.server);
@@ -80,8 +86,18 @@
         if (name === "missed" || topics.includes(topic)) { due = true; }
       });
     }
-    addEventListener("pagehide", () => events.close());
-  }
+    // Refused (too many listen already): look by the clock instead.
+    events.addEventListener("error", () => {
+      if (events && events.readyState === EventSource.CLOSED) { deaf = topics.length > 0; }
+    });
+  };
+  const rest = () => { if (events) { events.close(); events = null; } };
+  addEventListener("pagehide", rest);
+  addEventListener("pageshow", listen);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { rest(); } else { due = topics.length > 0; listen(); }
+  });
+  listen();
 
   // Asking for a file must not lose the place in a long list.
   document.addEventListener("submit", async (event) => {

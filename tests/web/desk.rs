@@ -1,5 +1,7 @@
 //! A desk that answers from fixed data, full of names that mean harm, and remembers what it was told to do.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -16,28 +18,28 @@ use slskdn::web::{Ask, Desk};
 use tokio::sync::{broadcast, mpsc, watch};
 
 /// A name that would run, hide or turn things if a page believed it.
-pub const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u{202e}gpj\0\n";
+pub(super) const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u{202e}gpj\0\n";
 /// A search that is there.
-pub const SEARCH: &str = "11111111-1111-4111-8111-111111111111";
+pub(super) const SEARCH: &str = "11111111-1111-4111-8111-111111111111";
 /// A download that is there, half done.
-pub const DOWNLOAD: &str = "22222222-2222-4222-8222-222222222222";
+pub(super) const DOWNLOAD: &str = "22222222-2222-4222-8222-222222222222";
 const AT: UnixMs = UnixMs(1_767_323_045_000);
 
 /// What the desk was told.
 #[derive(Clone, Default)]
-pub struct Told {
+pub(super) struct Told {
     orders: Arc<Mutex<Vec<Request>>>,
-    pub values: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    pub(super) values: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
 }
 
 impl Told {
     /// Commands since the last look.
-    pub fn orders(&self) -> Vec<Request> {
+    pub(super) fn orders(&self) -> Vec<Request> {
         std::mem::take(&mut self.orders.lock().unwrap())
     }
 }
 
-pub fn file(name: &str) -> FileView {
+pub(super) fn file(name: &str) -> FileView {
     FileView {
         name: WireText::from(name),
         size: 31_415_926,
@@ -133,10 +135,10 @@ fn folder(n: u32) -> FolderView {
 }
 
 /// The state of things the pages show.
-pub fn snapshot() -> Snapshot {
+pub(super) fn snapshot() -> Snapshot {
     let mut s = Snapshot { version: "0.1.0", started_at: AT, ..Snapshot::default() };
-    s.server.address = "server.slsknet.org:2242".to_owned();
-    s.server.username = EVIL.to_owned();
+    s.server.address = "server.slsknet.org:2242".into();
+    s.server.username = EVIL.into();
     s.server.state = ServerState::LoggedIn;
     s.server.reason = Some(EVIL.to_owned());
     s.shares.counts = ShareCounts { folders: 812, files: 10_234 };
@@ -159,7 +161,7 @@ pub fn snapshot() -> Snapshot {
     s.disk.free = 12_345_678_901;
     s.disk.total = 64_000_000_000;
     s.port.listen = 50_300;
-    s.port.mapping = "UPnP".to_owned();
+    s.port.mapping = "UPnP".into();
     s.tasks = vec![
         TaskView { name: "soulseek", state: "running", restarts: 0, last_error: None },
         TaskView { name: "scanner", state: "restarting", restarts: 2, last_error: Some(EVIL.to_owned()) },
@@ -187,7 +189,6 @@ fn respond(told: &Told, request: Request) -> Response {
         Request::Search(id) if id == SEARCH.parse::<SearchId>().unwrap() => {
             Response::Search(search(SearchState::InProgress), responses())
         }
-        Request::Search(_) => Response::Refused(Refusal::NotFound),
         Request::Wishes => Response::Wishes(vec![Wish {
             id: 5,
             text: format!("rare thing {EVIL}"),
@@ -255,7 +256,7 @@ fn respond(told: &Told, request: Request) -> Response {
             let stats = Some((1_000_000, 120, 10_234, 812));
             Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
         }
-        Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
+        Request::Search(_) | Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
         order => {
             let answer = match &order {
                 Request::AddWish(_) => Response::WishAdded(6),
@@ -280,7 +281,7 @@ fn message(incoming: bool, text: &str) -> PrivateMessage {
 }
 
 /// Starts a desk; the sender tells events, the watch changes the snapshot.
-pub fn open() -> (Desk, Told, broadcast::Sender<Event>, watch::Sender<Arc<Snapshot>>) {
+pub(super) fn open() -> (Desk, Told, broadcast::Sender<Event>, watch::Sender<Arc<Snapshot>>) {
     let (asks, mut asked) = mpsc::channel::<Ask>(16);
     let (events, _) = broadcast::channel(64);
     let (publish, snapshots) = watch::channel(Arc::new(snapshot()));

@@ -225,7 +225,9 @@ pub(super) async fn browse(desktop: Desktop, Path(name): Path<String>, Query(wan
     let user = Username::from(name.as_str());
     let link = show::segment(&name);
     let head = desktop.head(format!("Shares of {}", show::visible(&name)), "users");
-    let words: String = wanted.words.chars().take(200).collect();
+    // What would have to be shown in another form cannot stand in a field.
+    let plain = |c: &char| show::visible(c.encode_utf8(&mut [0; 4])).chars().eq([*c]);
+    let words: String = wanted.words.chars().filter(plain).take(200).collect();
     let pages = format!("/users/{link}/browse?words={}&", show::segment(&words));
     let mut page = BrowsePage {
         head,

@@ -126,6 +126,8 @@ pub(super) async fn remove_wish(desktop: Desktop, fields: Fields) -> Response {
 struct SearchPage {
     head: Head,
     search: Line,
+    /// What was found, counted in words.
+    found: String,
     locked: u32,
     groups: Vec<Group>,
     pager: Pager,
@@ -141,7 +143,8 @@ struct Group {
     queue: u32,
     folders: Vec<Folder>,
     more: usize,
-    locked: usize,
+    /// Files that only some may fetch, counted in words.
+    locked: Option<String>,
 }
 
 struct Folder {
@@ -213,7 +216,9 @@ impl Group {
             queue: response.queue_length,
             folders,
             more,
-            locked: response.locked_files.len(),
+            locked: Some(u64::try_from(response.locked_files.len()).unwrap_or(u64::MAX))
+                .filter(|n| *n > 0)
+                .map(|n| show::count(n, "locked file", "locked files")),
         }
     }
 }
@@ -242,6 +247,11 @@ pub(super) async fn show(
     }
     html(&SearchPage {
         head,
+        found: format!(
+            "{} from {}",
+            show::count(search.files, "file", "files"),
+            show::count(search.responses, "user", "users")
+        ),
         locked: search.locked_files,
         dropped: u64::from(search.responses).saturating_sub(all.try_into().unwrap_or(u64::MAX)),
         groups: responses.iter().skip(offset(pager.page, USERS)).take(USERS).map(Group::new).collect(),

@@ -44,6 +44,8 @@ struct Changeable {
     label: &'static str,
     value: String,
     secret: bool,
+    /// May have several lines.
+    long: bool,
     source: String,
     from_page: bool,
     /// The environment or a flag wins over what is set here.
@@ -56,16 +58,25 @@ struct Row {
     source: String,
 }
 
+/// A field would bring other characters back than it was given: such a value is shown below, and changed in the file.
+fn is_plain(setting: &SettingView, long: bool) -> bool {
+    let shown = if long { show::visible_lines(&setting.value) } else { show::visible(&setting.value) };
+    shown == setting.value.trim_end_matches('\n')
+}
+
 fn changeable(settings: &[SettingView]) -> Vec<Changeable> {
     HERE.iter()
         .filter_map(|(key, label)| Some((settings.iter().find(|setting| setting.key == *key)?, *label)))
-        .map(|(setting, label)| {
+        .map(|(setting, label)| (setting, label, setting.key.ends_with("description")))
+        .filter(|(setting, _, long)| is_plain(setting, *long))
+        .map(|(setting, label, long)| {
             let secret = setting.key.ends_with("password");
             Changeable {
                 key: setting.key.clone(),
                 label,
                 value: if secret { String::new() } else { setting.value.clone() },
                 secret,
+                long,
                 source: show::visible(&setting.source),
                 from_page: setting.source == "page",
                 overruled: matches!(setting.source.as_str(), "environment" | "flag"),
@@ -125,4 +136,22 @@ pub(super) async fn shutdown(desktop: Desktop) -> Response {
     answer_or_return!(desktop, desktop.web.desk.order(Request::Shutdown).await);
     let head = desktop.head("Stopping", "");
     html(&Farewell { head, sentence: "The program is stopping. Transfers go on where they were when it starts again." })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_values_that_a_field_brings_back_whole_are_offered() {
+        let offered = |key: &str, value: &str| {
+            let setting = SettingView { key: key.to_owned(), value: value.to_owned(), source: "file".to_owned() };
+            changeable(&[setting]).len() == 1
+        };
+        assert!(offered("soulseek.username", "me"));
+        assert!(!offered("soulseek.username", "me\u{202e}"));
+        assert!(offered("soulseek.description", "two\nlines\n"));
+        assert!(!offered("soulseek.description", "a\0b"));
+        assert!(!offered("web.port", "5030"));
+    }
 }
