@@ -115,7 +115,9 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
         },
         Arc::new(container_check),
     );
-    let sharing = Sharing::start(store.clone(), apply::shares(&config, &folders), clock).map_err(|e| e.to_string())?;
+    let (index, shares) = (store.clone(), apply::shares(&config, &folders));
+    let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
+    let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
 
     // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
     let mut net = apply::net(&config, &folders);
