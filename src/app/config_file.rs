@@ -305,7 +305,7 @@ pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<
     let mut given = Vec::new();
     let mut problems = Vec::new();
     for (name, value) in variables {
-        if OWN.contains(&name.as_str()) || name.starts_with("SLSKDN_SOAK") || name.starts_with("SLSKDN_TEST") {
+        if OWN.contains(&name.as_str()) {
             continue;
         }
         let Some(rest) = name.strip_prefix("SLSKDN_") else { continue };

@@ -106,11 +106,11 @@ def test_user_info_and_status(net):
 
 
 def test_messages_both_ways(net):
-    net.box.call("POST", "/api/messages/them", json={"message": "héllo"}).raise_for_status()
+    net.box.call("POST", "/api/messages/them", json={"text": "héllo"}).raise_for_status()
     net.them.event("pm", user="box", message="héllo")
     net.them.ctl(cmd="pm", user="box", message="wörld")
     until("their message is kept", lambda: any(
-        m["text"] == "wörld" and m["incoming"] for m in net.box.get("/api/messages/them")["messages"]))
+        m["text"] == "wörld" and m["incoming"] for m in net.box.get("/api/messages/them")))
 
 
 # ---- Resume: its own network, since processes die here. ----

@@ -76,7 +76,8 @@ class Process:
     def __init__(self, name, log, *command, **environment):
         self.name, self.log = name, log
         self.out = open(log, "ab")
-        env = {**os.environ, **environment}
+        # Our own variables are for the tests; the daemon would take them for misspelt keys.
+        env = {k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")} | environment
         self.process = subprocess.Popen([str(c) for c in command], stdout=self.out, stderr=self.out,
                                         stdin=subprocess.DEVNULL, env=env)
 
