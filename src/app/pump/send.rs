@@ -27,7 +27,7 @@ pub(super) async fn send(
     let file = match pump.shared.disk.open_read(Path::new(&order.local_path)).await {
         Ok((file, len)) if len == order.size => file,
         Ok((_, len)) => {
-            return SendEnd::FileError(format!("{:?} has {len} bytes, {} when indexed", order.local_path, order.size));
+            return SendEnd::FileError(format!("it has {len} bytes, {} when indexed", order.size));
         }
         Err(error) => return SendEnd::FileError(error.to_string()),
     };
