@@ -1,3 +1,5 @@
 //! Arguments in, exit code out; everything else is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    slskdn::app::cli::main()
+}

@@ -1,11 +1,17 @@
 //! Wiring: everything meets here, and here alone.
 
+pub mod apply;
+pub mod backup;
 pub mod cli;
 pub mod clock;
+pub mod config_file;
 pub mod desk;
 pub mod hash;
 pub mod logging;
+pub mod publish;
 pub mod pump;
 pub mod run;
+pub mod settings;
 pub mod sharing;
+pub mod soulseek;
 pub mod supervise;

@@ -92,7 +92,7 @@ pub struct SendOrder {
     /// Sent first.
     pub token: Token,
     /// On our disk.
-    pub local_path: String,
+    pub local_path: PathBuf,
     /// Indexed size in bytes: the file must still have it.
     pub size: u64,
 }

@@ -1,1 +1,336 @@
-//! Wires the daemon together.
+//! Wires the daemon together, in the order in which things depend on one another, and takes it apart in the opposite
+//! one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::apply::{self, Applier, Folders};
+use super::cli::{could_not, say};
+use super::clock::Clock;
+use super::desk::{self, Desk};
+use super::logging::{self, LogTail};
+use super::publish::{self, Publisher};
+use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
+use super::settings::Sources;
+use super::sharing::Sharing;
+use super::soulseek::{self, NodeHandle};
+use super::supervise::Supervisor;
+use crate::disk::pool::Pool;
+use crate::disk::{Backend, Disk};
+use crate::engine::audio::container::{Check, CheckError};
+use crate::model::config::{Config, Resolved};
+use crate::model::limits;
+use crate::model::units::{KIB, MIB};
+use crate::model::view::Snapshot;
+use crate::net::port_mapping::{Mode, PortMapping};
+use crate::store::{Store, StoreOptions};
+use crate::web::{ApiKey, Ask, Role, Server, WebSettings};
+
+/// An orderly stop leaves within this.
+const STOP: Duration = Duration::from_secs(5);
+/// Questions of the web layer waiting; they wait.
+const ASKS: usize = 64;
+/// Events a slow page may lag behind; it loses the oldest.
+const EVENTS: usize = 256;
+/// Web, engine, disk completions: two threads are enough on every board, and each costs a stack.
+const RUNTIME_THREADS: usize = 2;
+
+/// Runs the appliance until it is told to stop. Every failure before it runs is one clear sentence and exit code 2.
+pub fn serve(sources: Sources) -> ExitCode {
+    let clock = Clock::start();
+    if let Err(error) = sources.prepare() {
+        return could_not(&format!("the data directory {} cannot be used: {error}", sources.data.display()));
+    }
+    let resolved = match sources.load() {
+        Ok(resolved) => resolved,
+        Err(problems) => {
+            for problem in &problems {
+                say(&problem.to_string());
+            }
+            return could_not("the configuration has mistakes; nothing was started");
+        }
+    };
+    if let Err(problem) = limits::fits(&resolved.config) {
+        return could_not(&problem);
+    }
+    let level = std::env::var("SLSKDN_LOG").unwrap_or_else(|_| resolved.config.log_level.clone());
+    let tail = logging::install(&level, clock);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("slskdn")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return could_not(&format!("no threads to work with: {error}")),
+    };
+    let code = match runtime.block_on(run(clock, sources, resolved, tail)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => could_not(&sentence),
+    };
+    // A disk that does not answer must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) -> Result<(), String> {
+    let started_at = clock.now().wall;
+    let config = resolved.config.clone();
+    let mut warnings: Vec<String> = resolved.warnings.iter().map(ToString::to_string).collect();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let folders = Folders::new(&sources.data, &config);
+    for folder in [&folders.downloads, &folders.incomplete, &folders.cache()] {
+        make(folder)?;
+    }
+    for (_, path) in &config.shares.directories {
+        if let Err(error) = std::fs::read_dir(path) {
+            warnings.push(format!("the shared folder {path} cannot be read: {error}"));
+            tracing::warn!(path, %error, "a shared folder cannot be read");
+        }
+    }
+
+    let store_dir = sources.data.join("store");
+    let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
+    let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let (disk, backend) = disk(&config)?;
+    tracing::info!(backend = backend.name, reason = backend.reason, "disk");
+    let limiter =
+        Limiter::new(config.download_limit_kib.saturating_mul(KIB), config.upload_limit_kib.saturating_mul(KIB));
+    let pump = Pump::new(
+        disk,
+        limiter,
+        PumpConfig {
+            incomplete: folders.incomplete.clone(),
+            downloads: folders.downloads.clone(),
+            free_min: config.min_free_mib.saturating_mul(MIB),
+            sync_every: SYNC_EVERY,
+        },
+        Arc::new(container_check),
+    );
+    let (index, shares) = (store.clone(), apply::shares(&config, &folders));
+    let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
+    let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+
+    // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
+    let mut net = apply::net(&config, &folders);
+    net.port = free_port(&config)?;
+    let (events, _) = broadcast::channel(EVENTS);
+    let settings = apply::engine(&config, net.port);
+    let listen_port = net.port;
+    let (parts, node) = soulseek::parts(clock, store.clone(), pump, sharing.clone(), settings, net, events.clone());
+    let cancel = CancellationToken::new();
+    let supervisor = Supervisor::new(clock, cancel.clone());
+    let applier = Applier::new(parts.clone(), node.clone(), folders);
+    supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
+
+    let shutdown = CancellationToken::new();
+    let (asks, asked) = mpsc::channel::<Ask>(ASKS);
+    let asked = Arc::new(Mutex::new(asked));
+    let desk = Arc::new(Desk {
+        node: node.clone(),
+        store: store.clone(),
+        sharing: sharing.clone(),
+        tail,
+        sources: sources.clone(),
+        resolved: Mutex::new(Arc::new(resolved)),
+        applier: applier.clone(),
+        shutdown: shutdown.clone(),
+    });
+    supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;
+
+    let mode = if config.soulseek.port_mapping { Mode::Auto } else { Mode::Off };
+    let publisher = Publisher {
+        clock,
+        started_at,
+        node: node.clone(),
+        applier,
+        supervisor: supervisor.clone(),
+        backend,
+        free_min: config.min_free_mib.saturating_mul(MIB),
+        mapping: PortMapping::start(listen_port, mode, cancel.clone()),
+        config: config.clone(),
+        warnings,
+    };
+    let (snapshots, snapshot) = watch::channel(Arc::new(publisher.snapshot().await));
+    let publishing = publisher.clone();
+    supervisor.run("status", move |cancel| publish::run(publishing.clone(), snapshots.clone(), cancel)).await;
+
+    let web_desk = crate::web::Desk::new(snapshot.clone(), asks, events);
+    let web = Server::start(web(&config, &sources.data, clock)?, web_desk, cancel.child_token()).await;
+    let web = web.map_err(|error| error.to_string())?;
+    greet(&web, &config);
+    notify(&snapshot, &node, &cancel);
+
+    wait_for_end(&shutdown).await?;
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    cancel.cancel();
+    let late = supervisor.stop(STOP).await;
+    if late > 0 {
+        tracing::warn!(tasks = late, "did not stop in time");
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(1), web.stopped()).await;
+    let ended = tokio::task::spawn_blocking(move || sharing.end(Duration::from_secs(1))).await;
+    if !ended.unwrap_or(false) {
+        tracing::warn!("the share scan did not stop in time");
+    }
+    drop(store);
+    Ok(())
+}
+
+fn make(folder: &Path) -> Result<(), String> {
+    let cannot = |error: std::io::Error| format!("the folder {} cannot be used: {error}", folder.display());
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    // A read-only disk says so here and not at the first download.
+    let probe = folder.join(".slskdn-probe");
+    std::fs::write(&probe, b"").map_err(cannot)?;
+    std::fs::remove_file(&probe).map_err(cannot)
+}
+
+fn disk(config: &Config) -> Result<(Disk, crate::disk::BackendReport), String> {
+    let backend = match config.disk_backend.as_str() {
+        "io_uring" => Backend::Uring,
+        "blocking" => Backend::Blocking,
+        _ => Backend::Auto,
+    };
+    Disk::start(backend, Pool::new(limits::BLOCKS)).map_err(|error| error.to_string())
+}
+
+/// The configured port if it can be had now.
+fn free_port(config: &Config) -> Result<u16, String> {
+    let (address, port) = (config.soulseek.listen_address, config.soulseek.listen_port);
+    let listener = std::net::TcpListener::bind((address, port)).map_err(|error| {
+        format!("port {port} on {address} (soulseek.listen_port) cannot be had: {error}; is another program using it?")
+    })?;
+    listener.local_addr().map(|at| at.port()).map_err(|error| error.to_string())
+}
+
+fn web(config: &Config, data: &Path, clock: Clock) -> Result<WebSettings, String> {
+    let mut settings = WebSettings::new(Arc::new(move || clock.now()));
+    settings.addresses = vec![SocketAddr::new(config.web.address, config.web.port)];
+    settings.listeners = passed_sockets()?;
+    settings.control_socket = Some(data.join("control.sock"));
+    settings.allowed_hosts.clone_from(&config.web.allowed_hosts);
+    settings.authentication = !config.web.open;
+    config.web.url_base.trim_end_matches('/').clone_into(&mut settings.url_base);
+    settings.username.clone_from(&config.web.username);
+    settings.password = (!config.web.password.is_empty()).then(|| config.web.password.clone());
+    settings.api_keys = config
+        .web
+        .api_keys
+        .iter()
+        .map(|key| ApiKey {
+            name: key.name.clone(),
+            key: key.key.clone(),
+            role: match key.role.as_str() {
+                "administrator" => Role::Administrator,
+                "readwrite" => Role::Readwrite,
+                _ => Role::Readonly,
+            },
+            cidr: key.cidrs.iter().filter_map(|(address, length)| format!("{address}/{length}").parse().ok()).collect(),
+        })
+        .collect();
+    Ok(settings)
+}
+
+/// A container's checksums, kept going after the first mistake only to report it.
+struct Checked {
+    check: Option<Check>,
+    wrong: Option<CheckError>,
+}
+
+impl ContainerCheck for Checked {
+    fn feed(&mut self, bytes: &[u8]) {
+        if self.wrong.is_none()
+            && let Some(check) = &mut self.check
+        {
+            self.wrong = check.feed(bytes).err();
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), String> {
+        match (self.wrong, self.check) {
+            (Some(wrong), _) => Err(wrong.to_string()),
+            (None, Some(check)) => check.finish().map_err(|wrong| wrong.to_string()),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn container_check(extension: &str) -> Option<Box<dyn ContainerCheck>> {
+    let check = Check::for_extension(extension)?;
+    Some(Box::new(Checked { check: Some(check), wrong: None }))
+}
+
+/// Listening sockets from systemd (`LISTEN_FDS`).
+fn passed_sockets() -> Result<Vec<Arc<std::net::TcpListener>>, String> {
+    use std::os::fd::FromRawFd as _;
+    let passed = sd_notify::listen_fds().map_err(|error| format!("sockets from systemd: {error}"))?;
+    Ok(passed
+        .map(|fd| {
+            // SAFETY: systemd passed this descriptor to this process, and nobody else here has taken it.
+            #[expect(unsafe_code, reason = "sockets passed by systemd arrive as numbers")]
+            let listener = unsafe { std::net::TcpListener::from_raw_fd(fd) };
+            Arc::new(listener)
+        })
+        .collect())
+}
+
+/// What a person at the terminal needs to know.
+fn greet(web: &Server, config: &Config) {
+    for address in web.addresses() {
+        let host = if address.ip().is_unspecified() { "slskdn.local".to_owned() } else { address.ip().to_string() };
+        tracing::info!("the page is at http://{host}:{}{}", address.port(), config.web.url_base);
+    }
+    if let Some(code) = web.setup_code() {
+        tracing::info!("set-up code: {code} (open the page and set a password with it)");
+    }
+    if config.soulseek.username.is_empty() {
+        tracing::info!("waiting for a Soulseek user name and password: enter them on the page or in slskdn.yml");
+    }
+    if config.shares.directories.is_empty() {
+        tracing::info!("nothing is shared: name a folder on the page, in slskdn.yml, or with --music");
+    }
+}
+
+/// READY, then a status line and the watchdog, fed only while engine and store answer.
+fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, cancel: &CancellationToken) {
+    use sd_notify::NotifyState;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |timeout| timeout / 3);
+    let (snapshot, node, cancel) = (snapshot.clone(), node.clone(), cancel.clone());
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let line = publish::status_line(&snapshot.borrow().clone());
+            let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
+            if node.look(|_, _| ()).await.is_some() {
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+        }
+    });
+}
+
+async fn wait_for_end(shutdown: &CancellationToken) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
+}

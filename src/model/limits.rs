@@ -15,6 +15,8 @@ pub const FRAME_PEER: u32 = 1024 * 1024;
 pub const FRAME_RESULTS: u32 = 16 * 1024 * 1024;
 /// Compressed share list, on the way in: streamed to the disk, never whole in memory.
 pub const FRAME_SHARES: u32 = 64 * 1024 * 1024;
+/// Our own compressed share list: Nicotine+ refuses a longer one, so a longer one is not sent.
+pub const FRAME_SHARES_OUT: u32 = 448 * 1024 * 1024;
 /// Messages of the server.
 pub const FRAME_SERVER: u32 = 16 * 1024 * 1024;
 
@@ -64,10 +66,40 @@ pub const DIAL_S: u64 = 10;
 pub const INDIRECT_S: u64 = 20;
 /// Messages waiting for one connection; when full the sender's task waits, then the connection is closed after 10 s.
 pub const CONN_MAILBOX: usize = 64;
+/// Messages waiting for one connection beyond which it is closed at once: a burst for a user just connected fits.
+pub const CONN_BACKLOG: usize = CONN_MAILBOX + WAITING_PER_USER;
+/// Their bytes, roughly; a larger backlog closes the connection. One message alone may be larger.
+pub const CONN_BACKLOG_BYTES: usize = 2 * 1024 * 1024;
+/// The same for all connections together: past it, a message of more than a few KiB closes its connection.
+pub const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// Seconds in which a connection must take 16 KiB of what we send, or have room in its mailbox again.
+pub const WRITE_STALL_S: u64 = 10;
+/// Seconds from a frame's first byte to its last; for share lists, between two pieces of it.
+pub const FRAME_S: u64 = 60;
+/// Bytes of large frames (above 64 KiB) being received, all users together; further ones wait in their sockets.
+pub const FRAMES_AT_ONCE_BYTES: usize = 32 * 1024 * 1024;
+/// Messages waiting for the server; with more the connection to it is given up.
+pub const SERVER_BACKLOG: usize = 4_096;
+/// Seconds the connection to the server may take to come about, name lookup included.
+pub const SERVER_CONNECT_S: u64 = 20;
 /// Messages waiting for a user whose connection is being made; the oldest is dropped with a failure.
 pub const WAITING_PER_USER: usize = 256;
-/// Users with messages waiting.
+/// Users with messages waiting; a message for one more fails at once.
 pub const WAITING_USERS: usize = 512;
+/// Messages waiting for connections, all users together; one more fails at once.
+pub const WAITING_MESSAGES: usize = 2_048;
+/// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
+pub const WAITING_REPLIES: usize = 128;
+/// Attempts to reach somebody, with their tokens; one more fails at once.
+pub const ATTEMPTS: usize = 1_024;
+/// Dials that others asked of us through the server and that wait for their turn; one more is refused.
+pub const ASKED_DIALS: usize = 128;
+/// Addresses of users as the server gave them; the oldest is forgotten.
+pub const ADDRESSES: usize = 1_024;
+/// Addresses with strikes against them; the one longest quiet is forgotten.
+pub const STRUCK_ADDRESSES: usize = 256;
+/// Peer connections with one user at a time; the oldest is closed.
+pub const PEER_CONNECTIONS_PER_USER: usize = 3;
 
 // ---- Searches ----
 
@@ -89,6 +121,12 @@ pub const SEARCH_REPLY_FILES: usize = 250;
 pub const PENDING_LOOKUPS: usize = 64;
 /// Searches of others answered per second and user; further ones are dropped.
 pub const ANSWERS_PER_USER_PER_10S: u32 = 20;
+/// Users with privileges, as the server lists them; further ones are ignored.
+pub const PRIVILEGED_USERS: usize = 20_000;
+/// Parents the server offers at once (it names up to 10); further ones are ignored.
+pub const POSSIBLE_PARENTS: usize = 32;
+/// Folders and files, counted together, of one folder reply; further ones are left out.
+pub const FOLDER_ENTRIES: usize = 10_000;
 /// Excluded phrases of the server; further ones are ignored.
 pub const EXCLUDED_PHRASES: usize = 1_000;
 
@@ -119,6 +157,17 @@ pub const CONVERSATIONS: usize = 500;
 pub const BROWSE_SPOOLS: usize = 8;
 /// Users asked about at once (browse, info, folder); one more is refused.
 pub const INQUIRIES: usize = 64;
+/// People and tools waiting for one and the same answer; one more is refused.
+pub const INQUIRY_ASKERS: usize = 32;
+/// Users who asked for our share list within the last seconds; one more gets none.
+pub const SHARE_LIST_ASKERS: usize = 256;
+
+// ---- Distributed network ----
+
+/// Possible parents tried at once (the server offers up to 10); further ones are ignored.
+pub const PARENT_CALLS: usize = 10;
+/// Children, whatever the settings say (Nicotine+ 3.3.11); one more is closed.
+pub const CHILDREN: usize = 10;
 
 // ---- Pages ----
 
@@ -145,3 +194,60 @@ pub const BLOCKS: usize = 256;
 pub const COMMIT_BYTES: u64 = 4 * MIB;
 /// Shared files in the index; further ones are left out and the page says so.
 pub const SHARED_FILES: usize = 2_000_000;
+
+// ---- The sum ----
+
+/// Frames above `FRAME_PEER / 16` that are being received hold a share of this; the others wait, and TCP slows them.
+pub const LARGE_FRAMES_BYTES: usize = 24 * 1024 * 1024;
+
+/// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
+pub fn worst_case() -> [(&'static str, u64); 10] {
+    let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
+    [
+        ("program, runtimes and thread stacks", 12 * MIB),
+        ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
+        ("large frames being received", LARGE_FRAMES_BYTES as u64),
+        ("connections with users and their small frames", n(USER_CONNECTIONS, 64 * KIB)),
+        ("search results", n(SEARCHES * SEARCH_ROWS, 400)),
+        ("downloads that are not over", n(DOWNLOADS, 1_024)),
+        ("uploads that are not over", n(UPLOADS, 768)),
+        ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + 8 * MIB),
+        ("store commits and reads", 4 * COMMIT_BYTES),
+        ("log lines, messages and tables of users", 8 * MIB),
+    ]
+}
+
+/// Whether everything at its worst fits `memory.budget`.
+///
+/// # Errors
+/// One sentence with both figures.
+pub fn fits(config: &super::config::Config) -> Result<(), String> {
+    let need: u64 = worst_case().iter().map(|(_, bytes)| bytes).sum();
+    let budget = config.memory_budget_mib.saturating_mul(MIB);
+    if need <= budget {
+        return Ok(());
+    }
+    let (need, have) = (need.div_ceil(MIB), config.memory_budget_mib);
+    Err(format!("memory.budget: {have} MiB are too few, the program may need {need} MiB at its worst"))
+}
+
+// The relations the table rests on.
+const _: () = {
+    assert!(FRAME_RESULTS as usize <= LARGE_FRAMES_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
+    assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
+    assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::{Given, Place, Raw, resolve};
+
+    #[test]
+    fn the_default_budget_suffices_and_a_small_one_is_refused() {
+        assert_eq!(fits(&resolve(&[]).unwrap().config), Ok(()));
+        let small = Given { key: "memory.budget".into(), value: Raw::One("64".into()), place: Place::default() };
+        assert!(fits(&resolve(&[vec![small]]).unwrap().config).unwrap_err().contains("64 MiB are too few"));
+    }
+}

@@ -426,6 +426,8 @@ pub enum Request {
     /// Change settings (dotted key, value as text or `None` for the default), checked, written to the data file and
     /// applied. Answer: `Done`, or `Refused(Invalid)` naming the key.
     ChangeSettings(Vec<(String, Option<String>)>),
+    /// Write a verified copy of the store and the configuration to this file on our disk. Answer: `Text`, what is in it.
+    Backup(String),
     /// Stop the process in an orderly way. Answer: `Done`.
     Shutdown,
 }

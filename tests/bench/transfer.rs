@@ -155,7 +155,7 @@ fn pumped(disk: &Disk, source: &Path, size: u64, scratch: &Path) {
         // Large enough never to fill: nobody listens.
         let (events, _heard) = mpsc::channel(100_000);
         let (stop, transfer) = (CancellationToken::new(), TransferId(1));
-        let local_path = source.to_str().unwrap().to_owned();
+        let local_path = source.to_owned();
         let order = SendOrder { transfer, token: Token(1), local_path, size };
         let sending = tokio::spawn({
             let (pump, events, stop) = (pump.clone(), events.clone(), stop.clone());

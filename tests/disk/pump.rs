@@ -69,7 +69,7 @@ impl Rig {
 
     fn send(&self, stream: TcpStream, path: &Path, size: usize) -> JoinHandle<SendEnd> {
         let (pump, events, stop) = (self.pump.clone(), self.events.clone(), self.stop.clone());
-        let local_path = path.to_str().unwrap().to_owned();
+        let local_path = path.to_owned();
         let order = SendOrder { transfer: ID, token: Token(0x0102_0304), local_path, size: size as u64 };
         tokio::spawn(async move { pump.send(stream, order, &events, &stop).await })
     }

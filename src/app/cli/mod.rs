@@ -1,1 +1,208 @@
-//! The command line.
+//! The command line: what is asked, and the exit code. 0 is success, 1 "it was tried and failed", 2 "it could not be
+//! tried": a mistake in the arguments or the configuration.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use super::settings::{self, Sources};
+
+/// An always-on Soulseek node that knows its music.
+#[derive(Debug, Parser)]
+#[command(name = "slskdn", version, about, long_about = None, propagate_version = true)]
+pub struct Arguments {
+    /// A configuration file above the data directory's own.
+    #[arg(long, global = true, env = "SLSKDN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state is kept [default: `$STATE_DIRECTORY`, else the user's data folder].
+    #[arg(long, global = true, env = "SLSKDN_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Set one key of the configuration for this run; may be repeated.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the appliance (the default).
+    Serve {
+        /// A folder to share, instead of the configured ones; may be repeated.
+        #[arg(long, value_name = "DIR")]
+        music: Vec<PathBuf>,
+    },
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Print content hash, piece list root and SHA-256 of files.
+    Hash {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Files to read.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Write a verified copy of the store and the configuration, also while the daemon runs.
+    Backup {
+        /// The file to write; it must not exist.
+        file: PathBuf,
+    },
+    /// Put a backup into an empty data directory.
+    Restore {
+        /// The file to read.
+        file: PathBuf,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum ConfigCommand {
+    /// Report every mistake, with its place; exit 2 if there is one.
+    Check,
+    /// Print every effective value and where it comes from.
+    Print,
+    /// Print the JSON schema of the file.
+    Schema,
+    /// Print a file with every key, its default and its meaning.
+    Sample,
+}
+
+/// It could not be tried.
+const COULD_NOT: u8 = 2;
+
+/// Reads the process's arguments and does what they say.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut sources = Sources {
+        data: match arguments.data.or_else(default_data) {
+            Some(data) => data,
+            None => return could_not("no data directory: give --data DIR, or set HOME"),
+        },
+        config: arguments.config,
+        music: Vec::new(),
+        flags: arguments.set,
+    };
+    match arguments.command.unwrap_or(Command::Serve { music: Vec::new() }) {
+        Command::Serve { music } => {
+            for folder in music {
+                // Others may change the working directory of a daemon; a share stays what it was when it was named.
+                match std::path::absolute(&folder) {
+                    Ok(folder) => sources.music.push(folder),
+                    Err(error) => return could_not(&format!("{}: {error}", folder.display())),
+                }
+            }
+            super::run::serve(sources)
+        }
+        Command::Config { what } => config(&sources, what),
+        Command::Hash { json, files } => hash(&files, json),
+        Command::Backup { file } => super::backup::backup(&sources, &file),
+        Command::Restore { file } => super::backup::restore(&sources, &file),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "slskdn", &mut script);
+            print(&script)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            match clap_mangen::Man::new(Arguments::command()).render(&mut page) {
+                Ok(()) => print(&page),
+                Err(error) => could_not(&error.to_string()),
+            }
+        }
+    }
+}
+
+/// Every file is tried; one that cannot be read makes the exit code 1.
+fn hash(files: &[PathBuf], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        match super::hash::hash_file(file) {
+            Ok(hashes) => {
+                let text = if json { serde_json::json!(hashes).to_string() } else { hashes.to_string() };
+                print(format!("{text}\n").as_bytes());
+            }
+            Err(error) => {
+                say(&error.to_string());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+fn config(sources: &Sources, what: ConfigCommand) -> ExitCode {
+    match what {
+        ConfigCommand::Schema => print(format!("{:#}\n", settings::schema()).as_bytes()),
+        ConfigCommand::Sample => print(settings::sample().as_bytes()),
+        ConfigCommand::Check | ConfigCommand::Print => match sources.load() {
+            Ok(resolved) => {
+                for warning in &resolved.warnings {
+                    say(&format!("warning: {warning}"));
+                }
+                if let Err(problem) = crate::model::limits::fits(&resolved.config) {
+                    return could_not(&problem);
+                }
+                match what {
+                    ConfigCommand::Print => print(settings::print(&resolved).as_bytes()),
+                    _ => print(b"the configuration is fine\n"),
+                }
+            }
+            Err(problems) => {
+                for problem in &problems {
+                    say(&problem.to_string());
+                }
+                ExitCode::from(COULD_NOT)
+            }
+        },
+    }
+}
+
+/// `$STATE_DIRECTORY` (systemd), else the user's data folder.
+fn default_data() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("STATE_DIRECTORY")
+        .or_else(|| set("XDG_DATA_HOME").map(|data| data.join("slskdn")))
+        .or_else(|| set("HOME").map(|home| home.join(".local/share/slskdn")))
+}
+
+/// Writes to standard output; a closed pipe is an ordinary end.
+pub fn print(bytes: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// One sentence for the person at the shell.
+pub fn say(sentence: &str) {
+    // Nobody is left to tell when standard error is gone.
+    let _ = writeln!(std::io::stderr().lock(), "slskdn: {sentence}");
+}
+
+/// Says why, and that nothing was done.
+pub fn could_not(sentence: &str) -> ExitCode {
+    say(sentence);
+    ExitCode::from(COULD_NOT)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        super::Arguments::command().debug_assert();
+    }
+}

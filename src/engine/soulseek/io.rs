@@ -2,6 +2,7 @@
 //! decides nothing that could be decided here.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 
 use super::distributed::DistributedMessage;
 use super::peer::{Init, PeerMessage, RemoteFolder, UserInfo};
@@ -9,7 +10,7 @@ use super::server::{ConnectionType, FromServer, ToServer, UserStats, UserStatus}
 use crate::model::id::{BatchId, CommandId, ConnId, SearchId, Token, TransferId, Username};
 use crate::model::music::{ShareCounts, SharedFile, WireText};
 use crate::model::record::Change;
-use crate::model::transfer::{Direction, Partial};
+use crate::model::transfer::{Direction, Partial, Transfer};
 pub use crate::model::view::{EnqueueRequest, Refusal, SearchRequest};
 
 /// Everything that can happen to the engine.
@@ -192,8 +193,8 @@ pub enum ShareAnswer {
 /// Where a shared file lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedLocation {
-    /// On our disk.
-    pub local_path: String,
+    /// On our disk. Not a `String`: a path need not be text.
+    pub local_path: PathBuf,
     /// Indexed size in bytes.
     pub size: u64,
 }
@@ -211,6 +212,8 @@ pub enum Action {
     Store(Vec<Change>),
     /// Answer a command; not before every earlier `Store` action is durable.
     Reply(CommandId, Reply),
+    /// On the network, but not before every earlier `Store` action is durable.
+    NetStored(NetAction),
     /// Tell pages, logs and hooks.
     Notice(Notice),
 }
@@ -297,8 +300,8 @@ pub enum FileAction {
         transfer: TransferId,
         /// As in our TransferRequest.
         token: Token,
-        /// On our disk.
-        local_path: String,
+        /// On our disk. Not a `String`: a path need not be text.
+        local_path: PathBuf,
         /// Indexed size: the file must still have it.
         size: u64,
     },
@@ -404,10 +407,10 @@ pub enum Command {
         /// Hide it as well.
         remove: bool,
     },
-    /// Hide every transfer that is over.
-    ClearCompleted(Direction),
-    /// Try a failed or waiting download again now.
+    /// Try a waiting download again now; `NotFound` for one that is over, see `Revive`.
     Retry(TransferId),
+    /// Begin a download anew that is over; its record as the store has it.
+    Revive(Box<Transfer>),
     /// Ask for a download's place in queue; replies `Place`.
     Place(TransferId),
     /// See all of a user's shares; replies `Browsed`.

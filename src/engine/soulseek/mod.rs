@@ -25,6 +25,8 @@ pub mod transfer;
 pub mod tree;
 pub mod uploads;
 
+use std::net::Ipv4Addr;
+
 use crate::model::id::Username;
 
 /// What the owner configured, as far as the engine needs it. Read by every machine, replaced as a whole.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub download_attempts_max: u32,
     /// Look for the same file at other users when a source fails for good.
     pub failover: bool,
+    /// Non-global addresses that may be dialled all the same: network and prefix length (0 to 32).
+    pub private_ranges: Vec<(Ipv4Addr, u8)>,
 }
 
 /// A secret: no `Debug`, no `Display`.

@@ -1,6 +1,12 @@
 //! Messages between two users: the first one on a connection, peer messages, and the two numbers that open a file
 //! connection.
 
+mod codec;
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::codec::{FILE_MIN, FOLDER_MIN, check_attributes, plausible_size};
+pub use self::codec::{INIT_FRAME_MAX, frame_max, search_reply_token};
 use super::server::ConnectionType;
 use crate::model::id::Token;
 use crate::model::music::{Attributes, WireText};

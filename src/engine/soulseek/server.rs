@@ -1,7 +1,12 @@
 //! Messages between a client and the server, by code. Names are those of the protocol text.
 
+mod codec;
+#[cfg(test)]
+mod tests;
+
 use std::net::Ipv4Addr;
 
+pub use self::codec::FRAME_MAX;
 use crate::model::id::Token;
 use crate::model::music::WireText;
 

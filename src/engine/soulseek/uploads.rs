@@ -1,1 +1,575 @@
-//! Uploads that are not over.
+//! Uploads that are not over: who may have what, in which order, and what the other side is told.
+//!
+//! ```text
+//! asked ──look-up──> waiting ──slot──> offered ──accepted──> opening ──connected──> sending ──> over
+//!   └ not shared, banned, too much: denied          └ "Queued": waiting again, later
+//! ```
+//!
+//! The index decides what is shared; a path is never joined to a folder here. Waiting uploads live in memory only: after
+//! a restart the other side asks again, and a queue that strangers fill costs the card no writes. Finished ones are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Settings;
+use super::chance::Chance;
+use super::effect::{About, Effect, Effects};
+use super::io::{FileAction, FileEvent, Notice, Refusal, Reply, SendEnd, SharedLocation};
+use super::peer::PeerMessage;
+use super::queue::UploadQueue;
+use super::server::ToServer;
+use crate::model::id::{CommandId, ConnId, Token, TransferId, Username};
+use crate::model::limits;
+use crate::model::music::WireText;
+use crate::model::time::Now;
+use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
+use crate::model::units::MIB;
+use crate::model::view::FlowView;
+
+/// An offer is answered within this, or the upload is over (Nicotine+ 3.3 waits as long).
+const OFFER: Duration = Duration::from_secs(30);
+/// A file connection stands within this: both ways of making one have their own, shorter limits.
+const OPENING: Duration = Duration::from_secs(60);
+/// Without progress for so long an upload is stopped; the shell gives up a silent socket earlier.
+const STALL: Duration = Duration::from_secs(120);
+/// A user whose download slots are full is offered the file again after this.
+const LATER: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// In the queue; not before this moment.
+    Waiting,
+    /// Told "Queued" by the other side: back into the queue at this moment.
+    Postponed(Duration),
+    /// TransferRequest sent.
+    Offered { token: Token, until: Duration },
+    /// The other side wants it.
+    Opening { token: Token, until: Duration },
+    /// Bytes flow.
+    Sending { began: Duration, until: Duration },
+}
+
+#[derive(Debug)]
+struct Upload {
+    transfer: Transfer,
+    /// On our disk; may not be UTF-8, so the record's own copy is for people.
+    file: PathBuf,
+    phase: Phase,
+}
+
+/// Somebody's wish while the index looks the file up.
+#[derive(Debug)]
+struct Asked {
+    /// Answer by TransferResponse as well: the legacy form of asking.
+    legacy: Option<Token>,
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Uploads {
+    all: BTreeMap<TransferId, Upload>,
+    queue: UploadQueue,
+    asked: BTreeMap<(Username, WireText), Asked>,
+    /// Seeds tokens; any `u32`.
+    tokens: u32,
+    succeeded: u64,
+    failed: u64,
+    bytes: u64,
+    last_speed: u32,
+}
+
+/// What the other side is told.
+mod denial {
+    pub(super) const NOT_SHARED: &str = "File not shared.";
+    pub(super) const READ_ERROR: &str = "File read error.";
+    pub(super) const FILES: &str = "Too many files";
+    pub(super) const MEGABYTES: &str = "Too many megabytes";
+    pub(super) const BANNED: &str = "Banned";
+    pub(super) const CANCELLED: &str = "Cancelled";
+    pub(super) const QUEUED: &str = "Queued";
+}
+
+impl Uploads {
+    /// None. `seed` makes the tokens of one run differ from those of the last.
+    pub fn new(seed: u32) -> Self {
+        Self { tokens: seed, ..Self::default() }
+    }
+
+    /// All that are not over.
+    pub fn iter(&self) -> impl Iterator<Item = &Transfer> {
+        self.all.values().map(|upload| &upload.transfer)
+    }
+
+    /// One.
+    pub fn get(&self, id: TransferId) -> Option<&Transfer> {
+        self.all.get(&id).map(|upload| &upload.transfer)
+    }
+
+    /// Uploads that take a slot.
+    pub fn active(&self) -> u32 {
+        self.count(|phase| !matches!(phase, Phase::Waiting | Phase::Postponed(_)))
+    }
+
+    /// Uploads that wait.
+    pub fn queued(&self) -> u32 {
+        self.count(|phase| matches!(phase, Phase::Waiting | Phase::Postponed(_)))
+    }
+
+    fn count(&self, which: impl Fn(Phase) -> bool) -> u32 {
+        u32::try_from(self.all.values().filter(|upload| which(upload.phase)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a file asked for now would start at once.
+    pub fn free_slot(&self, settings: &Settings) -> bool {
+        self.active() < settings.upload_slots && self.queue.is_empty()
+    }
+
+    /// Bytes per second of the last upload that succeeded, for search answers; 0 before one.
+    pub fn usual_speed(&self) -> u32 {
+        self.last_speed
+    }
+
+    /// Counters for the page.
+    pub fn flow(&self) -> FlowView {
+        let speed =
+            self.all.values().filter(|u| matches!(u.phase, Phase::Sending { .. })).map(|u| u.transfer.average_speed);
+        FlowView {
+            active: self.active(),
+            queued: self.queued(),
+            speed: speed.sum(),
+            succeeded: self.succeeded,
+            failed: self.failed,
+            bytes: self.bytes,
+        }
+    }
+
+    /// A message of a user; false if it is not about uploads.
+    pub fn on_peer_message(
+        &mut self,
+        user: &Username,
+        message: &PeerMessage,
+        settings: &Settings,
+        now: Now,
+        out: &mut Effects,
+    ) -> bool {
+        match message {
+            PeerMessage::QueueUpload { path } => self.on_asked(user, path, None, settings, out),
+            PeerMessage::TransferRequest { upload: false, token, path, .. } => {
+                self.on_asked(user, path, Some(*token), settings, out);
+            }
+            PeerMessage::TransferResponse { token, answer } => {
+                let offered = self.all.iter().find(|(_, upload)| {
+                    upload.transfer.user == *user
+                        && matches!(upload.phase, Phase::Offered { token: ours, .. } if ours == *token)
+                });
+                let Some((&id, _)) = offered else { return false };
+                self.on_answer(id, answer.as_ref().err().map(WireText::as_str), *token, settings, now, out);
+            }
+            PeerMessage::PlaceInQueueRequest { path } => {
+                // Active ones get silence, as from other clients.
+                let waiting = self.all.iter().find(|(_, u)| u.transfer.user == *user && u.transfer.path == *path);
+                if let Some(place) = waiting.and_then(|(id, _)| self.queue.place(user, *id)) {
+                    let message = PeerMessage::PlaceInQueueResponse { path: path.clone(), place };
+                    out.user(user, message, About::Nothing);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn on_asked(
+        &mut self,
+        user: &Username,
+        path: &WireText,
+        legacy: Option<Token>,
+        settings: &Settings,
+        out: &mut Effects,
+    ) {
+        if settings.banned.contains(user) {
+            return deny(user, path, legacy, denial::BANNED, out);
+        }
+        let known = self.all.values().any(|u| u.transfer.user == *user && u.transfer.path == *path);
+        let key = (user.clone(), path.clone());
+        if known || self.asked.contains_key(&key) {
+            if let Some(token) = legacy {
+                let answer = Err(WireText::from(denial::QUEUED));
+                out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
+            }
+            return;
+        }
+        if path.as_str().len() > limits::PATH_LEN {
+            return deny(user, path, legacy, denial::NOT_SHARED, out);
+        }
+        let theirs = self.all.values().filter(|u| u.transfer.user == *user).count()
+            + self.asked.keys().filter(|(asker, _)| asker == user).count();
+        let everybody = self.all.len() + self.asked.len();
+        let full = theirs >= settings.user_queue_files as usize
+            || everybody >= (settings.queue_files as usize).min(limits::UPLOADS);
+        if full {
+            return deny(user, path, legacy, denial::FILES, out);
+        }
+        self.asked.insert(key, Asked { legacy });
+        out.ask(super::io::ShareAsk::File { user: user.clone(), path: path.clone() });
+    }
+
+    /// The index has looked a file up.
+    pub fn on_found(
+        &mut self,
+        user: &Username,
+        path: &WireText,
+        found: Option<SharedLocation>,
+        settings: &Settings,
+        chance: &mut Chance,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let Some(asked) = self.asked.remove(&(user.clone(), path.clone())) else { return };
+        let Some(location) = found else {
+            return deny(user, path, asked.legacy, denial::NOT_SHARED, out);
+        };
+        let bytes = |mine: bool| -> u64 {
+            let counted = self.all.values().filter(|u| !mine || u.transfer.user == *user);
+            counted.map(|u| u.transfer.size).fold(location.size, u64::saturating_add)
+        };
+        let over = |used: u64, mib: u64| mib > 0 && used > mib.saturating_mul(MIB) && used != location.size;
+        if over(bytes(true), settings.user_queue_mib) || over(bytes(false), settings.queue_mib) {
+            return deny(user, path, asked.legacy, denial::MEGABYTES, out);
+        }
+        if let Some(token) = asked.legacy {
+            let answer = Err(WireText::from(denial::QUEUED));
+            out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
+        }
+        let id = TransferId::from_random(chance.wide());
+        let transfer = Transfer {
+            id,
+            direction: Direction::Upload,
+            user: user.clone(),
+            path: path.clone(),
+            size: location.size,
+            state: TransferState::QueuedLocally,
+            requested_at: now.wall,
+            enqueued_at: Some(now.wall),
+            started_at: None,
+            ended_at: None,
+            start_offset: 0,
+            bytes_done: 0,
+            average_speed: 0,
+            place_in_queue: None,
+            reason: None,
+            attempts: 0,
+            next_attempt_at: None,
+            removed: false,
+            batch: None,
+            destination: None,
+            local_path: Some(location.local_path.display().to_string()),
+            partial: None,
+            rung: None,
+            tried: Vec::new(),
+        };
+        self.all.insert(id, Upload { transfer, file: location.local_path, phase: Phase::Waiting });
+        self.queue.push(user, id);
+        out.notice(Notice::TransferChanged(id, Direction::Upload));
+        self.fill_slots(settings, now, out);
+    }
+
+    /// Offers waiting files while slots are free: one file a user at a time.
+    fn fill_slots(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        while self.active() < settings.upload_slots {
+            let busy: BTreeSet<Username> = self
+                .all
+                .values()
+                .filter(|u| !matches!(u.phase, Phase::Waiting | Phase::Postponed(_)))
+                .map(|u| u.transfer.user.clone())
+                .collect();
+            let Some(id) = self.queue.next(&busy) else { return };
+            self.tokens = self.tokens.wrapping_add(1);
+            let token = Token(self.tokens);
+            let Some(upload) = self.all.get_mut(&id) else { continue };
+            upload.phase = Phase::Offered { token, until: now.in_(OFFER) };
+            upload.transfer.state = TransferState::Requested;
+            upload.transfer.attempts += 1;
+            let Transfer { user, path, size, .. } = &upload.transfer;
+            let message = PeerMessage::TransferRequest { upload: true, token, path: path.clone(), size: Some(*size) };
+            out.user(user, message, About::Upload(id));
+            out.notice(Notice::TransferChanged(id, Direction::Upload));
+        }
+    }
+
+    fn on_answer(
+        &mut self,
+        id: TransferId,
+        refused: Option<&str>,
+        token: Token,
+        settings: &Settings,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        match refused {
+            None => {
+                let Some(upload) = self.all.get_mut(&id) else { return };
+                upload.phase = Phase::Opening { token, until: now.in_(OPENING) };
+                upload.transfer.state = TransferState::Initializing;
+                out.push(Effect::OpenFile { user: upload.transfer.user.clone(), transfer: id });
+                out.notice(Notice::TransferChanged(id, Direction::Upload));
+            }
+            Some(denial::QUEUED) => {
+                let Some(upload) = self.all.get_mut(&id) else { return };
+                upload.phase = Phase::Postponed(now.in_(LATER));
+                upload.transfer.state = TransferState::QueuedLocally;
+                upload.transfer.reason = Some("the other side has no free download slot".to_owned());
+                out.notice(Notice::TransferChanged(id, Direction::Upload));
+            }
+            Some(reason) => {
+                let sentence = format!("the other side answers: {}", short(reason));
+                self.end(id, Ending::Cancelled, Some(sentence), now, out);
+            }
+        }
+        self.fill_slots(settings, now, out);
+    }
+
+    /// The file connection of an upload stands.
+    pub fn on_file_opened(&mut self, id: TransferId, conn: ConnId, now: Now, out: &mut Effects) {
+        let opening = self.all.get_mut(&id).and_then(|upload| match upload.phase {
+            Phase::Opening { token, .. } => Some((upload, token)),
+            _ => None,
+        });
+        let Some((upload, token)) = opening else {
+            // Called off meanwhile.
+            return out.push(Effect::Hang(conn));
+        };
+        upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+        upload.transfer.state = TransferState::InProgress;
+        upload.transfer.started_at = Some(now.wall);
+        out.file(FileAction::Send {
+            conn,
+            transfer: id,
+            token,
+            local_path: upload.file.clone(),
+            size: upload.transfer.size,
+        });
+        out.notice(Notice::TransferChanged(id, Direction::Upload));
+    }
+
+    /// The file connection of an upload cannot be made.
+    pub fn on_file_failed(&mut self, id: TransferId, reason: &str, settings: &Settings, now: Now, out: &mut Effects) {
+        let Some(upload) = self.all.get(&id) else { return };
+        if !matches!(upload.phase, Phase::Opening { .. }) {
+            return;
+        }
+        let Transfer { user, path, .. } = &upload.transfer;
+        out.user(user, PeerMessage::UploadFailed { path: path.clone() }, About::Nothing);
+        self.end(id, Ending::Errored, Some(format!("no file connection: {}", short(reason))), now, out);
+        self.fill_slots(settings, now, out);
+    }
+
+    /// A message about this upload did not reach the user.
+    pub fn on_unreachable(&mut self, id: TransferId, offline: bool, settings: &Settings, now: Now, out: &mut Effects) {
+        if !self.all.get(&id).is_some_and(|upload| matches!(upload.phase, Phase::Offered { .. })) {
+            return;
+        }
+        let reason = if offline { "the user is offline" } else { "the user cannot be reached" };
+        self.end(id, Ending::Errored, Some(reason.to_owned()), now, out);
+        self.fill_slots(settings, now, out);
+    }
+
+    /// What became of the bytes.
+    pub fn on_file_event(
+        &mut self,
+        id: TransferId,
+        event: &FileEvent,
+        settings: &Settings,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let Some(upload) = self.all.get_mut(&id) else { return };
+        let Phase::Sending { began, .. } = upload.phase else { return };
+        let transfer = &mut upload.transfer;
+        match event {
+            FileEvent::Started { offset } => {
+                transfer.start_offset = *offset;
+                transfer.bytes_done = *offset;
+                upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+                out.notice(Notice::TransferChanged(id, Direction::Upload));
+            }
+            FileEvent::Progress { position } => {
+                self.bytes = self.bytes.saturating_add(position.saturating_sub(transfer.bytes_done));
+                transfer.bytes_done = *position;
+                transfer.average_speed = speed(position.saturating_sub(transfer.start_offset), began, now);
+                upload.phase = Phase::Sending { began, until: now.in_(STALL) };
+            }
+            FileEvent::Sent(end) => {
+                let (ending, reason) = match end {
+                    SendEnd::Complete { offset } => {
+                        self.bytes = self.bytes.saturating_add(transfer.size.saturating_sub(transfer.bytes_done));
+                        transfer.start_offset = *offset;
+                        transfer.bytes_done = transfer.size;
+                        let sent = transfer.size.saturating_sub(*offset);
+                        transfer.average_speed = speed(sent, began, now);
+                        if sent > 0 {
+                            let speed = u32::try_from(transfer.average_speed).unwrap_or(u32::MAX);
+                            self.last_speed = speed;
+                            out.server(ToServer::SendUploadSpeed { speed });
+                        }
+                        (Ending::Succeeded, None)
+                    }
+                    SendEnd::Closed { position } => {
+                        transfer.bytes_done = *position;
+                        let reason = format!("the other side closed the connection at byte {position}");
+                        (Ending::Cancelled, Some(reason))
+                    }
+                    SendEnd::FileError(error) => {
+                        let (user, path) = (transfer.user.clone(), transfer.path.clone());
+                        let reason = WireText::from(denial::READ_ERROR);
+                        out.user(&user, PeerMessage::UploadDenied { path, reason }, About::Nothing);
+                        (Ending::Errored, Some(format!("the file cannot be read: {error}")))
+                    }
+                    SendEnd::Stopped => (Ending::Aborted, Some("stopped: no progress".to_owned())),
+                };
+                self.end(id, ending, reason, now, out);
+                self.fill_slots(settings, now, out);
+            }
+            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Placed(_) => {}
+        }
+    }
+
+    /// The owner calls one off; false if there is no such upload.
+    pub fn cancel(
+        &mut self,
+        command: CommandId,
+        id: TransferId,
+        remove: bool,
+        settings: &Settings,
+        now: Now,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(upload) = self.all.get_mut(&id) else { return false };
+        upload.transfer.removed |= remove;
+        if matches!(upload.phase, Phase::Sending { .. }) {
+            out.file(FileAction::Stop { transfer: id });
+        }
+        let Transfer { user, path, .. } = &upload.transfer;
+        let reason = WireText::from(denial::CANCELLED);
+        out.user(user, PeerMessage::UploadDenied { path: path.clone(), reason }, About::Nothing);
+        self.end(id, Ending::Cancelled, Some("called off by the owner".to_owned()), now, out);
+        out.reply(command, Reply::Done);
+        self.fill_slots(settings, now, out);
+        true
+    }
+
+    /// Place of a waiting upload, 1 is next.
+    pub fn place(&self, id: TransferId) -> Result<u32, Refusal> {
+        let upload = self.all.get(&id).ok_or(Refusal::NotFound)?;
+        self.queue.place(&upload.transfer.user, id).ok_or(Refusal::NotFound)
+    }
+
+    /// New settings: the banned lose their place, and there may be more slots.
+    pub fn on_settings(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        let banned: Vec<TransferId> =
+            self.all.iter().filter(|(_, u)| settings.banned.contains(&u.transfer.user)).map(|(id, _)| *id).collect();
+        for id in banned {
+            let Some(upload) = self.all.get(&id) else { continue };
+            if matches!(upload.phase, Phase::Sending { .. }) {
+                out.file(FileAction::Stop { transfer: id });
+            }
+            let Transfer { user, path, .. } = &upload.transfer;
+            let reason = WireText::from(denial::BANNED);
+            out.user(user, PeerMessage::UploadDenied { path: path.clone(), reason }, About::Nothing);
+            self.end(id, Ending::Aborted, Some("the user is banned".to_owned()), now, out);
+        }
+        self.fill_slots(settings, now, out);
+    }
+
+    /// Deadlines.
+    pub fn on_timeout(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        let due: Vec<TransferId> = self
+            .all
+            .iter()
+            .filter(|(_, u)| deadline(u.phase).is_some_and(|at| at <= now.mono))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(upload) = self.all.get_mut(&id) else { continue };
+            match upload.phase {
+                Phase::Waiting => {}
+                Phase::Postponed(_) => {
+                    upload.phase = Phase::Waiting;
+                    upload.transfer.reason = None;
+                    self.queue.push(&upload.transfer.user, id);
+                }
+                Phase::Offered { .. } => {
+                    self.end(
+                        id,
+                        Ending::TimedOut,
+                        Some("the other side does not answer the offer".to_owned()),
+                        now,
+                        out,
+                    );
+                }
+                Phase::Opening { .. } => {
+                    let Transfer { user, path, .. } = &upload.transfer;
+                    out.user(user, PeerMessage::UploadFailed { path: path.clone() }, About::Nothing);
+                    self.end(id, Ending::TimedOut, Some("no file connection in time".to_owned()), now, out);
+                }
+                Phase::Sending { .. } => {
+                    out.file(FileAction::Stop { transfer: id });
+                    self.end(id, Ending::TimedOut, Some("no progress".to_owned()), now, out);
+                }
+            }
+        }
+        self.fill_slots(settings, now, out);
+    }
+
+    /// The next deadline.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        self.all.values().filter_map(|upload| deadline(upload.phase)).min()
+    }
+
+    fn end(&mut self, id: TransferId, ending: Ending, reason: Option<String>, now: Now, out: &mut Effects) {
+        let Some(mut upload) = self.all.remove(&id) else { return };
+        self.queue.remove(&upload.transfer.user, id);
+        if ending == Ending::Succeeded {
+            self.succeeded += 1;
+        } else {
+            self.failed += 1;
+        }
+        upload.transfer.state = TransferState::Completed(ending);
+        upload.transfer.ended_at = Some(now.wall);
+        upload.transfer.reason = reason;
+        out.keep(&upload.transfer);
+        out.notice(Notice::TransferChanged(id, Direction::Upload));
+    }
+}
+
+fn deadline(phase: Phase) -> Option<Duration> {
+    match phase {
+        Phase::Waiting => None,
+        Phase::Postponed(at) => Some(at),
+        Phase::Offered { until, .. } | Phase::Opening { until, .. } | Phase::Sending { until, .. } => Some(until),
+    }
+}
+
+fn deny(user: &Username, path: &WireText, legacy: Option<Token>, reason: &str, out: &mut Effects) {
+    let reason = WireText::from(reason);
+    let message = match legacy {
+        Some(token) => PeerMessage::TransferResponse { token, answer: Err(reason) },
+        None => PeerMessage::UploadDenied { path: path.clone(), reason },
+    };
+    out.user(user, message, About::Nothing);
+}
+
+/// Bytes per second since `began`; at least a millisecond is taken to have passed.
+fn speed(bytes: u64, began: Duration, now: Now) -> u64 {
+    let ms = u64::try_from(now.mono.saturating_sub(began).as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000) / ms
+}
+
+/// A stranger's sentence, cut.
+fn short(text: &str) -> String {
+    text.chars().take(120).collect()
+}
+
+#[cfg(test)]
+#[path = "uploads_tests.rs"]
+mod tests;

@@ -1,0 +1,243 @@
+//! The state of things, gathered about once a second for the page, `/metrics` and systemd.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::apply::Applier;
+use super::clock::Clock;
+use super::soulseek::NodeHandle;
+use super::supervise::Supervisor;
+use crate::disk::BackendReport;
+use crate::engine::soulseek::node::{Node, NodeView};
+use crate::model::config::Config;
+use crate::model::time::UnixMs;
+use crate::model::units::{Bytes, MIB};
+use crate::model::view::{DiskView, PortView, ServerView, Snapshot};
+use crate::store::{Health, Stats};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What the snapshot is made of.
+#[derive(Clone)]
+pub struct Publisher {
+    /// The one clock.
+    pub clock: Clock,
+    /// When the process began.
+    pub started_at: UnixMs,
+    /// The engine.
+    pub node: NodeHandle,
+    /// What runs.
+    pub applier: Applier,
+    /// Tasks.
+    pub supervisor: Supervisor,
+    /// Which disk backend, and why.
+    pub backend: BackendReport,
+    /// Floor of free space, bytes.
+    pub free_min: u64,
+    /// How the port mapping stands.
+    pub mapping: watch::Receiver<String>,
+    /// Configuration at the start, for what does not change.
+    pub config: Config,
+    /// Sentences known since the start.
+    pub warnings: Vec<String>,
+}
+
+/// Publishes until cancelled.
+///
+/// # Errors
+/// None; the type is the supervisor's.
+pub async fn run(
+    publisher: Publisher,
+    to: watch::Sender<Arc<Snapshot>>,
+    cancel: CancellationToken,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let snapshot = publisher.snapshot().await;
+        // Nobody may be looking.
+        to.send_replace(Arc::new(snapshot));
+    }
+}
+
+impl Publisher {
+    /// How things stand now.
+    pub async fn snapshot(&self) -> Snapshot {
+        let node = self.node.look(Node::view).await.unwrap_or_default();
+        let parts = self.applier.parts();
+        let shares = parts.sharing.view().borrow().clone();
+        let (free, total) = self.space();
+        let store = parts.store.clone();
+        let unread = tokio::task::spawn_blocking(move || store.unread()).await;
+        let network = parts.network.lock().await.clone();
+        let config = parts.settings.lock().await.clone();
+        let mut warnings = self.warnings.clone();
+        let sections = self.applier.waiting().await;
+        if !sections.is_empty() {
+            warnings.push(format!("new settings take effect after a restart: {}", sections.join(", ")));
+        }
+        if let Health::Poisoned(reason) = parts.store.health() {
+            warnings.insert(0, format!("nothing can be recorded any more, restart the box: {reason}"));
+        }
+        let full = node.disk_full || free < self.free_min;
+        if full {
+            let (free, floor) = (Bytes(free), Bytes(self.free_min));
+            warnings.insert(0, format!("the disk is full: {free} are free, downloads wait until there are {floor}"));
+        }
+        warnings.extend(shares.problems.iter().take(5).cloned());
+        let server = parts.net.lock().await.server.clone();
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: self.started_at,
+            server: ServerView {
+                address: server,
+                endpoint: node.endpoint,
+                username: config.username.to_string(),
+                state: node.server_state,
+                reason: node.server_reason,
+                retry_at: node.retry_at,
+            },
+            shares,
+            tree: node.tree,
+            downloads: node.downloads,
+            uploads: node.uploads,
+            disk: DiskView {
+                backend: self.backend.name,
+                backend_reason: (!self.backend.reason.is_empty()).then(|| self.backend.reason.clone()),
+                free,
+                total,
+                full,
+            },
+            port: PortView {
+                listen: network.map_or(config.listen_port, |network| network.local_port()),
+                mapping: self.mapping.borrow().clone(),
+            },
+            tasks: self.supervisor.views(),
+            warnings,
+            unread_messages: unread.ok().and_then(Result::ok).unwrap_or(0),
+            searches_answered: node.searches_answered,
+            searches_seen: node.searches_seen,
+        }
+    }
+
+    /// Free and total bytes where partial files lie.
+    fn space(&self) -> (u64, u64) {
+        let folder = &self.applier.folders().incomplete;
+        rustix::fs::statvfs(folder.as_path())
+            .map_or((0, 0), |fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Named {
+    name: &'static str,
+}
+
+/// Prometheus text of everything but the web layer's own counters.
+pub async fn metrics(applier: &Applier, node: NodeView, store: &Stats) -> String {
+    let mut registry = Registry::with_prefix("slskdn");
+    let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, rows: &[(&'static str, u64)]| {
+        let family = Family::<Named, Gauge>::default();
+        for (name, n) in rows {
+            family.get_or_create(&Named { name }).set(value(*n));
+        }
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, family),
+            None => registry.register(name, help, family),
+        }
+    };
+    let flows = [("downloads", node.downloads), ("uploads", node.uploads)];
+    let of = |pick: fn(&crate::model::view::FlowView) -> u64| flows.map(|(name, flow)| (name, pick(&flow)));
+    gauge("transfers_active", "Transfers in progress", None, &of(|f| u64::from(f.active)));
+    gauge("transfers_queued", "Transfers waiting", None, &of(|f| u64::from(f.queued)));
+    gauge("transfers_succeeded", "Transfers succeeded since start", None, &of(|f| f.succeeded));
+    gauge("transfers_failed", "Transfers failed since start", None, &of(|f| f.failed));
+    gauge("transfers", "Bytes moved since start", Some(Unit::Bytes), &of(|f| f.bytes));
+    gauge("transfers_speed", "Bytes per second now", Some(Unit::Bytes), &of(|f| f.speed));
+    let logged_in = u64::from(node.server_state == crate::model::view::ServerState::LoggedIn);
+    gauge("server", "Whether we are logged in", None, &[("logged_in", logged_in)]);
+    let searches = [("seen", node.searches_seen), ("answered", node.searches_answered)];
+    gauge("incoming_searches", "Searches of others since start", None, &searches);
+    gauge("tree_children", "Users we pass searches on to", None, &[("children", node.tree.children.len() as u64)]);
+    let shares = applier.parts().sharing.view().borrow().clone();
+    let counts = [("folders", u64::from(shares.counts.folders)), ("files", u64::from(shares.counts.files))];
+    gauge("shares", "What is shared", None, &counts);
+    gauge("store", "The store's map", Some(Unit::Bytes), &[("map", store.map_size), ("used", store.used)]);
+    gauge(
+        "store_events",
+        "Since start",
+        None,
+        &[("commits", store.commits), ("jobs", store.jobs), ("growths", store.growths)],
+    );
+    gauge("store_entries", "Rows of each table", None, &store.tables);
+    if let Some(network) = applier.parts().network.lock().await.as_ref() {
+        let n = network.stats();
+        gauge(
+            "connections",
+            "Connections with users",
+            None,
+            &[
+                ("dialling", n.dialling as u64),
+                ("greeting", n.greeting as u64),
+                ("peer", n.peer as u64),
+                ("distributed", n.distributed as u64),
+                ("file", n.file as u64),
+            ],
+        );
+        gauge(
+            "messages",
+            "Bytes of messages since start",
+            Some(Unit::Bytes),
+            &[("in", n.bytes_in), ("out", n.bytes_out)],
+        );
+        gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
+    }
+    if let Some((resident, anonymous)) = memory() {
+        gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);
+    }
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+/// Resident and anonymous bytes of this process.
+fn memory() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let of = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().split(' ').next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some((of("VmRSS:")?, of("RssAnon:")?))
+}
+
+/// `2 downloads, 1 upload, logged in`, for systemd's status line.
+pub fn status_line(snapshot: &Snapshot) -> String {
+    let Snapshot { server, downloads, uploads, shares, disk, .. } = snapshot;
+    let state = match &server.reason {
+        Some(reason) => reason.clone(),
+        None => format!("{:?}", server.state),
+    };
+    let full = if disk.full { ", disk full" } else { "" };
+    format!(
+        "{state}; {} down, {} up, {} files shared, {} MiB free{full}",
+        downloads.active,
+        uploads.active,
+        shares.counts.files,
+        disk.free / MIB
+    )
+}

@@ -1,0 +1,321 @@
+//! Finds the configuration's layers, joins them, and writes what the page changes.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::config_file;
+use crate::model::config::keys::{KEYS, Kind};
+use crate::model::config::{self, Given, Place, Problem, Raw, Resolved};
+
+/// Where the layers lie.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The data directory; its `slskdn.yml` is the lowest layer.
+    pub data: PathBuf,
+    /// A second file above it: `--config`, or the card's file on the appliance.
+    pub config: Option<PathBuf>,
+    /// `--music`: folders to share.
+    pub music: Vec<PathBuf>,
+    /// `--set key=value`.
+    pub flags: Vec<String>,
+}
+
+impl Sources {
+    /// The file the page writes.
+    pub fn data_file(&self) -> PathBuf {
+        self.data.join("slskdn.yml")
+    }
+
+    /// Reads and joins every layer.
+    ///
+    /// # Errors
+    /// Every mistake of every layer at once.
+    pub fn load(&self) -> Result<Resolved, Vec<Problem>> {
+        let mut layers = Vec::new();
+        let mut problems = Vec::new();
+        let mut take = |layer: Result<Vec<Given>, Vec<Problem>>| match layer {
+            Ok(given) => layers.push(given),
+            Err(found) => problems.extend(found),
+        };
+        take(read_file(&self.data_file(), false));
+        if let Some(path) = &self.config
+            && *path != self.data_file()
+        {
+            take(read_file(path, true));
+        }
+        take(config_file::environment(std::env::vars_os().filter_map(|(name, value)| {
+            // What is not UTF-8 cannot be one of ours, or is not a value we could use.
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        })));
+        take(self.flags());
+        match config::resolve(&layers) {
+            Ok(resolved) if problems.is_empty() => Ok(resolved),
+            Ok(_) => Err(problems),
+            Err(more) => {
+                problems.extend(more);
+                Err(problems)
+            }
+        }
+    }
+
+    fn flags(&self) -> Result<Vec<Given>, Vec<Problem>> {
+        let place = |source: &str| Place { source: format!("flag {source}"), ..Place::default() };
+        let mut given = Vec::new();
+        let mut problems = Vec::new();
+        if !self.music.is_empty() {
+            let folders = self.music.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+            given.push(Given {
+                key: "shares.directories".to_owned(),
+                value: Raw::Many(folders),
+                place: place("--music"),
+            });
+        }
+        for flag in &self.flags {
+            match flag.split_once('=') {
+                Some((key, value)) => {
+                    given.push(Given { key: key.to_owned(), value: Raw::One(value.to_owned()), place: place("--set") });
+                }
+                None => problems.push(Problem {
+                    place: place("--set"),
+                    key: String::new(),
+                    message: format!("key=value is wanted, not `{flag}`"),
+                }),
+            }
+        }
+        if problems.is_empty() { Ok(given) } else { Err(problems) }
+    }
+
+    /// Sets keys in the data file (list values one a line), after checking that the whole still makes sense.
+    ///
+    /// # Errors
+    /// What is wrong with the new whole; the file is untouched then.
+    pub fn change(&self, changes: &[(String, Option<String>)]) -> Result<Resolved, Vec<Problem>> {
+        let path = self.data_file();
+        let failed = |error: std::io::Error| {
+            let place = Place { source: path.display().to_string(), ..Place::default() };
+            vec![Problem { place, key: String::new(), message: format!("cannot be written: {error}") }]
+        };
+        let old = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut text = old.clone();
+        for (key, value) in changes {
+            let value = value.as_ref().map(|value| match config::keys::find(key).map(|key| key.kind) {
+                Some(Kind::List) => {
+                    Raw::Many(value.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+                }
+                _ => Raw::One(value.clone()),
+            });
+            text = config_file::edit(&text, key, value.as_ref())?;
+        }
+        write_private(&path, &text).map_err(failed)?;
+        match self.load() {
+            Ok(resolved) => Ok(resolved),
+            Err(problems) => {
+                write_private(&path, &old).map_err(failed)?;
+                Err(problems)
+            }
+        }
+    }
+
+    /// Makes a data directory with a first configuration file in it.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be made.
+    pub fn prepare(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.data)?;
+        let file = self.data_file();
+        if !file.exists() {
+            write_private(&file, sample())?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a file as a whole, readable by its owner only: it may hold a password.
+///
+/// # Errors
+/// What the file system refuses.
+pub fn write_private(path: &Path, text: impl AsRef<[u8]>) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("yml.new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_ref())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+fn read_file(path: &Path, must_exist: bool) -> Result<Vec<Given>, Vec<Problem>> {
+    let source = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => config_file::read(&text, &source),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => Ok(Vec::new()),
+        Err(error) => {
+            let place = Place { source, ..Place::default() };
+            Err(vec![Problem { place, key: String::new(), message: format!("cannot be read: {error}") }])
+        }
+    }
+}
+
+/// The first configuration file: every key with its default and meaning, commented out.
+pub fn sample() -> String {
+    let mut out = String::from(
+        "# slskdn: what the box should do. Every line below is a default; take the # away to change it.\n\
+         # The page's settings write into this file. `slskdn config check` finds mistakes.\n",
+    );
+    let mut open: Vec<&str> = Vec::new();
+    for key in KEYS {
+        let parts: Vec<&str> = key.name.split('.').collect();
+        let shared = open.iter().zip(&parts[..parts.len() - 1]).take_while(|(a, b)| a == b).count();
+        open.truncate(shared);
+        for (depth, part) in parts.iter().enumerate().take(parts.len() - 1).skip(shared) {
+            if depth == 0 {
+                out.push('\n');
+            }
+            out.push_str(&format!("# {}{}:\n", "  ".repeat(depth), if *part == "*" { "my-tool" } else { part }));
+            open.push(part);
+        }
+        let pad = "  ".repeat(parts.len() - 1);
+        let value = match (key.kind, key.default) {
+            (Kind::List, _) => "[]",
+            (_, "") => "\"\"",
+            (_, text) if text.contains([':', ',', '/']) => &format!("\"{text}\""),
+            (_, text) => text,
+        };
+        out.push_str(&format!("# {pad}{}: {value}  # {}\n", parts[parts.len() - 1], key.about));
+    }
+    out
+}
+
+/// The effective configuration as YAML with the source of each value; secrets are not shown.
+pub fn print(resolved: &Resolved) -> String {
+    let mut out = String::new();
+    let mut open: Vec<String> = Vec::new();
+    for row in &resolved.effective {
+        let parts: Vec<String> = row.key.split('.').map(str::to_owned).collect();
+        let shared = open.iter().zip(&parts[..parts.len() - 1]).take_while(|(a, b)| a == b).count();
+        open.truncate(shared);
+        for (depth, part) in parts.iter().enumerate().take(parts.len() - 1).skip(shared) {
+            out.push_str(&format!("{}{part}:\n", "  ".repeat(depth)));
+            open.push(part.clone());
+        }
+        let pad = "  ".repeat(parts.len() - 1);
+        out.push_str(&format!("{pad}{}: {}  # {}\n", parts[parts.len() - 1], shown_yaml(row), row.place));
+    }
+    out
+}
+
+/// A value as text for a person; secrets as `(set)`.
+pub fn shown(row: &config::Effective) -> String {
+    match &row.value {
+        Raw::One(text) if row.secret => if text.is_empty() { "" } else { "(set)" }.to_owned(),
+        Raw::One(text) => text.clone(),
+        Raw::Many(items) => items.join("\n"),
+    }
+}
+
+fn shown_yaml(row: &config::Effective) -> String {
+    let quoted = |text: &str| serde_json::Value::String(text.to_owned()).to_string();
+    match &row.value {
+        Raw::Many(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
+        Raw::One(text) if text.parse::<u64>().is_ok() || text == "true" || text == "false" => text.clone(),
+        Raw::One(_) => quoted(&shown(row)),
+    }
+}
+
+/// JSON schema (draft 2020-12) of the file.
+pub fn schema() -> serde_json::Value {
+    use serde_json::{Map, Value, json};
+    fn object(of: &mut Map<String, Value>) -> &mut Map<String, Value> {
+        of.entry("type").or_insert_with(|| json!("object"));
+        of.entry("additionalProperties").or_insert_with(|| json!(false));
+        let Value::Object(properties) = of.entry("properties").or_insert_with(|| json!({})) else {
+            unreachable!("just made an object")
+        };
+        properties
+    }
+    let mut root = Map::new();
+    root.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+    root.insert("title".to_owned(), json!("slskdn.yml"));
+    for key in KEYS {
+        let parts: Vec<&str> = key.name.split('.').collect();
+        let mut at = &mut root;
+        for part in &parts[..parts.len() - 1] {
+            let (name, holder) = if *part == "*" { ("additionalProperties", at) } else { (*part, object(at)) };
+            let slot = holder.entry(name).or_insert_with(|| json!({}));
+            if !slot.is_object() {
+                *slot = json!({});
+            }
+            let Value::Object(next) = slot else { unreachable!("just made an object") };
+            at = next;
+        }
+        let mut leaf = match key.kind {
+            Kind::Text | Kind::Secret => json!({"type": ["string", "number", "null"]}),
+            Kind::Bool => json!({"type": "boolean"}),
+            Kind::Number(low, high) => json!({"type": "integer", "minimum": low, "maximum": high}),
+            Kind::Word(words) => json!({"enum": words}),
+            Kind::List => json!({"type": "array", "items": {"type": "string"}}),
+        };
+        leaf["description"] = json!(key.about);
+        match key.kind {
+            Kind::Number(..) => leaf["default"] = json!(key.default.parse::<u64>().unwrap_or(0)),
+            Kind::Bool => leaf["default"] = json!(key.default == "true"),
+            Kind::List => leaf["default"] = json!([]),
+            Kind::Text | Kind::Word(_) => leaf["default"] = json!(key.default),
+            Kind::Secret => leaf["writeOnly"] = json!(true),
+        }
+        object(at).insert(parts[parts.len() - 1].to_owned(), leaf);
+    }
+    Value::Object(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_every_default() {
+        let sample = sample();
+        assert_eq!(config_file::read(&sample, "t").unwrap(), []);
+        // The tool's key is an example, not a default.
+        let (before, rest) = sample.split_once("#     api_keys:").unwrap();
+        let after = &rest[rest.find("\n\n").unwrap()..];
+        let live = format!("{before}{after}").replace("\n# ", "\n").replace("\nThe page", "\n# The page");
+        let resolved = config::resolve(&[config_file::read(&live, "t").unwrap()]).unwrap();
+        assert_eq!(resolved.config, config::resolve(&[]).unwrap().config);
+        assert_eq!(resolved.warnings, []);
+    }
+
+    #[test]
+    fn the_documented_sample_is_this_one() {
+        let documented = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/slskdn.yml")).unwrap();
+        assert_eq!(documented, sample(), "write it anew: cargo run -- config sample > docs/slskdn.yml");
+    }
+
+    #[test]
+    fn a_change_is_kept_and_a_wrong_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources = Sources { data: folder.path().to_owned(), ..Sources::default() };
+        sources.prepare().unwrap();
+        let set = |key: &str, value: &str| sources.change(&[(key.to_owned(), Some(value.to_owned()))]);
+        assert_eq!(set("global.upload.slots", "9").unwrap().config.upload_slots, 9);
+        let before = std::fs::read_to_string(sources.data_file()).unwrap();
+        assert!(set("global.upload.slots", "none").is_err());
+        assert_eq!(std::fs::read_to_string(sources.data_file()).unwrap(), before);
+        let shares = set("shares.directories", "/a\n[b]/c\n").unwrap().config.shares.directories;
+        assert_eq!(shares, [(String::new(), "/a".to_owned()), ("b".to_owned(), "/c".to_owned())]);
+    }
+
+    #[test]
+    fn the_schema_knows_every_key() {
+        let schema = schema().to_string();
+        for key in KEYS {
+            assert!(schema.contains(key.name.rsplit('.').next().unwrap()), "{}", key.name);
+        }
+        assert!(schema.contains(r#""api_keys":{"additionalProperties":{"#), "{schema}");
+    }
+}

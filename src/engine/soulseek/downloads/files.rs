@@ -1,0 +1,255 @@
+//! What the file shell reports: bytes, ends, a full disk, the finished file in its place.
+
+use std::time::Duration;
+
+use super::{Disk, Download, Downloads, FINISHED, Phase, Stop, Timer, Turn};
+use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, ReceiveEnd};
+use crate::engine::soulseek::names;
+use crate::engine::soulseek::transfer::TransferEvent;
+use crate::model::id::TransferId;
+use crate::model::transfer::{Ending, Partial, Rung, Transfer};
+
+/// Time without a byte after which a transfer is stopped (RELIABILITY-FACTS 4, row 3).
+pub(super) const STALL: Duration = Duration::from_secs(60);
+/// After this long it is seen whether the disk has room again.
+const DISK_RETRY: Duration = Duration::from_secs(60);
+/// For checking and moving a finished file; a Pi reads a few GiB from a slow disk in this time.
+const PLACING: Duration = Duration::from_secs(30 * 60);
+/// Why downloads wait then.
+pub(super) const DISK_FULL: &str = "disk full: downloads wait for room";
+
+impl Downloads {
+    /// Something happened to a file of ours.
+    pub fn on_file_event(&mut self, id: TransferId, event: FileEvent, turn: &mut Turn<'_>) {
+        match event {
+            FileEvent::Started { offset } => self.on_started(id, offset, turn),
+            FileEvent::Progress { position } => self.on_progress(id, position, turn),
+            FileEvent::Synced { synced, boot } => {
+                if let Some(download) = self.live.get_mut(&id)
+                    && let Some(partial) = &mut download.record.partial
+                {
+                    (partial.synced, partial.boot) = (synced, boot);
+                    turn.out.keep(&download.record);
+                }
+            }
+            FileEvent::Received(end) => {
+                if let Some(file) = self.leaving.remove(&id) {
+                    turn.out.file(FileAction::Discard { file });
+                } else {
+                    self.on_received(id, end, turn);
+                }
+                self.pump(turn);
+            }
+            FileEvent::Placed(result) => {
+                if let Some(file) = self.leaving.remove(&id) {
+                    if result.is_err() {
+                        turn.out.file(FileAction::Discard { file });
+                    }
+                } else {
+                    self.on_placed(id, result, turn);
+                }
+                self.pump(turn);
+            }
+            FileEvent::Sent(_) => {}
+        }
+    }
+
+    fn on_started(&mut self, id: TransferId, offset: u64, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get_mut(&id) else { return };
+        let Phase::Receiving(receiving) = &mut download.phase else { return };
+        receiving.position = offset;
+        (receiving.began_at, receiving.moved_at) = (turn.now.mono, turn.now.mono);
+        let joining = receiving.joining;
+        let record = &mut download.record;
+        record.start_offset = offset;
+        record.bytes_done = offset;
+        record.average_speed = 0;
+        record.started_at = Some(turn.now.wall);
+        if offset == 0 {
+            // Also where a join had too little to overlap with: the file is this user's alone then.
+            record.partial = Some(empty_partial(record));
+        } else if joining
+            && let Some(partial) = &mut record.partial
+            && partial.joins.last().is_none_or(|(_, user)| *user != record.user)
+        {
+            partial.joins.push((offset, record.user.clone()));
+        }
+        self.timers.set(Timer::Download(id), turn.now.in_(STALL));
+        self.change(id, TransferEvent::Flow, None, turn);
+    }
+
+    /// Positions are not stored: the partial file itself says how far it is.
+    fn on_progress(&mut self, id: TransferId, position: u64, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get_mut(&id) else { return };
+        let Phase::Receiving(receiving) = &mut download.phase else { return };
+        let step = position.saturating_sub(receiving.position);
+        if step == 0 {
+            return;
+        }
+        let rate = per_second(step, turn.now.mono.saturating_sub(receiving.moved_at));
+        receiving.rate = if receiving.rate == 0 { rate } else { receiving.rate / 4 * 3 + rate / 4 };
+        receiving.position = position;
+        receiving.moved_at = turn.now.mono;
+        self.bytes = self.bytes.saturating_add(step);
+        download.requeued = false;
+        download.record.bytes_done = position;
+        download.record.average_speed = per_second(
+            position.saturating_sub(download.record.start_offset),
+            turn.now.mono.saturating_sub(receiving.began_at),
+        );
+        if receiving.stop.is_none() {
+            self.timers.set(Timer::Download(id), turn.now.in_(STALL));
+        }
+        self.disk_works(id, turn);
+    }
+
+    fn on_received(&mut self, id: TransferId, end: ReceiveEnd, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get_mut(&id) else { return };
+        let Phase::Receiving(receiving) = &download.phase else { return };
+        let stop = receiving.stop;
+        let (user, size) = (download.record.user.clone(), download.record.size);
+        if let ReceiveEnd::Closed { position } | ReceiveEnd::DiskFull { position } | ReceiveEnd::Stopped { position } =
+            end
+        {
+            download.record.bytes_done = position;
+        }
+        match (end, stop) {
+            (ReceiveEnd::Complete, _) => {
+                download.record.bytes_done = size;
+                if let Some(partial) = &mut download.record.partial {
+                    partial.synced = size;
+                }
+                turn.out.keep(&download.record);
+                self.disk_works(id, turn);
+                self.put(id, turn);
+            }
+            (ReceiveEnd::DiskFull { .. }, _) => self.on_disk_full(id, turn),
+            (ReceiveEnd::OverlapDiffers, _) => {
+                let reason = format!("{user} has other bytes than those already here");
+                self.give_up_or_begin_anew(id, Ending::Errored, reason, turn);
+            }
+            (ReceiveEnd::DiskError(error), _) => self.fail(id, Ending::Errored, format!("disk: {error}"), turn),
+            (_, Some(Stop::Superseded)) => self.ready(id, None, turn),
+            (_, Some(Stop::Stalled)) => {
+                self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
+            }
+            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
+                let reason = format!("{user} closed the connection at {position} of {size} bytes");
+                self.fail(id, Ending::Errored, reason, turn);
+            }
+        }
+    }
+
+    /// Has the finished partial file put in its place.
+    pub(super) fn put(&mut self, id: TransferId, turn: &mut Turn<'_>) {
+        self.leave(id);
+        let Some(download) = self.live.get_mut(&id) else { return };
+        let record = &download.record;
+        let Some(partial) = &record.partial else { return };
+        let (folder, name) = names::layout(&record.path, record.destination.as_deref());
+        let (file, check) = (partial.file.clone(), !partial.joins.is_empty());
+        download.phase = Phase::Placing;
+        turn.out.file(FileAction::Place { transfer: id, file, folder, name, check });
+        self.timers.set(Timer::Download(id), turn.now.in_(PLACING));
+    }
+
+    fn on_placed(&mut self, id: TransferId, result: Result<String, PlaceError>, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get_mut(&id) else { return };
+        match result {
+            Ok(path) => {
+                let record = &mut download.record;
+                let joined = record.partial.take().is_some_and(|partial| !partial.joins.is_empty());
+                record.rung = Some(if joined { Rung::JoinedByOverlap } else { Rung::SingleSource });
+                record.local_path = Some(path);
+                record.bytes_done = record.size;
+                if self.finished.len() >= FINISHED {
+                    self.finished.pop_front();
+                }
+                self.finished.push_back((record.user.clone(), record.path.as_str().to_owned()));
+                if let Some(user) = self.users.get_mut(&record.user) {
+                    // Their queue has room again.
+                    user.paused = false;
+                }
+                self.disk_works(id, turn);
+                self.finish(id, Ending::Succeeded, None, turn);
+                turn.out.notice(Notice::DownloadFinished(id));
+            }
+            Err(_) if !matches!(download.phase, Phase::Placing) => {}
+            Err(PlaceError::CheckFailed(error)) => {
+                download.solo = true;
+                discard(&mut download.record, turn);
+                self.fail(id, Ending::Errored, format!("the joined file is damaged: {error}"), turn);
+            }
+            Err(PlaceError::DiskFull) => self.on_disk_full(id, turn),
+            Err(PlaceError::Disk(error)) => self.on_misplaced(id, &error, turn),
+        }
+    }
+
+    /// The finished file is not in its place. Tried a second time, since much on a disk passes; then the partial file
+    /// itself is not to be trusted.
+    pub(super) fn on_misplaced(&mut self, id: TransferId, error: &str, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get_mut(&id) else { return };
+        download.misplaced = download.misplaced.saturating_add(1);
+        if download.misplaced > 1 {
+            download.misplaced = 0;
+            discard(&mut download.record, turn);
+        }
+        self.fail(id, Ending::Errored, format!("disk: {error}"), turn);
+    }
+
+    /// No room. Costs no attempt; nothing is asked for or taken until one download got further.
+    fn on_disk_full(&mut self, id: TransferId, turn: &mut Turn<'_>) {
+        self.disk = Disk::Full;
+        self.timers.set(Timer::Disk, turn.now.in_(DISK_RETRY));
+        for download in self.live.values_mut().filter(|download| matches!(download.phase, Phase::Ready)) {
+            download.record.reason = Some(DISK_FULL.to_owned());
+        }
+        if self.live.get(&id).is_some_and(is_complete) {
+            self.wait(id, DISK_RETRY, DISK_FULL.to_owned(), turn);
+        } else {
+            self.ready(id, Some(DISK_FULL.to_owned()), turn);
+        }
+    }
+
+    /// Bytes went to the disk: if it was full, it is so no more.
+    fn disk_works(&mut self, id: TransferId, turn: &mut Turn<'_>) {
+        let placing = self.live.get(&id).is_some_and(|download| matches!(download.phase, Phase::Placing));
+        if matches!(self.disk, Disk::Probing(Some(probe)) if probe == id) || (self.disk != Disk::Fine && placing) {
+            self.disk = Disk::Fine;
+            self.timers.clear(&Timer::Disk);
+            self.pump(turn);
+        }
+    }
+}
+
+/// Forgets the bytes that are there.
+pub(super) fn discard(record: &mut Transfer, turn: &mut Turn<'_>) {
+    record.bytes_done = 0;
+    record.start_offset = 0;
+    if let Some(partial) = record.partial.take() {
+        turn.out.file(FileAction::Discard { file: partial.file });
+    }
+}
+
+/// Every byte is here and durable; only the place is missing.
+pub(super) fn is_complete(download: &Download) -> bool {
+    let size = download.record.size;
+    size > 0 && download.record.partial.as_ref().is_some_and(|partial| partial.synced >= size)
+}
+
+/// A partial file that begins with the present user's bytes.
+pub(super) fn empty_partial(record: &Transfer) -> Partial {
+    Partial {
+        file: names::partial_name(record.id),
+        synced: 0,
+        boot: 0,
+        joins: Vec::new(),
+        first_user: record.user.clone(),
+        first_path: record.path.clone(),
+    }
+}
+
+fn per_second(bytes: u64, time: Duration) -> u64 {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000) / millis
+}

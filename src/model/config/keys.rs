@@ -1,0 +1,329 @@
+//! The table of every key: name, kind, default and meaning. Parsing, the printed configuration, the schema and the
+//! nearest-key suggestion all read it, so a key exists in one place.
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in this range, both ends included.
+    Number(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of texts.
+    List,
+}
+
+/// One key. A `*` in the name stands for any one name chosen by the owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted name.
+    pub name: &'static str,
+    /// Other names it is known by (slskd's older or newer ones).
+    pub aliases: &'static [&'static str],
+    /// What it must look like.
+    pub kind: Kind,
+    /// Its default as text; for lists, empty.
+    pub default: &'static str,
+    /// What it is for, with its unit.
+    pub about: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { name, aliases: &[], kind, default, about }
+}
+
+const fn also(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: Kind,
+    default: &'static str,
+    about: &'static str,
+) -> Key {
+    Key { name, aliases, kind, default, about }
+}
+
+const PORT: Kind = Kind::Number(1, 65_535);
+
+/// Every key there is.
+pub const KEYS: &[Key] = &[
+    key("soulseek.address", Kind::Text, "server.slsknet.org", "Host name or IPv4 address of the Soulseek server."),
+    key("soulseek.port", PORT, "2242", "TCP port of the server."),
+    key("soulseek.username", Kind::Text, "", "Your Soulseek user name. Empty: the node waits for it."),
+    key("soulseek.password", Kind::Secret, "", "Your Soulseek password."),
+    key("soulseek.description", Kind::Text, "", "What other users read about you."),
+    key("soulseek.listen_ip_address", Kind::Text, "0.0.0.0", "IPv4 address to listen on for other users."),
+    key(
+        "soulseek.listen_port",
+        Kind::Number(0, 65_535),
+        "50300",
+        "TCP port for other users; 0 lets the system choose.",
+    ),
+    key("soulseek.port_mapping", Kind::Word(&["auto", "off"]), "off", "Ask the router to forward the port."),
+    key(
+        "soulseek.distributed_network.child_limit",
+        Kind::Number(0, 10),
+        "10",
+        "Users we pass searches on to, at most; the server's speed rule may allow fewer.",
+    ),
+    key("soulseek.distributed_network.disable_children", Kind::Bool, "false", "Pass searches on to nobody."),
+    key("directories.downloads", Kind::Text, "", "Finished downloads. Empty: `downloads` in the data directory."),
+    key("directories.incomplete", Kind::Text, "", "Partial files. Empty: `incomplete` in the data directory."),
+    key(
+        "shares.directories",
+        Kind::List,
+        "",
+        "Folders to share: a path, or `[name]path` to choose the name others see; `!path` leaves a folder out.",
+    ),
+    key("shares.filters", Kind::List, "", "Regular expressions; a file whose path matches one is not shared."),
+    key("shares.watch", Kind::Bool, "true", "Notice changed files at once where the file system tells."),
+    key("shares.check_interval_hours", Kind::Number(1, 8_760), "6", "Hours between full checks of the shared folders."),
+    also("global.upload.slots", &["transfers.upload.slots"], Kind::Number(1, 100), "4", "Uploads at once."),
+    also(
+        "global.upload.speed_limit",
+        &["transfers.upload.speed_limit"],
+        Kind::Number(0, 10_000_000),
+        "0",
+        "All uploads together, KiB per second; 0 is no limit.",
+    ),
+    also(
+        "global.download.slots",
+        &["transfers.download.slots"],
+        Kind::Number(1, 100),
+        "8",
+        "Downloads in progress at once.",
+    ),
+    also(
+        "global.download.speed_limit",
+        &["transfers.download.speed_limit"],
+        Kind::Number(0, 10_000_000),
+        "0",
+        "All downloads together, KiB per second; 0 is no limit.",
+    ),
+    also(
+        "global.limits.queued.files",
+        &["transfers.limits.queued.files"],
+        Kind::Number(1, 5_000),
+        "5000",
+        "Uploads waiting or running for all users, files.",
+    ),
+    also(
+        "global.limits.queued.megabytes",
+        &["transfers.limits.queued.megabytes"],
+        Kind::Number(1, 10_000_000),
+        "500000",
+        "Uploads waiting or running for all users, MiB.",
+    ),
+    also(
+        "groups.default.limits.queued.files",
+        &["transfers.groups.default.limits.queued.files"],
+        Kind::Number(1, 5_000),
+        "500",
+        "Uploads waiting or running for one user, files.",
+    ),
+    also(
+        "groups.default.limits.queued.megabytes",
+        &["transfers.groups.default.limits.queued.megabytes"],
+        Kind::Number(1, 10_000_000),
+        "50000",
+        "Uploads waiting or running for one user, MiB.",
+    ),
+    also(
+        "groups.blacklisted.members",
+        &["transfers.groups.blacklisted.members"],
+        Kind::List,
+        "",
+        "Users who get nothing from us.",
+    ),
+    key(
+        "transfers.download.attempts",
+        Kind::Number(1, 100),
+        "12",
+        "Attempts of one download with one user before it fails.",
+    ),
+    key(
+        "transfers.download.failover",
+        Kind::Bool,
+        "true",
+        "Look for the same file at another user when one fails for good.",
+    ),
+    also(
+        "web.address",
+        &["web.ip_address"],
+        Kind::Text,
+        "127.0.0.1",
+        "Address the page listens on; 0.0.0.0 for the whole LAN.",
+    ),
+    key("web.port", Kind::Number(0, 65_535), "5030", "TCP port of the page; 0 lets the system choose."),
+    key("web.url_base", Kind::Text, "/", "Path below which a reverse proxy serves the page."),
+    key("web.allowed_hosts", Kind::List, "", "Further host names under which the page may be opened."),
+    key("web.authentication.disabled", Kind::Bool, "false", "Let anybody who reaches the page use it."),
+    key("web.authentication.username", Kind::Text, "slskdn", "User name for signing in."),
+    key("web.authentication.password", Kind::Secret, "", "Password for signing in; empty: the one set on the page."),
+    key("web.authentication.api_keys.*.key", Kind::Secret, "", "An API key, 16 to 255 characters."),
+    key(
+        "web.authentication.api_keys.*.role",
+        Kind::Word(&["readonly", "readwrite", "administrator"]),
+        "readonly",
+        "What the key may do.",
+    ),
+    key(
+        "web.authentication.api_keys.*.cidr",
+        Kind::Text,
+        "0.0.0.0/0,::/0",
+        "Addresses the key may be used from, separated by commas.",
+    ),
+    key("disk.min_free_mib", Kind::Number(0, 1_000_000_000), "512", "Downloads pause below this much free space, MiB."),
+    key("disk.backend", Kind::Word(&["auto", "io_uring", "blocking"]), "auto", "How file data is read and written."),
+    key(
+        "network.private_ranges",
+        Kind::List,
+        "",
+        "Address ranges (`10.0.0.0/8`) of your own network that may be dialled.",
+    ),
+    key("memory.budget", Kind::Number(32, 1_048_576), "160", "Memory the program may plan with, MiB."),
+    key("log.level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info", "How much is logged."),
+];
+
+/// Sections and keys of slskd's file that mean something we do not have: a warning each, not an error.
+pub const SLSKD_ONLY: &[&str] = &[
+    "blacklist",
+    "debug",
+    "destinations",
+    "diagnostics.allow_memory_dump",
+    "directories.staging",
+    "docker",
+    "experimental",
+    "feature",
+    "features",
+    "filters",
+    "flags",
+    "global.limits",
+    "global.upload",
+    "global.download",
+    "groups",
+    "headless",
+    "instance_name",
+    "integration",
+    "integrations",
+    "logger",
+    "metrics",
+    "permissions",
+    "relay",
+    "remote_configuration",
+    "remote_file_management",
+    "retention",
+    "rooms",
+    "searches",
+    "shares.cache",
+    "soulseek.connection",
+    "soulseek.diagnostic_level",
+    "soulseek.distributed_network",
+    "soulseek.picture",
+    "storage",
+    "telemetry",
+    "throttling",
+    "transfers",
+    "web.authentication.jwt",
+    "web.authentication.passthrough",
+    "web.content_path",
+    "web.cors",
+    "web.enforce_security",
+    "web.https",
+    "web.logging",
+    "web.rate_limiting",
+    "web.socket",
+];
+
+/// The key of this name or alias, `*` matching any one segment.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| matches(key.name, name) || key.aliases.iter().any(|alias| matches(alias, name)))
+}
+
+/// Whether some key lies below this name, so that a mapping belongs there.
+pub fn is_section(name: &str) -> bool {
+    let depth = name.split('.').count();
+    KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases)).any(|full| {
+        full.split('.').count() > depth && matches(&full.split('.').take(depth).collect::<Vec<_>>().join("."), name)
+    })
+}
+
+/// The section or key of slskd's that covers this name and that we do not have.
+pub fn slskd_only(name: &str) -> Option<&'static str> {
+    SLSKD_ONLY
+        .iter()
+        .find(|section| name == **section || name.strip_prefix(**section).is_some_and(|rest| rest.starts_with('.')))
+        .copied()
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut given = name.split('.');
+    pattern.split('.').all(|want| given.next().is_some_and(|have| want == "*" || want == have))
+        && given.next().is_none()
+}
+
+/// The key whose name is nearest to a mistyped one, if any is near enough to be meant.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    KEYS.iter()
+        .map(|key| {
+            let end = key.name.rsplit('.').next().unwrap_or(key.name);
+            let whole = distance(name, key.name);
+            // A right name in the wrong section is meant as well.
+            (if end == last { whole.min(1) } else { whole }, key.name)
+        })
+        .filter(|(far, _)| *far <= 2 + name.len() / 6)
+        .min()
+        .map(|(_, found)| found)
+}
+
+/// Edit distance with insertion, deletion, substitution (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typos_find_the_key_that_was_meant() {
+        assert_eq!(nearest("soulseek.listen_prot"), Some("soulseek.listen_port"));
+        assert_eq!(nearest("soulsek.username"), Some("soulseek.username"));
+        assert_eq!(nearest("shares.directory"), Some("shares.directories"));
+        assert_eq!(nearest("quite.something.else.altogether"), None);
+    }
+
+    #[test]
+    fn owners_names_stand_for_the_star() {
+        assert_eq!(
+            find("web.authentication.api_keys.soularr.role").map(|k| k.kind),
+            Some(Kind::Word(&["readonly", "readwrite", "administrator"]))
+        );
+        assert!(find("web.authentication.api_keys.soularr.rolle").is_none());
+        assert!(is_section("web.authentication.api_keys.soularr"));
+        assert!(is_section("transfers.upload"));
+        assert!(!is_section("web.port"));
+    }
+
+    #[test]
+    fn slskd_sections_are_known_by_their_head() {
+        assert_eq!(slskd_only("web.https.port"), Some("web.https"));
+        assert_eq!(slskd_only("webs"), None);
+    }
+}

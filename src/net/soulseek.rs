@@ -1,1 +1,0 @@
-//! Connections to the Soulseek server and to users.

@@ -1,0 +1,30 @@
+//! Sentences that say what was done. The address of a page carries only the word.
+
+const SENTENCES: [(&str, &str); 21] = [
+    ("asked", "Asked for. The downloads page shows how it goes."),
+    ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
+    ("cancelled", "Cancelled."),
+    ("changed", "The setting is changed."),
+    ("cleared", "Finished transfers are cleared from the list. The files stay where they are."),
+    ("connecting", "Connecting to the Soulseek server."),
+    ("credentials", "User name and password are kept. Connecting to the Soulseek server."),
+    ("disconnected", "Disconnected. You stay offline until you connect again."),
+    ("fetched", "The share list has arrived."),
+    ("forgotten", "Forgotten."),
+    ("password", "The password is set. Other browsers and tools have to sign in again."),
+    ("removed", "Removed from the list."),
+    ("rescan", "The scan has begun."),
+    ("retried", "It will be tried again."),
+    ("scan_stopped", "The scan is being stopped."),
+    ("searching", "The search is on its way. Results appear as they come."),
+    ("sent", "The message is sent."),
+    ("signed_out", "You are signed out."),
+    ("stopped", "The search takes no more results."),
+    ("wish_added", "The wish is added. It is searched for at the server's own pace."),
+    ("wish_removed", "The wish is removed."),
+];
+
+/// The sentence of a word; unknown words say nothing.
+pub(super) fn sentence(word: &str) -> Option<&'static str> {
+    SENTENCES.iter().find(|(known, _)| *known == word).map(|(_, sentence)| *sentence)
+}

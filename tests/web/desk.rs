@@ -1,0 +1,297 @@
+//! A desk that answers from fixed data, full of names that mean harm, and remembers what it was told to do.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use slskdn::model::id::{SearchId, TransferId, Username};
+use slskdn::model::music::{Attributes, ShareCounts, WireText};
+use slskdn::model::record::{PrivateMessage, Wish};
+use slskdn::model::time::UnixMs;
+use slskdn::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
+use slskdn::model::view::{
+    Browsed, Event, FileView, FlowView, FolderView, LogLine, Refusal, Request, Response, ResponseView, SearchState,
+    SearchView, ServerState, SettingView, ShareRootView, Snapshot, TaskView, UserInfoView, UserStatusView,
+};
+use slskdn::web::{Ask, Desk};
+use tokio::sync::{broadcast, mpsc, watch};
+
+/// A name that would run, hide or turn things if a page believed it.
+pub(super) const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u{202e}gpj\0\n";
+/// A search that is there.
+pub(super) const SEARCH: &str = "11111111-1111-4111-8111-111111111111";
+/// A download that is there, half done.
+pub(super) const DOWNLOAD: &str = "22222222-2222-4222-8222-222222222222";
+const AT: UnixMs = UnixMs(1_767_323_045_000);
+
+/// What the desk was told.
+#[derive(Clone, Default)]
+pub(super) struct Told {
+    orders: Arc<Mutex<Vec<Request>>>,
+    pub(super) values: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+}
+
+impl Told {
+    /// Commands since the last look.
+    pub(super) fn orders(&self) -> Vec<Request> {
+        std::mem::take(&mut self.orders.lock().unwrap())
+    }
+}
+
+pub(super) fn file(name: &str) -> FileView {
+    FileView {
+        name: WireText::from(name),
+        size: 31_415_926,
+        code: 1,
+        extension: String::new(),
+        attributes: Attributes {
+            bitrate_kbps: Some(320),
+            duration_s: Some(187),
+            vbr: Some(false),
+            sample_rate_hz: Some(44_100),
+            bit_depth: None,
+        },
+    }
+}
+
+fn transfer(id: TransferId, direction: Direction, state: TransferState, path: &str) -> Transfer {
+    let done = if state == TransferState::Completed(Ending::Succeeded) { 31_415_926 } else { 12_345_678 };
+    Transfer {
+        id,
+        direction,
+        user: EVIL.into(),
+        path: path.into(),
+        size: 31_415_926,
+        state,
+        requested_at: AT,
+        enqueued_at: Some(AT),
+        started_at: Some(AT),
+        ended_at: state.is_over().then_some(AT),
+        start_offset: 0,
+        bytes_done: done,
+        average_speed: 456_789,
+        place_in_queue: Some(7),
+        reason: state.is_over().then(|| format!("the user said {EVIL}")),
+        attempts: 2,
+        next_attempt_at: (state == TransferState::QueuedLocally).then_some(AT),
+        removed: false,
+        batch: None,
+        destination: None,
+        local_path: None,
+        partial: None,
+        rung: (state == TransferState::Completed(Ending::Succeeded)).then_some(Rung::JoinedByOverlap),
+        tried: vec![EVIL.into()],
+    }
+}
+
+fn transfers(direction: Direction) -> Vec<Transfer> {
+    let album = "Music\\Artists\\Nils Holgersson\\1998 - Quiet Rooms";
+    let rows = [
+        (TransferState::InProgress, format!("{album}\\01 - First Light.flac")),
+        (TransferState::QueuedRemotely, format!("{album}\\02 - Stairwell.flac")),
+        (TransferState::QueuedLocally, format!("{album}\\03 - {EVIL}.flac")),
+        (TransferState::Completed(Ending::Succeeded), format!("{album}\\04 - Rain on Tin.flac")),
+        (TransferState::Completed(Ending::Rejected), format!("Other\\{EVIL}\\05.mp3")),
+    ];
+    let id = |n: u128| if n == 0 { DOWNLOAD.parse().unwrap() } else { TransferId(n) };
+    (0..).zip(rows).map(|(n, (state, path))| transfer(id(n), direction, state, &path)).collect()
+}
+
+fn search(state: SearchState) -> SearchView {
+    SearchView {
+        id: SEARCH.parse().unwrap(),
+        token: 7,
+        text: format!("quiet rooms {EVIL}"),
+        state,
+        started_at: AT,
+        ended_at: None,
+        responses: 3,
+        files: 25,
+        locked_files: 1,
+    }
+}
+
+fn responses() -> Vec<ResponseView> {
+    let response = |user: &str, free_slot, upload_speed, files| ResponseView {
+        user: user.into(),
+        token: 7,
+        free_slot,
+        upload_speed,
+        queue_length: 12,
+        files,
+        locked_files: vec![file("locked\\x.mp3")],
+    };
+    let album = |n: u32| file(&format!("Music\\Quiet Rooms (1998) [FLAC]\\{n:02} - A Name of Usual Length.flac"));
+    vec![
+        response("slowpoke", false, 20_000, vec![file("a\\b\\slow.mp3")]),
+        response("quick one/with slash", true, 2_000_000, (1..=12).map(album).collect()),
+        response(EVIL, true, 1_000_000, vec![file(&format!("{EVIL}\\{EVIL}.mp3"))]),
+    ]
+}
+
+fn folder(n: u32) -> FolderView {
+    FolderView { name: format!("Share\\Folder {n}").as_str().into(), files: vec![file("one.flac"), file(EVIL)] }
+}
+
+/// The state of things the pages show.
+pub(super) fn snapshot() -> Snapshot {
+    let mut s = Snapshot { version: "0.1.0", started_at: AT, ..Snapshot::default() };
+    s.server.address = "server.slsknet.org:2242".into();
+    s.server.username = EVIL.into();
+    s.server.state = ServerState::LoggedIn;
+    s.server.reason = Some(EVIL.to_owned());
+    s.shares.counts = ShareCounts { folders: 812, files: 10_234 };
+    s.shares.bytes = 345_678_901_234;
+    s.shares.ready = true;
+    s.shares.scanned_at = Some(AT);
+    s.shares.problems = vec![format!("cannot read {EVIL}")];
+    s.shares.roots = vec![ShareRootView {
+        id: "r1".to_owned(),
+        alias: format!("Music {EVIL}"),
+        local_path: format!("/data/{EVIL}"),
+        counts: ShareCounts { folders: 812, files: 10_234 },
+    }];
+    s.tree.level = 3;
+    s.tree.parent = Some(EVIL.into());
+    s.downloads = FlowView { active: 2, queued: 14, speed: 2_345_678, succeeded: 120, failed: 3, bytes: 9_876_543_210 };
+    s.uploads = FlowView { active: 1, queued: 0, speed: 345_678, succeeded: 45, failed: 0, bytes: 1_234_567_890 };
+    s.disk.backend = "blocking";
+    s.disk.backend_reason = Some("io_uring_setup: operation not permitted".to_owned());
+    s.disk.free = 12_345_678_901;
+    s.disk.total = 64_000_000_000;
+    s.port.listen = 50_300;
+    s.port.mapping = "UPnP".into();
+    s.tasks = vec![
+        TaskView { name: "soulseek", state: "running", restarts: 0, last_error: None },
+        TaskView { name: "scanner", state: "restarting", restarts: 2, last_error: Some(EVIL.to_owned()) },
+    ];
+    s.warnings = vec![format!("the port seems closed {EVIL}")];
+    s.unread_messages = 2;
+    s.searches_answered = 1_234;
+    s.searches_seen = 456_789;
+    s
+}
+
+fn respond(told: &Told, request: Request) -> Response {
+    let page = |rows: Vec<Transfer>| {
+        let all = rows.len();
+        Response::Transfers(rows, all)
+    };
+    match request {
+        Request::Transfers(filter) => page(transfers(filter.direction)),
+        Request::Transfer(direction, id) => {
+            let found = transfers(direction).into_iter().find(|row| row.id == id);
+            found.map_or(Response::Refused(Refusal::NotFound), |row| Response::Transfer(Box::new(row)))
+        }
+        Request::Batches => Response::Batches(Vec::new()),
+        Request::Searches => Response::Searches(vec![search(SearchState::InProgress), search(SearchState::TimedOut)]),
+        Request::Search(id) if id == SEARCH.parse::<SearchId>().unwrap() => {
+            Response::Search(search(SearchState::InProgress), responses())
+        }
+        Request::Wishes => Response::Wishes(vec![Wish {
+            id: 5,
+            text: format!("rare thing {EVIL}"),
+            added_at: AT,
+            searched_at: Some(AT),
+            found: 3,
+        }]),
+        Request::Conversations => Response::Conversations(vec![(message(true, EVIL), 2)]),
+        Request::Messages(_) => Response::Messages(vec![
+            message(true, "Hello! Do you have the second half of that album?"),
+            message(false, "Yes, give me a minute."),
+            message(true, EVIL),
+        ]),
+        Request::Settings => Response::Settings(
+            [
+                ("soulseek.username", "someone", "page"),
+                ("soulseek.password", "(set)", "environment"),
+                ("soulseek.listen_port", "50300", "built-in"),
+                ("web.port", "5030", "file"),
+                ("soulseek.description", EVIL, "file"),
+            ]
+            .map(|(key, value, source)| SettingView { key: key.into(), value: value.into(), source: source.into() })
+            .to_vec(),
+        ),
+        Request::SettingsYaml | Request::Metrics => Response::Text("slskdn_up 1\n".to_owned()),
+        Request::Log(_) => Response::Log(
+            (0..)
+                .zip([("INFO", "listening address=127.0.0.1:5030"), ("WARN", EVIL), ("ERROR", "store: no space left")])
+                .map(|(sequence, (level, text))| LogLine {
+                    sequence,
+                    at: AT,
+                    level,
+                    target: "slskdn::net".to_owned(),
+                    text: text.to_owned(),
+                })
+                .collect(),
+        ),
+        Request::SharedFolders { .. } => Response::SharedFolders((0..20).map(folder).collect(), 812),
+        Request::Value(name) => Response::Value(told.values.lock().unwrap().get(&name).cloned()),
+        Request::KeepValue(name, value) => {
+            let mut values = told.values.lock().unwrap();
+            match value {
+                Some(value) => values.insert(name, value),
+                None => values.remove(&name),
+            };
+            Response::Done
+        }
+        Request::Place(_) => Response::Place(7),
+        Request::Browse(_) => Response::Browsed(Browsed {
+            folders: 250,
+            files: 500,
+            open: Arc::new(|| Ok(Box::new((0..250).map(|n| Ok(folder(n)))))),
+        }),
+        Request::Folder(_, name) => {
+            Response::Folders(vec![FolderView { name: name.into(), files: vec![file("one.flac"), file(EVIL)] }])
+        }
+        Request::UserInfo(_) => Response::UserInfo(UserInfoView {
+            description: format!("I like\nquiet music {EVIL}"),
+            picture: Some(b"<svg onload=alert(1)>".to_vec()),
+            slots: 3,
+            queue_length: 12,
+            free_slot: true,
+        }),
+        Request::UserStatus(_) => {
+            let stats = Some((1_000_000, 120, 10_234, 812));
+            Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
+        }
+        Request::Search(_) | Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
+        order => {
+            let answer = match &order {
+                Request::AddWish(_) => Response::WishAdded(6),
+                Request::Enqueue(wanted) => Response::Enqueued {
+                    accepted: wanted.files.iter().map(|_| transfers(Direction::Download)[0].clone()).collect(),
+                    failed: Vec::new(),
+                    batch: None,
+                },
+                Request::StartSearch(wanted) if wanted.text == "full" => {
+                    Response::Refused(Refusal::Full("20 searches are kept already".to_owned()))
+                }
+                _ => Response::Done,
+            };
+            told.orders.lock().unwrap().push(order);
+            answer
+        }
+    }
+}
+
+fn message(incoming: bool, text: &str) -> PrivateMessage {
+    PrivateMessage { user: Username::from(EVIL), at: AT, id: 1, incoming, text: text.to_owned(), read: !incoming }
+}
+
+/// Starts a desk; the sender tells events, the watch changes the snapshot.
+pub(super) fn open() -> (Desk, Told, broadcast::Sender<Event>, watch::Sender<Arc<Snapshot>>) {
+    let (asks, mut asked) = mpsc::channel::<Ask>(16);
+    let (events, _) = broadcast::channel(64);
+    let (publish, snapshots) = watch::channel(Arc::new(snapshot()));
+    let told = Told::default();
+    let desk = Desk::new(snapshots, asks, events.clone());
+    let answering = told.clone();
+    tokio::spawn(async move {
+        while let Some(ask) = asked.recv().await {
+            let _ = ask.answer.send(respond(&answering, ask.request));
+        }
+    });
+    (desk, told, events, publish)
+}
