@@ -125,7 +125,8 @@ impl Pump {
     }
 
     /// Answers the token on a file connection with an offset, and takes the bytes that follow into the partial file.
-    /// Sends `Started`, `Progress` and `Synced` on the way and `Received` at the end, then closes. Returns what it said.
+    /// Sends `Started`, `Progress` and `Synced` on the way (one at once, when the record does not know this boot) and
+    /// `Received` at the end, then closes. Returns what it said.
     pub async fn receive(
         &self,
         stream: tokio::net::TcpStream,

@@ -26,7 +26,8 @@ pub(super) async fn send(
     let file = match pump.shared.disk.open_read(&order.local_path).await {
         Ok((file, len)) if len == order.size => file,
         Ok((_, len)) => {
-            return SendEnd::FileError(format!("{:?} has {len} bytes, {} when indexed", order.local_path, order.size));
+            let path = order.local_path.display();
+            return SendEnd::FileError(format!("{path} has {len} bytes, {} when indexed", order.size));
         }
         Err(error) => return SendEnd::FileError(error.to_string()),
     };
