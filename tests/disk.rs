@@ -3,4 +3,5 @@
 
 mod backends;
 mod full;
+mod killed;
 mod pump;

@@ -49,6 +49,7 @@ async fn fill_and_go_on(mounted: &Path) {
     let receiving = rig.receive(ours, bytes.len(), Begin::Fresh);
     assert_eq!(theirs.read_u64_le().await.unwrap(), 0);
     assert_eq!(rig.next().await, FileEvent::Started { offset: 0 });
+    assert_eq!(rig.next().await, FileEvent::Synced { synced: 0, boot: this_boot() });
     fill(&mounted.join("filler"));
     // ... unless the file system cannot reserve, which is what giving the reserved room away amounts to.
     std::fs::File::options().write(true).open(&held).unwrap().set_len(0).unwrap();
