@@ -1,12 +1,12 @@
 //! Answers the web layer: reads come from the store, the index or the engine; orders go to the engine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::Applier;
+use super::apply::{Applier, Folders};
 use super::logging::LogTail;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
@@ -306,9 +306,16 @@ impl Desk {
 
     async fn settings(&self) -> Vec<SettingView> {
         let resolved = self.resolved.lock().await.clone();
+        let folders = Folders::new(&self.sources.data, &resolved.config);
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
         let row = |row: &crate::model::config::Effective| SettingView {
             key: row.key.clone(),
-            value: settings::shown(row),
+            // Tools look here for the place where their files arrive.
+            value: match row.key.as_str() {
+                "directories.downloads" => whole(&folders.downloads),
+                "directories.incomplete" => whole(&folders.incomplete),
+                _ => settings::shown(row),
+            },
             source: row.place.to_string(),
         };
         resolved.effective.iter().map(row).collect()

@@ -77,7 +77,7 @@ class Process:
         self.name, self.log = name, log
         self.out = open(log, "ab")
         # Our own variables are for the tests; the daemon would take them for misspelt keys.
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")} | environment
+        env = {k: v for k, v in os.environ.items() if command[0] != BINARY or not k.startswith("SLSKDN_")} | environment
         self.process = subprocess.Popen([str(c) for c in command], stdout=self.out, stderr=self.out,
                                         stdin=subprocess.DEVNULL, env=env)
 
