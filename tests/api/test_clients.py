@@ -159,7 +159,8 @@ def test_downloads(net, slskd):
     assert set(ids) == {mix["filename"], song["filename"], fjord["filename"]}
     last = ids[fjord["filename"]]
     until("the last waits there", lambda: state_of(slskd, "them", last) == "Queued, Remotely")
-    assert slskd.transfers.get_queue_position("them", last) in (1, 2)
+    # Nicotine+ counts the one under way, and may know of only one of the two yet.
+    assert slskd.transfers.get_queue_position("them", last) in (1, 2, 3)
 
     # The one under way is called off, which makes room for the others.
     assert slskd.transfers.cancel_download("them", first)
