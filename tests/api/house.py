@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "interop"))
 
-from world import Node, Peer, World, free_port, listening, until  # noqa: E402
+from world import Node, Peer, World, free_port  # noqa: E402
 
 USER, PASSWORD = "owner", "correct horse battery"
 KEYS = {role: f"{role}-key-0123456789" for role in ("readonly", "readwrite", "administrator")}
@@ -34,8 +34,6 @@ def neighbours(name="them", big_mib=2, peer=(), **settings):
     """A world with a peer of this name and our box; yields it, and clears it away."""
     world = World(big_mib=big_mib)
     try:
-        # The name may have a slash, and files are named after it.
-        (world.tmp / name).parent.mkdir(parents=True, exist_ok=True)
         world.them = Peer(world, "nicotine", name, free_port(), *peer)
         world.box = Box(world, **settings)
         yield world
@@ -47,10 +45,3 @@ def neighbours(name="them", big_mib=2, peer=(), **settings):
 def files_of(listing):
     """All files of a user's transfers."""
     return [f for d in listing["directories"] for f in d["files"]]
-
-
-def without_activity(world, *names):
-    """Waits until nothing goes on with these files any more."""
-    return until(f"{names} are over", lambda: all(
-        t["state"].startswith("Completed") for t in world.box.transfers("downloads", world.them.name)
-        if t["filename"].rsplit("\\", 1)[1] in names))

@@ -261,6 +261,7 @@ def test_enqueue_to_finished_file(net):
     assert download(net, wanted["filename"]) is None
     assert download(net, wanted["filename"], removed=True)["removed"] is True
     assert (net.box.downloads / folder / name).exists()
+    assert net.http("GET", f"/transfers/downloads/{QUOTED}").status_code == 404
 
 
 def test_enqueue_refused(net):

@@ -11,7 +11,7 @@ use crate::model::view::{FileView, FolderView, ResponseView, SearchState, Search
 use crate::web::show::iso_ms;
 
 /// Absent values are left out, as slskd does.
-fn without_null(value: Value) -> Value {
+pub(super) fn without_null(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(map.into_iter().filter(|(_, value)| !value.is_null()).collect()),
         other => other,
