@@ -105,8 +105,8 @@ impl Downloads {
 
     fn on_received(&mut self, id: TransferId, end: ReceiveEnd, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
-        let Phase::Receiving(receiving) = &download.phase else { return };
-        let stop = receiving.stop;
+        let Phase::Receiving(receiving) = &mut download.phase else { return };
+        let (stop, refused) = (receiving.stop, receiving.refused.take());
         let (user, size) = (download.record.user.clone(), download.record.size);
         if let ReceiveEnd::Closed { position } | ReceiveEnd::DiskFull { position } | ReceiveEnd::Stopped { position } =
             end
@@ -133,10 +133,13 @@ impl Downloads {
             (_, Some(Stop::Stalled)) => {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
             }
-            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
-                let reason = format!("{user} closed the connection at {position} of {size} bytes");
-                self.fail(id, Ending::Errored, reason, turn);
-            }
+            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => match refused {
+                Some(reason) => self.give_up(id, Ending::Rejected, reason, turn),
+                None => {
+                    let reason = format!("{user} closed the connection at {position} of {size} bytes");
+                    self.fail(id, Ending::Errored, reason, turn);
+                }
+            },
         }
     }
 
