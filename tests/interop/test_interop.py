@@ -1,6 +1,5 @@
 """Our daemon with Nicotine+ and with aioslsk: everything both ways, through /api/v0, over every kind of network."""
 import signal
-import subprocess
 
 import pytest
 
@@ -31,8 +30,7 @@ def net(request):
             until("we have a parent", lambda: world.box.get("/application")["distributedNetwork"].get("parent"))
         yield world
     finally:
-        world.close()
-    subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+        world.close(request.session.testsfailed)
 
 
 def remote(net, word):
@@ -123,8 +121,7 @@ def slow(request):
     try:
         yield world
     finally:
-        world.close()
-    subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+        world.close(request.session.testsfailed)
 
 
 def begin(world):

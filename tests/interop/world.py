@@ -6,6 +6,7 @@ step: it waits for events that the peers log, or asks our API until the answer i
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import requests
 
 HERE = Path(__file__).resolve().parent
 BINARY = Path(os.environ.get("SLSKDN_BINARY", HERE.parents[1] / "target" / "release" / "slskdn"))
-LONG = 120  # seconds; a limit for broken runs, not a measurement
+LONG = int(os.environ.get("TEST_PATIENCE", "120"))  # seconds; a limit for broken runs, not a measurement
 
 
 def free_port():
@@ -234,10 +235,14 @@ class World:
         self.processes.append(self.server_process)
         until("the server listens", lambda: listening(self.port))
 
-    def close(self):
-        # The server first would make everybody reconnect.
+    def close(self, keep=False):
+        """Ends every process, the server last so that nobody reconnects; keeps files and logs of a failed run."""
         for process in reversed(self.processes):
             process.stop()
+        if keep:
+            print(f"files and logs are kept in {self.tmp}")
+        else:
+            shutil.rmtree(self.tmp, ignore_errors=True)
 
     def log(self, name):
         return (self.tmp / f"{name}.log").read_text(errors="replace")

@@ -425,7 +425,7 @@ impl Node {
 
     fn on_connections_event(&mut self, event: ConnectionsEvent, now: Now) {
         match event {
-            ConnectionsEvent::Peer { user, message } => self.on_peer_message(user, message, now),
+            ConnectionsEvent::Peer { user, message } => self.on_peer_message(&user, message, now),
             ConnectionsEvent::FileToken { user, conn, token } => {
                 let mut wanted = false;
                 self.with_turn(now, |node, turn| wanted = node.downloads.on_file_token(&user, conn, token, turn));
@@ -460,15 +460,15 @@ impl Node {
         }
     }
 
-    fn on_peer_message(&mut self, user: Username, message: PeerMessage, now: Now) {
+    fn on_peer_message(&mut self, user: &Username, message: PeerMessage, now: Now) {
         if let PeerMessage::FileSearchResponse(reply) = message {
             return self.with_turn(now, |node, turn| node.searches.on_reply(reply, turn));
         }
-        if self.uploads.on_peer_message(&user, &message, &self.settings, now, &mut self.effects) {
+        if self.uploads.on_peer_message(user, &message, &self.settings, now, &mut self.effects) {
             return;
         }
         let mut taken = false;
-        self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(&user, &message, turn));
+        self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(user, &message, turn));
         if !taken {
             let standing = inquiries::Standing {
                 slots: self.settings.upload_slots,
@@ -476,7 +476,7 @@ impl Node {
                 free_slot: self.uploads.free_slot(&self.settings),
             };
             let Self { inquiries, settings, effects, .. } = self;
-            inquiries.on_peer(&user, message, standing, settings, now, effects);
+            inquiries.on_peer(user, message, standing, settings, now, effects);
         }
     }
 

@@ -183,7 +183,7 @@ fn camel(name: &str) -> String {
         if c == '_' {
             upper = true;
         } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
+            out.push(if upper { c.to_ascii_uppercase() } else { c });
             upper = false;
         }
     }

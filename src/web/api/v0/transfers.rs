@@ -240,11 +240,11 @@ async fn enqueue_batch(State(web): Here, body: Bytes) -> Result<Rows, Refused> {
     };
     let now = web.now().wall;
     let rows: Vec<Value> = outcome.accepted.iter().map(|t| forms::transfer(t, now)).collect();
-    let form = outcome.batch.as_ref().map(|batch| batch_form(batch, rows));
+    let form = outcome.batch.as_ref().map(|batch| batch_form(batch, &rows));
     Ok((status, Json(json!({ "batch": form, "failures": failures(&outcome.failed) }))))
 }
 
-fn batch_form(batch: &Batch, transfers: Vec<Value>) -> Value {
+fn batch_form(batch: &Batch, transfers: &[Value]) -> Value {
     let mut form = json!({
         "id": batch.id.to_string(),
         "username": batch.user,
@@ -275,7 +275,7 @@ async fn with_transfers(web: &Web, batch: &Batch) -> Result<Value, Refused> {
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    Ok(batch_form(batch, rows))
+    Ok(batch_form(batch, &rows))
 }
 
 async fn batch(State(web): Here, Path(text): Path<String>) -> Answer {
@@ -285,5 +285,5 @@ async fn batch(State(web): Here, Path(text): Path<String>) -> Answer {
 
 async fn batches(State(web): Here) -> Answer {
     let list = web.desk.batches().await?;
-    Ok(Json(Value::Array(list.iter().map(|batch| batch_form(batch, Vec::new())).collect())))
+    Ok(Json(Value::Array(list.iter().map(|batch| batch_form(batch, &[])).collect())))
 }
