@@ -69,7 +69,9 @@ fn ask(mut socket: UnixStream, file: &Path) -> std::io::Result<(u16, String)> {
     let text = answer.split_once("\r\n\r\n").map_or("", |(_, text)| text);
     let text = match serde_json::from_str(text) {
         Ok(serde_json::Value::String(text)) => text,
-        Ok(serde_json::Value::Object(problem)) => problem.get("error").and_then(|e| e.as_str()).unwrap_or(text).to_owned(),
+        Ok(serde_json::Value::Object(problem)) => {
+            problem.get("error").and_then(|e| e.as_str()).unwrap_or(text).to_owned()
+        }
         _ => text.trim().to_owned(),
     };
     Ok((status, text))

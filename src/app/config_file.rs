@@ -299,10 +299,7 @@ fn quote(text: &str) -> String {
 
 /// Layer of the environment: `SLSKDN_SOULSEEK__LISTEN_PORT` or, where no name has two meanings,
 /// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons. Unknown names are added to the problems.
-pub fn environment(
-    variables: impl Iterator<Item = (String, String)>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Given> {
+pub fn environment(variables: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Given> {
     // Read by the program itself, not keys: see `app::cli`.
     const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG", "SLSKDN_MUSIC"];
     let mut given = Vec::new();

@@ -1,5 +1,6 @@
 """Disks that fill up or refuse writing, each a small one of its own."""
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -32,7 +33,7 @@ def test_a_full_disk_pauses_downloads_and_nothing_is_lost(world, small_disk):
     them = Peer(world, "nicotine", "them", free_port(), "--upload-limit-kib", "1200")
     node = Node(world, disk__min_free_mib=8, directories__incomplete=disk / "incomplete")
     node.process.stop()
-    node.home.rename(disk / "box")
+    shutil.move(node.home, disk / "box")
     node.home, node.downloads = disk / "box", disk / "box" / "downloads"
     node.start()
     small, big = pick(node, "song"), pick(node, "mix")
