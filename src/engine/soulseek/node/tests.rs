@@ -146,7 +146,7 @@ fn messages_are_kept_before_they_are_acknowledged() {
     for seed in 0..20 {
         let mut world = two(seed, false, false);
         assert_eq!(world.ask(0, Command::SendMessage("bob".into(), "hello".to_owned())), Reply::Done);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             // Perhaps between hearing and keeping: then the server says it again.
             (0..seed).for_each(|_| world.step());
             world.restart(1, true);
@@ -199,7 +199,7 @@ fn either_side_calls_a_transfer_off() {
 #[test]
 fn the_queue_outlives_a_logout() {
     for seed in 0..10 {
-        let mut world = two(seed, false, seed % 2 == 0);
+        let mut world = two(seed, false, seed.is_multiple_of(2));
         assert_eq!(world.ask(1, Command::Disconnect), Reply::Done);
         let id = accepted(&world.ask(0, want("bob", &[(LONG, 900_000), (SONG, 300_000)])))[0];
         assert_eq!(world.ask(0, Command::Disconnect), Reply::Done);
@@ -223,7 +223,7 @@ fn pick<T: Clone>(dice: &mut Chance, of: &[T]) -> Option<T> {
 /// Something that a person, the network or bad luck does.
 fn disturb(world: &mut World, dice: &mut Chance) {
     let at = usize::try_from(dice.below(world.stations.len() as u64)).unwrap();
-    let names: Vec<Username> = world.stations.iter().map(|station| station.name()).collect();
+    let names: Vec<Username> = world.stations.iter().map(Station::name).collect();
     let other = pick(dice, &names).unwrap();
     let (path, size) = pick(dice, &[(SONG, 300_000), (OTHER, 70_001), (LONG, 900_000), ("music\\none", 9)]).unwrap();
     let direction = pick(dice, &[Direction::Download, Direction::Upload]).unwrap();
@@ -277,7 +277,7 @@ fn random_run(seed: u64) {
     let names = [("ann", seed % 3 == 1), ("bob", seed % 3 == 2), ("cyd", false)];
     let mut world = World::new(seed, &names, &SHARES);
     let mut dice = Chance::new(seed ^ 0x5eed);
-    world.faults = seed % 2 == 0;
+    world.faults = seed.is_multiple_of(2);
     for _ in 0..60 {
         disturb(&mut world, &mut dice);
         for _ in 0..dice.below(40) {

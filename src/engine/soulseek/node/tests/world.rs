@@ -453,7 +453,9 @@ impl World {
         let reached = self.dice.below(self.stations[at].acks.len() as u64 + 1);
         for _ in 0..reached {
             if let Some(Ack::Store(changes)) = self.stations[at].acks.pop_front() {
-                changes.into_iter().for_each(|change| self.stations[at].kept.apply(change));
+                for change in changes {
+                    self.stations[at].kept.apply(change);
+                }
             }
         }
         let conns: Vec<ConnId> = self.stations[at].ends.keys().copied().collect();
