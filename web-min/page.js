@@ -13,7 +13,8 @@
     for (const time of root.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
       if (!Number.isNaN(at.getTime())) {
-        time.textContent = at.toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+        const timeStyle = time.closest(".log") ? "medium" : "short";
+        time.textContent = at.toLocaleString([], { dateStyle: "short", timeStyle });
       }
     }
   };

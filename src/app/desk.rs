@@ -306,10 +306,12 @@ impl Desk {
 
     async fn settings(&self) -> Vec<SettingView> {
         let resolved = self.resolved.lock().await.clone();
+        let own = self.sources.data_file().display().to_string();
         let row = |row: &crate::model::config::Effective| SettingView {
             key: row.key.clone(),
             value: settings::shown(row),
-            source: row.place.to_string(),
+            source: if row.place.line > 0 { format!("file {}", row.place) } else { row.place.to_string() },
+            fixed: row.place.source != own && row.place.source != "built-in",
         };
         resolved.effective.iter().map(row).collect()
     }

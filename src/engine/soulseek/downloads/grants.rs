@@ -149,7 +149,7 @@ impl Downloads {
         }
         let user = download.record.user.clone();
         let sentence: String = reason.chars().take(200).collect();
-        let told = format!("{user} refuses: {sentence}");
+        let told = format!("{user} refuses: {}", sentence.trim_end_matches('.'));
         match reason {
             "Queued" => {
                 if let Phase::Asked { heard_at, .. } = &mut download.phase {
