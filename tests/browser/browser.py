@@ -12,7 +12,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-PATIENCE = 60  # seconds; a limit for broken runs, not a measurement
+PATIENCE = 30  # seconds; a limit for broken runs, not a measurement
 WIDE, NARROW = 1200, 400
 
 

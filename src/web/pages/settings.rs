@@ -53,6 +53,8 @@ struct SettingsPage {
 struct Group {
     title: &'static str,
     fields: Vec<Field>,
+    /// One of them is not fixed.
+    changeable: bool,
 }
 
 struct Field {
@@ -113,9 +115,9 @@ fn field(key: &'static str, label: &'static str, settings: &[SettingView]) -> Op
 }
 
 fn groups(settings: &[SettingView]) -> Vec<Group> {
-    let group = |(title, fields): (&'static str, &[(&'static str, &'static str)])| Group {
-        title,
-        fields: fields.iter().filter_map(|(key, label)| field(key, label, settings)).collect(),
+    let group = |(title, fields): (&'static str, &[(&'static str, &'static str)])| {
+        let fields: Vec<Field> = fields.iter().filter_map(|(key, label)| field(key, label, settings)).collect();
+        Group { title, changeable: fields.iter().any(|field| !field.fixed), fields }
     };
     GROUPS.map(group).into_iter().filter(|group| !group.fields.is_empty()).collect()
 }
