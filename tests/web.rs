@@ -488,9 +488,13 @@ async fn forms_do_what_their_buttons_say() {
     let (to, orders) = post("/users/a%2Fb/messages", "text=hello").await;
     assert_eq!(to, "/users/a%2Fb?done=sent");
     assert_eq!(orders, [Request::SendMessage("a/b".into(), "hello".to_owned())]);
-    let (_, orders) = post("/settings", "key=soulseek.listen_port&default=yes").await;
+    // What is as it was is not written, an emptied field goes back to its default, an empty password stays.
+    let (_, orders) = post("/settings", "soulseek.username=someone&soulseek.listen_port=&soulseek.password=").await;
     assert_eq!(orders, [Request::ChangeSettings(vec![("soulseek.listen_port".to_owned(), None)])]);
-    assert_eq!(house.form("/settings", "", &csrf, "key=web.port&value=1").await.status, 400, "not offered");
+    let (to, orders) = post("/settings", "soulseek.username=someone").await;
+    assert_eq!((to.as_str(), orders), ("/settings?done=unchanged", Vec::new()));
+    assert_eq!(house.form("/settings", "", &csrf, "web.port=1").await.status, 400, "not offered");
+    assert_eq!(house.form("/settings", "", &csrf, "soulseek.password=x").await.status, 400, "set elsewhere");
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@
     for (const time of root.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
       if (!Number.isNaN(at.getTime())) {
-        time.textContent = at.toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+        const timeStyle = time.closest(".log") ? "medium" : "short";
+        time.textContent = at.toLocaleString([], { dateStyle: "short", timeStyle });
       }
     }
   };
@@ -67,6 +68,7 @@
 
   // A browser opens six connections to one host: only the tab that is looked at listens.
   let events = null;
+  let later = false;
   let deaf = false;
   setInterval(() => { if (deaf) { due = true; } }, 10000);
   const listen = () => {
@@ -78,12 +80,14 @@
       pulse("server", words[now.server] || now.server);
       pulse("down", rate(now.downloads.speed));
       pulse("up", rate(now.uploads.speed));
-      if (every) { due = true; }
+      if (every || later) { due = true; }
+      later = false;
     });
     for (const name of ["transfer", "download_finished", "search", "message", "server", "shares", "missed"]) {
       events.addEventListener(name, () => {
         const topic = name === "download_finished" ? "transfer" : name;
-        if (name === "missed" || topics.includes(topic)) { due = true; }
+        // Counts on the page come out of the next status, so then it is time once more.
+        if (name === "missed" || topics.includes(topic)) { due = later = true; }
       });
     }
     // Refused (too many listen already): look by the clock instead.

@@ -16,6 +16,8 @@ const DEPTH: usize = 32;
 struct Found {
     given: Given,
     bytes: std::ops::Range<usize>,
+    /// Nothing stands there, or YAML's word for it.
+    null: bool,
 }
 
 /// One mapping in the file: where keys of its own may be added.
@@ -37,12 +39,13 @@ struct Walk<'a> {
     problems: Vec<Problem>,
 }
 
-/// Every key of a YAML text with its place.
+/// Every key of a YAML text with its place. One of ours with nothing behind it, or `~`, counts as not given.
 ///
 /// # Errors
 /// Text that is not YAML, is too long or too deep, uses aliases, or gives a key twice.
 pub fn read(text: &str, source: &str) -> Result<Vec<Given>, Vec<Problem>> {
-    Ok(walk(text, source)?.found.into_iter().map(|found| found.given).collect())
+    let given = walk(text, source)?.found.into_iter();
+    Ok(given.filter(|found| !found.null || keys::find(&found.given.key).is_none()).map(|found| found.given).collect())
 }
 
 fn walk<'a>(text: &'a str, source: &'a str) -> Result<Walk<'a>, Vec<Problem>> {
@@ -162,7 +165,7 @@ impl<'a> Walk<'a> {
         let at = place(self.source, key_span.start.line(), key_span.start.col() + 1);
         match event {
             Event::Scalar(text, style, ..) => {
-                let null = style == ScalarStyle::Plain && matches!(text.as_ref(), "~" | "null" | "Null" | "NULL");
+                let null = style == ScalarStyle::Plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
                 let text = if null { String::new() } else { text.into_owned() };
                 // YAML 1.1 spellings that tools write.
                 let text = match (style, text.as_str()) {
@@ -173,13 +176,14 @@ impl<'a> Walk<'a> {
                 self.found.push(Found {
                     given: Given { key: key.to_owned(), value: Raw::One(text), place: at },
                     bytes: begin,
+                    null,
                 });
             }
             Event::SequenceStart(..) => {
                 let (items, end) = self.sequence(key, depth + 1)?;
                 let bytes = begin.start..end.max(begin.end);
-                self.found
-                    .push(Found { given: Given { key: key.to_owned(), value: Raw::Many(items), place: at }, bytes });
+                let given = Given { key: key.to_owned(), value: Raw::Many(items), place: at };
+                self.found.push(Found { given, bytes, null: false });
             }
             Event::MappingStart(style, ..) => {
                 let flow = style == granit_parser::StructureStyle::Flow;
@@ -236,6 +240,7 @@ pub fn edit(text: &str, key: &str, value: Option<&Raw>) -> Result<String, Vec<Pr
             // An empty scalar has no bytes of its own and stands right behind its colon.
             Some(written) if found.bytes.is_empty() => out.insert_str(found.bytes.start, &format!(" {written}")),
             Some(written) => out.replace_range(found.bytes.clone(), &written),
+            None if found.null => {}
             None => out
                 .replace_range(found.bytes.clone(), if matches!(found.given.value, Raw::Many(_)) { "[]" } else { "~" }),
         }
@@ -392,6 +397,13 @@ mod tests {
             assert_eq!(kept(&text), kept(FILE), "{text}");
             assert_eq!(edit(&text, key, Some(&new)).unwrap(), text);
         }
+        let unset = edit(FILE, "global.upload.slots", None).unwrap();
+        assert_eq!(value(&unset, "global.upload.slots"), None, "{unset}");
+        assert_eq!(edit("web:\n  port:\n", "web.port", None).unwrap(), "web:\n  port:\n");
+        let set = edit(&unset, "global.upload.slots", Some(&one("5"))).unwrap();
+        assert_eq!(value(&set, "global.upload.slots"), Some(one("5")), "{set}");
+        assert_eq!(value("soulseek:\n  address:\n", "soulseek.address"), None);
+        assert_eq!(value("soulseek:\n  address: \"\"\n", "soulseek.address"), Some(one("")));
         assert_eq!(value(&edit("", "web.port", Some(&one("1"))).unwrap(), "web.port"), Some(one("1")));
         assert_eq!(value(&edit("web:\n", "web.port", Some(&one("1"))).unwrap_or_default(), "web.port"), Some(one("1")));
     }

@@ -312,6 +312,7 @@ impl Desk {
 
     async fn settings(&self) -> Vec<SettingView> {
         let resolved = self.resolved.lock().await.clone();
+        let own = self.sources.data_file().display().to_string();
         let folders = self.applier.folders();
         let row = |row: &crate::model::config::Effective| {
             let value = match (row.key.as_str(), settings::shown(row)) {
@@ -319,7 +320,12 @@ impl Desk {
                 ("directories.incomplete", empty) if empty.is_empty() => folders.incomplete.display().to_string(),
                 (_, value) => value,
             };
-            SettingView { key: row.key.clone(), value, source: row.place.to_string() }
+            SettingView {
+                key: row.key.clone(),
+                value,
+                source: if row.place.line > 0 { format!("file {}", row.place) } else { row.place.to_string() },
+                fixed: row.place.source != own && row.place.source != "built-in",
+            }
         };
         resolved.effective.iter().map(row).collect()
     }

@@ -77,8 +77,11 @@ impl Text {
         if self.0.len() >= LINE_LEN {
             return;
         }
+        if !self.0.is_empty() {
+            self.0.push(' ');
+        }
         if name != "message" {
-            let _ = write!(self.0, "{}{name}=", if self.0.is_empty() { "" } else { " " });
+            let _ = write!(self.0, "{name}=");
         }
         for c in value.chars().take(LINE_LEN) {
             if c.is_control() {
@@ -136,9 +139,14 @@ mod tests {
             }
         });
         let lines = tail.after(0);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(tail.clone()), || {
+            tracing::info!(message = "Login", code = 1, "received");
+        });
+        let last = tail.after(lines[lines.len() - 1].sequence);
+        assert_eq!(last[0].text, "received Login code=1", "fields called message stand apart");
         assert_eq!(lines.len(), limits::LOG_LINES);
         assert_eq!(lines[0].sequence, 6);
         assert_eq!(lines[0].text, r"said n=5 user=a\u{1b}[31m\nb");
-        assert_eq!(tail.after(lines[lines.len() - 1].sequence), []);
+        assert_eq!(tail.after(last[0].sequence), []);
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
@@ -20,7 +20,7 @@ use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::config::Config;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
-use crate::model::view::{DiskView, PortView, ServerView, Snapshot};
+use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
 use crate::store::{Health, Stats};
 
 /// Between two looks.
@@ -49,6 +49,8 @@ pub struct Publisher {
     pub config: Config,
     /// Sentences known since the start.
     pub warnings: Vec<String>,
+    /// Told when the shares have changed.
+    pub events: broadcast::Sender<Event>,
 }
 
 /// Publishes until cancelled.
@@ -61,6 +63,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), String> {
     let mut tick = tokio::time::interval(EVERY);
+    let mut shares = ShareView::default();
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -68,8 +71,15 @@ pub async fn run(
             _ = tick.tick() => {}
         }
         let snapshot = publisher.snapshot().await;
+        let changed = shares != snapshot.shares;
+        if changed {
+            shares = snapshot.shares.clone();
+        }
         // Nobody may be looking.
         to.send_replace(Arc::new(snapshot));
+        if changed {
+            let _ = publisher.events.send(Event::Shares);
+        }
     }
 }
 

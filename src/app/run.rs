@@ -172,6 +172,7 @@ async fn run(
         mapping: PortMapping::start(listen_port, mode, cancel.clone()),
         config: config.clone(),
         warnings,
+        events: events.clone(),
     };
     let (snapshots, snapshot) = watch::channel(Arc::new(publisher.snapshot().await));
     let publishing = publisher.clone();

@@ -296,8 +296,10 @@ pub struct SettingView {
     pub key: String,
     /// Value as text; secrets are shown as `(set)`.
     pub value: String,
-    /// `built-in`, `file`, `environment`, `flag`, `page`.
+    /// `built-in`, `file PATH:LINE:COLUMN`, `environment variable NAME` or `flag NAME`.
     pub source: String,
+    /// A layer above the file that the page writes gives the value: changing it on the page would change nothing.
+    pub fixed: bool,
 }
 
 /// One line of the log.

@@ -75,6 +75,12 @@ pub(crate) fn moment(at: UnixMs) -> Moment {
     Moment { iso: stamp.to_string(), text: stamp.strftime("%Y-%m-%d %H:%M UTC").to_string() }
 }
 
+/// The same to the second, for the log.
+pub(crate) fn moment_s(at: UnixMs) -> Moment {
+    let moment = moment(at);
+    Moment { text: moment.iso.replace('T', " ").replace('Z', " UTC"), ..moment }
+}
+
 /// The moment in RFC 3339 with milliseconds, for programs.
 pub(crate) fn iso_ms(at: UnixMs) -> String {
     let stamp = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
@@ -142,6 +148,7 @@ mod tests {
         assert_eq!(percent(u64::MAX, u64::MAX), 100);
         assert_eq!(moment(UnixMs(1_700_000_000_000)).text, "2023-11-14 22:13 UTC");
         assert_eq!(moment(UnixMs(u64::MAX)).iso, "1970-01-01T00:00:00Z", "beyond the calendar");
+        assert_eq!(moment_s(UnixMs(1_700_000_000_999)).text, "2023-11-14 22:13:20 UTC");
         assert_eq!(iso_ms(UnixMs(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
     }
 }

@@ -204,13 +204,18 @@ fn respond(told: &Told, request: Request) -> Response {
         ]),
         Request::Settings => Response::Settings(
             [
-                ("soulseek.username", "someone", "page"),
-                ("soulseek.password", "(set)", "environment"),
+                ("soulseek.username", "someone", "file slskdn.yml:1:1"),
+                ("soulseek.password", "(set)", "environment variable SLSKDN_SOULSEEK_PASSWORD"),
                 ("soulseek.listen_port", "50300", "built-in"),
-                ("web.port", "5030", "file"),
-                ("soulseek.description", EVIL, "file"),
+                ("web.port", "5030", "file slskdn.yml:2:1"),
+                ("soulseek.description", EVIL, "file slskdn.yml:3:1"),
             ]
-            .map(|(key, value, source)| SettingView { key: key.into(), value: value.into(), source: source.into() })
+            .map(|(key, value, source)| SettingView {
+                key: key.into(),
+                value: value.into(),
+                source: source.into(),
+                fixed: source.starts_with("environment"),
+            })
             .to_vec(),
         ),
         Request::SettingsYaml | Request::Metrics => Response::Text("slskdn_up 1\n".to_owned()),

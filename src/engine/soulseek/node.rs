@@ -216,7 +216,8 @@ impl Node {
         let user = Username::new(user.as_str());
         let message = PrivateMessage {
             user: user.clone(),
-            at: UnixMs(u64::from(at).saturating_mul(1_000)),
+            // The server tells whole seconds. Their end, so that an answer does not stand before what it answers.
+            at: UnixMs(u64::from(at).saturating_mul(1_000).saturating_add(999)),
             id,
             incoming: true,
             text: cut(text.as_str(), limits::MESSAGE_LEN).to_owned(),

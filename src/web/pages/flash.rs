@@ -1,10 +1,10 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 21] = [
+const SENTENCES: [(&str, &str); 22] = [
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
     ("cancelled", "Cancelled."),
-    ("changed", "The setting is changed."),
+    ("changed", "The settings are changed."),
     ("cleared", "Finished transfers are cleared from the list. The files stay where they are."),
     ("connecting", "Connecting to the Soulseek server."),
     ("credentials", "User name and password are kept. Connecting to the Soulseek server."),
@@ -20,6 +20,7 @@ const SENTENCES: [(&str, &str); 21] = [
     ("sent", "The message is sent."),
     ("signed_out", "You are signed out."),
     ("stopped", "The search takes no more results."),
+    ("unchanged", "Nothing was changed."),
     ("wish_added", "The wish is added. It is searched for at the server's own pace."),
     ("wish_removed", "The wish is removed."),
 ];

@@ -9,8 +9,13 @@ use crate::web::show::{self, Moment};
 
 use super::{Desktop, Head, answer_or_return, html};
 
-/// Levels from the worst.
-const LEVELS: [&str; 4] = ["ERROR", "WARN", "INFO", "DEBUG"];
+/// Levels from the worst, and what choosing one shows.
+const LEVELS: [(&str, &str); 4] = [
+    ("ERROR", "errors"),
+    ("WARN", "errors and warnings"),
+    ("INFO", "what happens, errors and warnings"),
+    ("DEBUG", "everything"),
+];
 /// Lines of the page.
 const LINES: usize = 500;
 
@@ -18,7 +23,7 @@ const LINES: usize = 500;
 #[template(path = "log.html", config = "web-min/askama.toml")]
 struct LogPage {
     head: Head,
-    levels: Vec<(&'static str, bool)>,
+    levels: Vec<(&'static str, &'static str, bool)>,
     lines: Vec<Line>,
     hidden: usize,
 }
@@ -37,13 +42,13 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn show(desktop: Desktop, Query(wanted): Query<Wanted>) -> Response {
-    let least = LEVELS.iter().position(|level| level.eq_ignore_ascii_case(&wanted.level)).unwrap_or(2);
+    let least = LEVELS.iter().position(|(level, _)| level.eq_ignore_ascii_case(&wanted.level)).unwrap_or(2);
     let lines = answer_or_return!(desktop, desktop.web.desk.log(0).await);
     let mut lines: Vec<Line> = lines
         .into_iter()
-        .filter(|line| LEVELS.iter().position(|level| *level == line.level).unwrap_or(0) <= least)
+        .filter(|line| LEVELS.iter().position(|(level, _)| *level == line.level).unwrap_or(0) <= least)
         .map(|line| Line {
-            at: show::moment(line.at),
+            at: show::moment_s(line.at),
             level: line.level,
             target: show::visible(&line.target),
             text: show::visible(&line.text),
@@ -56,7 +61,7 @@ pub(super) async fn show(desktop: Desktop, Query(wanted): Query<Wanted>) -> Resp
     head.live = "every";
     html(&LogPage {
         head,
-        levels: LEVELS.iter().enumerate().map(|(n, level)| (*level, n == least)).collect(),
+        levels: LEVELS.iter().enumerate().map(|(n, (level, words))| (*level, *words, n == least)).collect(),
         lines,
         hidden,
     })

@@ -16,7 +16,7 @@ use crate::web::api::message_text;
 use crate::web::show::{self, Moment};
 
 use super::searches::File;
-use super::transfers::{file_word, find_folder, folder_word, join};
+use super::transfers::{Known, find_folder, folder_word, join};
 use super::{Desktop, Fields, Head, Pager, ROWS, answer_or_return, html, offset, rate, size, why};
 
 /// How long a page waits for what another user has to tell; a reload waits again.
@@ -64,11 +64,19 @@ pub(super) async fn list(desktop: Desktop, Query(find): Query<Find>) -> Response
                 link: show::segment(last.user.as_str()),
                 unread,
                 from_us: !last.incoming,
-                text: show::visible(&last.text.chars().take(120).collect::<String>()),
+                text: show::visible(&first_words(&last.text)),
                 at: show::moment(last.at),
             })
             .collect(),
     })
+}
+
+/// The beginning of a text, on one line.
+fn first_words(text: &str) -> String {
+    const LETTERS: usize = 120;
+    let line = text.lines().collect::<Vec<_>>().join(" ");
+    let cut: String = line.chars().take(LETTERS).collect();
+    if cut.len() < line.len() { format!("{}\u{2026}", cut.trim_end()) } else { cut }
 }
 
 #[derive(Template)]
@@ -110,13 +118,24 @@ pub(super) async fn show(desktop: Desktop, Path(name): Path<String>) -> Response
     let (presence, stats) = match status {
         Ok(status) => {
             let privileged = if status.privileged { ", with privileges" } else { "" };
-            let stats = status.stats.map_or_else(Vec::new, |(speed, uploads, files, folders)| {
-                vec![
-                    ("Average upload speed", rate(speed.into())),
-                    ("Uploads so far", uploads.to_string()),
-                    ("Shares", format!("{files} files in {folders} folders")),
-                ]
-            });
+            // Of a user it does not know the server tells nothing but zeros.
+            let stats = status.stats.filter(|stats| *stats != (0, 0, 0, 0)).map_or_else(
+                Vec::new,
+                |(speed, uploads, files, folders)| {
+                    vec![
+                        ("Average upload speed", rate(speed.into())),
+                        ("Uploads so far", uploads.to_string()),
+                        (
+                            "Shares",
+                            format!(
+                                "{} in {}",
+                                show::count(files, "file", "files"),
+                                show::count(folders, "folder", "folders")
+                            ),
+                        ),
+                    ]
+                },
+            );
             (format!("{}{privileged}", status.presence), stats)
         }
         Err(refusal) => (why(refusal), Vec::new()),
@@ -198,16 +217,18 @@ struct BrowsePage {
     link: String,
     /// Nothing was fetched yet.
     fetched_at: Option<Moment>,
-    folders: u32,
-    files: u32,
+    /// How much was fetched, in words.
+    all: String,
     words: String,
-    found: usize,
+    /// How many folders have the words.
+    found: String,
     lines: Vec<Line>,
     pager: Pager,
 }
 
 struct Line {
     name: String,
+    empty: bool,
     link: String,
     files: String,
     size: String,
@@ -233,9 +254,8 @@ pub(super) async fn browse(desktop: Desktop, Path(name): Path<String>, Query(wan
         head,
         user: show::visible(&name),
         fetched_at: None,
-        folders: 0,
-        files: 0,
-        found: 0,
+        all: String::new(),
+        found: String::new(),
         lines: Vec::new(),
         pager: Pager::new(1, 0, ROWS, &pages),
         words,
@@ -245,15 +265,16 @@ pub(super) async fn browse(desktop: Desktop, Path(name): Path<String>, Query(wan
         match desktop.web.browsed.lines(&list, &page.words, offset(wanted.page, ROWS), ROWS).await {
             Ok(found) => {
                 page.fetched_at = Some(show::moment(at));
-                page.folders = list.folders;
-                page.files = list.files;
-                page.found = found.all;
+                let folders = show::count(list.folders, "folder", "folders");
+                page.all = format!("{} in {folders}", show::count(list.files, "file", "files"));
+                page.found = show::count(u64::try_from(found.all).unwrap_or(u64::MAX), "folder", "folders");
                 page.pager = Pager::new(wanted.page, found.all, ROWS, &pages);
                 page.lines = found
                     .lines
                     .iter()
                     .map(|line| Line {
                         name: show::visible(line.name.as_str()),
+                        empty: line.files == 0,
                         link: show::pack(&line.name),
                         files: show::count(u64::try_from(line.files).unwrap_or(u64::MAX), "file", "files"),
                         size: size(line.bytes),
@@ -301,6 +322,7 @@ pub(super) async fn folder(desktop: Desktop, Path(name): Path<String>, Query(whi
         return desktop.problem(StatusCode::BAD_REQUEST, "the address did not say which folder is meant");
     };
     let folder = answer_or_return!(desktop, find_folder(&desktop, &user, &wanted).await);
+    let known = answer_or_return!(desktop, Known::look(&desktop).await);
     html(&FolderPage {
         head: desktop.head(format!("Folder of {}", show::visible(&name)), "users"),
         user: show::visible(&name),
@@ -311,7 +333,7 @@ pub(super) async fn folder(desktop: Desktop, Path(name): Path<String>, Query(whi
             .files
             .iter()
             .take(limits::BATCH_FILES)
-            .map(|file| File::new(file, file_word(&user, &join(&folder.name, &file.name), file.size)))
+            .map(|file| File::new(file, &user, &join(&folder.name, &file.name), &known))
             .collect(),
         more: folder.files.len().saturating_sub(limits::BATCH_FILES),
     })
@@ -320,6 +342,13 @@ pub(super) async fn folder(desktop: Desktop, Path(name): Path<String>, Query(whi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conversations_show_how_the_last_message_begins() {
+        assert_eq!(first_words("one\r\ntwo\nthree"), "one two three");
+        assert_eq!(first_words(&"x".repeat(120)), "x".repeat(120));
+        assert_eq!(first_words(&"x ".repeat(61)), format!("{}x\u{2026}", "x ".repeat(59)));
+    }
 
     #[test]
     fn only_pictures_are_sent_as_pictures() {

@@ -6,13 +6,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::model::id::{SearchId, Username};
-use crate::model::music::Attributes;
+use crate::model::music::{Attributes, WireText};
 use crate::model::view::{FileView, Refusal, Request, ResponseView, SearchState, SearchView};
 use crate::web::api::shape::new_search_id;
 use crate::web::api::{plain_search, search_text};
 use crate::web::show::{self, Moment};
 
-use super::transfers::{file_word, folder_word};
+use super::transfers::{Known, file_word, folder_word};
 use super::{Desktop, Fields, Head, PageNumber, Pager, answer_or_return, html, offset, rate, size};
 
 /// Users on one page of results.
@@ -157,6 +157,10 @@ struct Folder {
 pub(super) struct File {
     pub(super) name: String,
     pub(super) word: String,
+    /// What became of it, where it was asked for before.
+    pub(super) state: Option<&'static str>,
+    /// It may be asked for.
+    pub(super) wanted: bool,
     pub(super) size: String,
     pub(super) quality: String,
     pub(super) length: String,
@@ -179,10 +183,14 @@ fn quality(a: &Attributes) -> String {
 }
 
 impl File {
-    pub(super) fn new(file: &FileView, word: String) -> Self {
+    /// `path` is the whole name by which the file is asked for.
+    pub(super) fn new(file: &FileView, user: &Username, path: &WireText, known: &Known) -> Self {
+        let (state, wanted) = known.of(user, path);
         Self {
             name: show::visible(file.name.base_name()),
-            word,
+            word: file_word(user, path, file.size),
+            state,
+            wanted,
             size: size(file.size),
             quality: quality(&file.attributes),
             length: file.attributes.duration_s.map(show::track_length).unwrap_or_default(),
@@ -191,7 +199,7 @@ impl File {
 }
 
 impl Group {
-    fn new(response: &ResponseView) -> Self {
+    fn new(response: &ResponseView, known: &Known) -> Self {
         let mut files: Vec<&FileView> = response.files.iter().collect();
         files.sort_by(|a, b| (a.name.folder(), a.name.as_str()).cmp(&(b.name.folder(), b.name.as_str())));
         let more = files.len().saturating_sub(FILES);
@@ -205,7 +213,7 @@ impl Group {
                 folders.push(Folder { name: show::visible(folder), word, files: Vec::new() });
             }
             if let Some(folder) = folders.last_mut() {
-                folder.files.push(File::new(file, file_word(&response.user, &file.name, file.size)));
+                folder.files.push(File::new(file, &response.user, &file.name, known));
             }
         }
         Self {
@@ -234,6 +242,7 @@ pub(super) async fn show(
 ) -> Response {
     let id = answer_or_return!(desktop, parse_id(&id));
     let (search, mut responses) = answer_or_return!(desktop, desktop.web.desk.search(id).await);
+    let known = answer_or_return!(desktop, Known::look(&desktop).await);
     responses.sort_by(|a, b| {
         let rank = |r: &ResponseView| (!r.free_slot, u32::MAX - r.upload_speed, r.queue_length);
         rank(a).cmp(&rank(b)).then_with(|| a.user.cmp(&b.user))
@@ -254,7 +263,7 @@ pub(super) async fn show(
         ),
         locked: search.locked_files,
         dropped: u64::from(search.responses).saturating_sub(all.try_into().unwrap_or(u64::MAX)),
-        groups: responses.iter().skip(offset(pager.page, USERS)).take(USERS).map(Group::new).collect(),
+        groups: responses.iter().skip(offset(pager.page, USERS)).take(USERS).map(|r| Group::new(r, &known)).collect(),
         search: Line::new(&search),
         pager,
     })

@@ -5,51 +5,72 @@ use askama::Template;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use crate::model::config::keys::{self, Kind};
 use crate::model::view::{Request, SettingView};
 use crate::web::show;
 
 use super::{Desktop, Fields, Head, answer_or_return, html, sign_in};
 
-/// Settings an owner changes in daily life; all others are changed in `slskdn.yml`. One that the program does not have
-/// is not offered.
-const HERE: [(&str, &str); 15] = [
-    ("soulseek.username", "Soulseek user name"),
-    ("soulseek.password", "Soulseek password"),
-    ("soulseek.description", "What others read about you"),
-    ("soulseek.address", "Soulseek server"),
-    ("soulseek.port", "Port of the Soulseek server"),
-    ("soulseek.listen_port", "Port that others connect to"),
-    ("soulseek.port_mapping", "Ask the router to open that port"),
-    ("global.upload.slots", "Uploads at once"),
-    ("global.upload.speed_limit", "Upload speed limit (KiB/s)"),
-    ("global.download.slots", "Downloads at once"),
-    ("global.download.speed_limit", "Download speed limit (KiB/s)"),
-    ("transfers.upload.slots", "Uploads at once"),
-    ("transfers.upload.speed_limit", "Upload speed limit (KiB/s)"),
-    ("transfers.download.slots", "Downloads at once"),
-    ("transfers.download.speed_limit", "Download speed limit (KiB/s)"),
+/// Settings an owner changes in daily life, in groups; all others are changed in `slskdn.yml`.
+const GROUPS: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "Soulseek account",
+        &[
+            ("soulseek.username", "User name"),
+            ("soulseek.password", "Password"),
+            ("soulseek.description", "What others read about you"),
+        ],
+    ),
+    (
+        "Transfers",
+        &[
+            ("global.upload.slots", "Uploads at once"),
+            ("global.upload.speed_limit", "Upload speed limit, KiB/s (0: none)"),
+            ("global.download.slots", "Downloads at once"),
+            ("global.download.speed_limit", "Download speed limit, KiB/s (0: none)"),
+        ],
+    ),
+    (
+        "Connection",
+        &[
+            ("soulseek.address", "Soulseek server"),
+            ("soulseek.port", "Port of the Soulseek server"),
+            ("soulseek.listen_port", "Port that others connect to"),
+            ("soulseek.port_mapping", "Ask the router to open that port"),
+        ],
+    ),
 ];
 
 #[derive(Template)]
 #[template(path = "settings.html", config = "web-min/askama.toml")]
 struct SettingsPage {
     head: Head,
-    changeable: Vec<Changeable>,
+    groups: Vec<Group>,
     rows: Vec<Row>,
     has_password: bool,
 }
 
-struct Changeable {
-    key: String,
+struct Group {
+    title: &'static str,
+    fields: Vec<Field>,
+    /// One of them is not fixed.
+    changeable: bool,
+}
+
+struct Field {
+    key: &'static str,
     label: &'static str,
     value: String,
     secret: bool,
     /// May have several lines.
     long: bool,
-    source: String,
-    from_page: bool,
-    /// The environment or a flag wins over what is set here.
-    overruled: bool,
+    /// Lowest and highest number.
+    range: Option<(u64, u64)>,
+    /// The words there are.
+    choices: &'static [&'static str],
+    hint: String,
+    /// What is set here would change nothing.
+    fixed: bool,
 }
 
 struct Row {
@@ -64,32 +85,48 @@ fn is_plain(setting: &SettingView, long: bool) -> bool {
     shown == setting.value.trim_end_matches('\n')
 }
 
-fn changeable(settings: &[SettingView]) -> Vec<Changeable> {
-    HERE.iter()
-        .filter_map(|(key, label)| Some((settings.iter().find(|setting| setting.key == *key)?, *label)))
-        .map(|(setting, label)| (setting, label, setting.key.ends_with("description")))
-        .filter(|(setting, _, long)| is_plain(setting, *long))
-        .map(|(setting, label, long)| {
-            let secret = setting.key.ends_with("password");
-            Changeable {
-                key: setting.key.clone(),
-                label,
-                value: if secret { String::new() } else { setting.value.clone() },
-                secret,
-                long,
-                source: show::visible(&setting.source),
-                from_page: setting.source == "page",
-                overruled: matches!(setting.source.as_str(), "environment" | "flag"),
-            }
-        })
-        .collect()
+fn field(key: &'static str, label: &'static str, settings: &[SettingView]) -> Option<Field> {
+    let (setting, about) = (settings.iter().find(|setting| setting.key == key)?, keys::find(key)?);
+    let long = key.ends_with("description");
+    if !is_plain(setting, long) {
+        return None;
+    }
+    let secret = about.kind == Kind::Secret;
+    let hint = if setting.fixed {
+        format!("Set by {}; change it there.", show::visible(&setting.source))
+    } else if secret && !setting.value.is_empty() {
+        "One is set. Leave this empty to keep it.".to_owned()
+    } else if about.default.is_empty() || about.default == setting.value {
+        String::new()
+    } else {
+        format!("Built in: {}", about.default)
+    };
+    Some(Field {
+        key,
+        label,
+        value: if secret { String::new() } else { setting.value.clone() },
+        secret,
+        long,
+        range: if let Kind::Number(low, high) = about.kind { Some((low, high)) } else { None },
+        choices: if let Kind::Word(words) = about.kind { words } else { &[] },
+        hint,
+        fixed: setting.fixed,
+    })
+}
+
+fn groups(settings: &[SettingView]) -> Vec<Group> {
+    let group = |(title, fields): (&'static str, &[(&'static str, &'static str)])| {
+        let fields: Vec<Field> = fields.iter().filter_map(|(key, label)| field(key, label, settings)).collect();
+        Group { title, changeable: fields.iter().any(|field| !field.fixed), fields }
+    };
+    GROUPS.map(group).into_iter().filter(|group| !group.fields.is_empty()).collect()
 }
 
 pub(super) async fn show(desktop: Desktop) -> Response {
     let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
     html(&SettingsPage {
         head: desktop.head("Settings", "settings"),
-        changeable: changeable(&settings),
+        groups: groups(&settings),
         rows: settings
             .iter()
             .map(|setting| Row {
@@ -102,13 +139,33 @@ pub(super) async fn show(desktop: Desktop) -> Response {
     })
 }
 
-pub(super) async fn change(desktop: Desktop, fields: Fields) -> Response {
-    let key = fields.get("key");
-    if !HERE.iter().any(|(known, _)| *known == key) {
-        return desktop.problem(StatusCode::BAD_REQUEST, "this setting is changed in slskdn.yml, not here");
+/// What a field brought is a change: the new value, or `None` for the built-in one.
+fn change_of(field: &Field, given: &str) -> Option<Option<String>> {
+    // Browsers send the line ends of old teleprinters.
+    let given = given.replace("\r\n", "\n");
+    if given == field.value.trim_end_matches('\n') || (field.secret && given.is_empty()) {
+        None
+    } else if given.is_empty() {
+        Some(None)
+    } else {
+        Some(Some(given))
     }
-    let value = if fields.get("default").is_empty() { Some(fields.get("value").to_owned()) } else { None };
-    let changes = vec![(key.to_owned(), value)];
+}
+
+/// Fields of one form, each named by its key.
+pub(super) async fn change(desktop: Desktop, form: Fields) -> Response {
+    let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
+    let fields: Vec<Field> = groups(&settings).into_iter().flat_map(|group| group.fields).collect();
+    let mut changes = Vec::new();
+    for (key, given) in form.0.iter().filter(|(key, _)| key != "csrf") {
+        let Some(field) = fields.iter().find(|field| field.key == key && !field.fixed) else {
+            return desktop.problem(StatusCode::BAD_REQUEST, "this setting cannot be changed here");
+        };
+        changes.extend(change_of(field, given).map(|change| (key.clone(), change)));
+    }
+    if changes.is_empty() {
+        return desktop.done("/settings", "unchanged");
+    }
     answer_or_return!(desktop, desktop.web.desk.order(Request::ChangeSettings(changes)).await);
     desktop.done("/settings", "changed")
 }
@@ -145,8 +202,8 @@ mod tests {
     #[test]
     fn only_values_that_a_field_brings_back_whole_are_offered() {
         let offered = |key: &str, value: &str| {
-            let setting = SettingView { key: key.to_owned(), value: value.to_owned(), source: "file".to_owned() };
-            changeable(&[setting]).len() == 1
+            let (key, value) = (key.to_owned(), value.to_owned());
+            groups(&[SettingView { key, value, source: "built-in".to_owned(), fixed: false }]).len() == 1
         };
         assert!(offered("soulseek.username", "me"));
         assert!(!offered("soulseek.username", "me\u{202e}"));

@@ -34,8 +34,11 @@ pub(super) fn status_of(why: &SignInError) -> StatusCode {
 
 fn form(desktop: &Desktop, setup: bool, problem: Option<&SignInError>) -> Response {
     let title = if setup { "Choose a password" } else { "Sign in" };
+    let mut head = desktop.head(title, "");
+    // The page is itself what the banner points to.
+    head.no_password = false;
     let mut response = html(&SignInPage {
-        head: desktop.head(title, ""),
+        head,
         setup,
         code: desktop.visit.locked,
         problem: problem.map(|why| sentence(&why.to_string())),

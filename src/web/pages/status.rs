@@ -37,7 +37,10 @@ struct StatusPage {
     children: usize,
     answered: u64,
     seen: u64,
+    /// Parts that do not run, or had to be started again.
     tasks: Vec<Task>,
+    /// One sentence where there are none.
+    well: Option<String>,
     version: &'static str,
     uptime: String,
 }
@@ -103,6 +106,8 @@ pub(super) async fn show(desktop: Desktop) -> Response {
     };
     let files = show::count(s.shares.counts.files, "file", "files");
     let folders = show::count(s.shares.counts.folders, "folder", "folders");
+    let well = |task: &&TaskView| task.state == "running" && task.restarts == 0 && task.last_error.is_none();
+    let trouble: Vec<&TaskView> = s.tasks.iter().filter(|task| !well(task)).collect();
     let mut head = desktop.head("Status", "status");
     head.live = "server shares transfer message every";
     head.refresh_s = Some(30);
@@ -131,7 +136,8 @@ pub(super) async fn show(desktop: Desktop) -> Response {
         children: s.tree.children.len(),
         answered: s.searches_answered,
         seen: s.searches_seen,
-        tasks: s.tasks.iter().map(Task::new).collect(),
+        well: trouble.is_empty().then(|| format!("{} running, no trouble since the start", s.tasks.len())),
+        tasks: trouble.into_iter().map(Task::new).collect(),
         version: s.version,
         uptime: show::duration(desktop.web.now().wall.since(s.started_at).as_secs()),
     })

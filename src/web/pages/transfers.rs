@@ -31,6 +31,8 @@ struct TransfersPage {
     speed: String,
     user: Option<String>,
     groups: Vec<Group>,
+    /// There is, or may be on another page, something that is over.
+    clearable: bool,
     pager: Pager,
 }
 
@@ -49,6 +51,8 @@ struct Row {
     over: bool,
     succeeded: bool,
     percent: u64,
+    /// A bar says something here.
+    bar: bool,
     amount: String,
     speed: Option<String>,
     left: Option<String>,
@@ -65,9 +69,9 @@ fn state_words(direction: Direction, state: TransferState) -> &'static str {
     use Direction::{Download, Upload};
     match (state, direction) {
         (TransferState::Requested, _) => "about to begin",
-        (TransferState::QueuedLocally, Download) => "waits here",
+        (TransferState::QueuedLocally, Download) => "waiting",
         (TransferState::QueuedLocally, Upload) => "waits for a slot",
-        (TransferState::QueuedRemotely, _) => "waits in the user\u{2019}s queue",
+        (TransferState::QueuedRemotely, _) => "in the user\u{2019}s queue",
         (TransferState::Initializing, _) => "connecting",
         (TransferState::InProgress, Download) => "downloading",
         (TransferState::InProgress, Upload) => "uploading",
@@ -97,7 +101,12 @@ impl Row {
             over,
             succeeded,
             percent: show::percent(done, t.size),
-            amount: if succeeded { size(t.size) } else { format!("{} of {}", size(done), size(t.size)) },
+            bar: running || (!over && done > 0),
+            amount: if succeeded || (done == 0 && !running) {
+                size(t.size)
+            } else {
+                format!("{} of {}", size(done), size(t.size))
+            },
             speed: ((running || succeeded) && t.average_speed > 0).then(|| rate(t.average_speed)),
             left: left.checked_div(t.average_speed).filter(|_| running).map(show::duration),
             place: t.place_in_queue.filter(|_| t.state == TransferState::QueuedRemotely),
@@ -169,8 +178,10 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
     let mut head = desktop.head(title, here);
     head.live = if flow.active > 0 { "transfer every" } else { "transfer" };
     head.refresh_s = (flow.active + flow.queued > 0).then_some(10);
+    let pager = Pager::new(wanted.page, all, ROWS, &link);
     html(&TransfersPage {
         head,
+        clearable: pager.pages > 1 || rows.iter().any(|transfer| transfer.state.is_over()),
         download: direction == Direction::Download,
         path,
         all,
@@ -179,7 +190,7 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         speed: rate(flow.speed),
         user: user.as_deref().map(show::visible),
         groups: groups(&rows),
-        pager: Pager::new(wanted.page, all, ROWS, &link),
+        pager,
     })
 }
 
@@ -239,6 +250,40 @@ pub(super) async fn clear_downloads(desktop: Desktop) -> Response {
 pub(super) async fn clear_uploads(desktop: Desktop) -> Response {
     answer_or_return!(desktop, desktop.web.desk.order(Request::ClearCompleted(Direction::Upload)).await);
     desktop.done("/uploads", "cleared")
+}
+
+/// Downloads that results are compared with: the newest.
+const KNOWN: usize = 1_000;
+
+/// What became of files that were asked for before.
+pub(super) struct Known(BTreeMap<(Username, WireText), TransferState>);
+
+impl Known {
+    /// Looks at the newest downloads.
+    pub(super) async fn look(desktop: &Desktop) -> Result<Self, Refusal> {
+        let filter = TransferFilter {
+            direction: Direction::Download,
+            user: None,
+            include_removed: false,
+            offset: 0,
+            limit: KNOWN,
+        };
+        let (rows, _) = desktop.web.desk.transfers(filter).await?;
+        // The newest come first, so they are put in last.
+        Ok(Self(rows.into_iter().rev().map(|t| ((t.user, t.path), t.state)).collect()))
+    }
+
+    /// The state in words, and whether the file may be asked for (again).
+    pub(super) fn of(&self, user: &Username, path: &WireText) -> (Option<&'static str>, bool) {
+        // One tuple of owned parts a file: pages are small.
+        match self.0.get(&(user.clone(), path.clone())) {
+            None => (None, true),
+            Some(state) => {
+                let wanted = state.is_over() && *state != TransferState::Completed(Ending::Succeeded);
+                (Some(state_words(Direction::Download, *state)), wanted)
+            }
+        }
+    }
 }
 
 /// The value of a button that asks for one file.

@@ -146,7 +146,7 @@ impl Downloads {
         let Some(download) = self.live.get_mut(&id) else { return };
         let user = download.record.user.clone();
         let sentence: String = reason.chars().take(200).collect();
-        let told = format!("{user} refuses: {sentence}");
+        let told = format!("{user} refuses: {}", sentence.trim_end_matches('.'));
         // Called off over there while bytes flowed: this may be heard before the end of the file connection, or after.
         let called_off = matches!(reason, "Banned" | "Cancelled");
         match &mut download.phase {

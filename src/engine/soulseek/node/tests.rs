@@ -70,7 +70,7 @@ fn position(world: &World, id: TransferId) -> u64 {
 fn every_way(check: impl Fn(&mut World)) {
     for seed in 0..10 {
         for (ann, bob) in [(false, false), (true, false), (false, true)] {
-            println!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}");
+            eprintln!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}");
             check(&mut two(seed, ann, bob));
         }
     }
@@ -223,7 +223,7 @@ fn pick<T: Clone>(dice: &mut Chance, of: &[T]) -> Option<T> {
 /// Something that a person, the network or bad luck does.
 fn disturb(world: &mut World, dice: &mut Chance) {
     let at = usize::try_from(dice.below(world.stations.len() as u64)).unwrap();
-    let names: Vec<Username> = world.stations.iter().map(Station::name).collect();
+    let names: Vec<Username> = world.stations.iter().map(world::Station::name).collect();
     let other = pick(dice, &names).unwrap();
     let (path, size) = pick(dice, &[(SONG, 300_000), (OTHER, 70_001), (LONG, 900_000), ("music\\none", 9)]).unwrap();
     let direction = pick(dice, &[Direction::Download, Direction::Upload]).unwrap();
@@ -319,7 +319,7 @@ fn whatever_happens_the_books_are_kept_and_everything_ends() {
     let seeds = only.map_or(0..300, |seed| seed..seed + 1);
     for seed in seeds {
         if let Err(why) = std::panic::catch_unwind(|| random_run(seed)) {
-            println!("replay with SLSKDN_SEED={seed}");
+            eprintln!("replay with SLSKDN_SEED={seed}");
             std::panic::resume_unwind(why);
         }
     }
