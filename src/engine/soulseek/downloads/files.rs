@@ -133,13 +133,13 @@ impl Downloads {
             (_, Some(Stop::Stalled)) => {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
             }
-            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => match refused {
-                Some(reason) => self.give_up(id, Ending::Rejected, reason, turn),
-                None => {
-                    let reason = format!("{user} closed the connection at {position} of {size} bytes");
-                    self.fail(id, Ending::Errored, reason, turn);
+            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
+                if let Some(reason) = refused {
+                    return self.give_up(id, Ending::Rejected, reason, turn);
                 }
-            },
+                let reason = format!("{user} closed the connection at {position} of {size} bytes");
+                self.fail(id, Ending::Errored, reason, turn);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The whole engine: two or three of them over a network that the dice drive.
 
 mod files;
+mod server;
 mod world;
 
 use self::world::{World, settings};
@@ -66,12 +67,20 @@ fn position(world: &World, id: TransferId) -> u64 {
     world.stations[0].node.transfer(Direction::Download, id).map_or(0, |record| record.bytes_done)
 }
 
+/// A failure says where.
+fn told(which: &str, run: impl FnOnce()) {
+    if let Err(why) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        eprintln!("{which}");
+        std::panic::resume_unwind(why);
+    }
+}
+
 /// In every way two users can reach one another.
 fn every_way(check: impl Fn(&mut World)) {
     for seed in 0..10 {
         for (ann, bob) in [(false, false), (true, false), (false, true)] {
-            println!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}");
-            check(&mut two(seed, ann, bob));
+            let run = || check(&mut two(seed, ann, bob));
+            told(&format!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}"), run);
         }
     }
 }
@@ -191,7 +200,9 @@ fn either_side_calls_a_transfer_off() {
         world.until("ann notices", |world| world.stations[0].live(Direction::Download).is_empty());
         world.pass(1);
         let record = &world.stations[0].kept.transfers[&id];
-        assert_eq!(record.state, TransferState::Completed(Ending::Rejected), "{record:?}");
+        // It may have been too late; but what somebody called off is not asked for again.
+        let over = [TransferState::Completed(Ending::Rejected), SUCCEEDED].contains(&record.state);
+        assert!(over && record.attempts == 1, "{record:?}");
         assert_eq!(state(world, 1, upload), CANCELLED);
     });
 }
@@ -223,7 +234,7 @@ fn pick<T: Clone>(dice: &mut Chance, of: &[T]) -> Option<T> {
 /// Something that a person, the network or bad luck does.
 fn disturb(world: &mut World, dice: &mut Chance) {
     let at = usize::try_from(dice.below(world.stations.len() as u64)).unwrap();
-    let names: Vec<Username> = world.stations.iter().map(|station| station.name()).collect();
+    let names: Vec<Username> = world.stations.iter().map(world::Station::name).collect();
     let other = pick(dice, &names).unwrap();
     let (path, size) = pick(dice, &[(SONG, 300_000), (OTHER, 70_001), (LONG, 900_000), ("music\\none", 9)]).unwrap();
     let direction = pick(dice, &[Direction::Download, Direction::Upload]).unwrap();
@@ -277,7 +288,7 @@ fn random_run(seed: u64) {
     let names = [("ann", seed % 3 == 1), ("bob", seed % 3 == 2), ("cyd", false)];
     let mut world = World::new(seed, &names, &SHARES);
     let mut dice = Chance::new(seed ^ 0x5eed);
-    world.faults = seed % 2 == 0;
+    world.faults = seed.is_multiple_of(2);
     for _ in 0..60 {
         disturb(&mut world, &mut dice);
         for _ in 0..dice.below(40) {
@@ -318,9 +329,6 @@ fn whatever_happens_the_books_are_kept_and_everything_ends() {
     let only = std::env::var("SLSKDN_SEED").ok().map(|seed| seed.parse().unwrap());
     let seeds = only.map_or(0..300, |seed| seed..seed + 1);
     for seed in seeds {
-        if let Err(why) = std::panic::catch_unwind(|| random_run(seed)) {
-            println!("replay with SLSKDN_SEED={seed}");
-            std::panic::resume_unwind(why);
-        }
+        told(&format!("replay with SLSKDN_SEED={seed}"), || random_run(seed));
     }
 }
