@@ -155,7 +155,7 @@ fn messages_are_kept_before_they_are_acknowledged() {
     for seed in 0..20 {
         let mut world = two(seed, false, false);
         assert_eq!(world.ask(0, Command::SendMessage("bob".into(), "hello".to_owned())), Reply::Done);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             // Perhaps between hearing and keeping: then the server says it again.
             (0..seed).for_each(|_| world.step());
             world.restart(1, true);
@@ -210,7 +210,7 @@ fn either_side_calls_a_transfer_off() {
 #[test]
 fn the_queue_outlives_a_logout() {
     for seed in 0..10 {
-        let mut world = two(seed, false, seed % 2 == 0);
+        let mut world = two(seed, false, seed.is_multiple_of(2));
         assert_eq!(world.ask(1, Command::Disconnect), Reply::Done);
         let id = accepted(&world.ask(0, want("bob", &[(LONG, 900_000), (SONG, 300_000)])))[0];
         assert_eq!(world.ask(0, Command::Disconnect), Reply::Done);
