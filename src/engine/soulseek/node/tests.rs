@@ -1,6 +1,7 @@
 //! The whole engine: two or three of them over a network that the dice drive.
 
 mod files;
+mod server;
 mod world;
 
 use self::world::{World, settings};
@@ -66,12 +67,20 @@ fn position(world: &World, id: TransferId) -> u64 {
     world.stations[0].node.transfer(Direction::Download, id).map_or(0, |record| record.bytes_done)
 }
 
+/// A failure says where.
+fn told(which: &str, run: impl FnOnce()) {
+    if let Err(why) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        eprintln!("{which}");
+        std::panic::resume_unwind(why);
+    }
+}
+
 /// In every way two users can reach one another.
 fn every_way(check: impl Fn(&mut World)) {
     for seed in 0..10 {
         for (ann, bob) in [(false, false), (true, false), (false, true)] {
-            eprintln!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}");
-            check(&mut two(seed, ann, bob));
+            let run = || check(&mut two(seed, ann, bob));
+            told(&format!("seed {seed}, ann firewalled: {ann}, bob firewalled: {bob}"), run);
         }
     }
 }
@@ -191,7 +200,9 @@ fn either_side_calls_a_transfer_off() {
         world.until("ann notices", |world| world.stations[0].live(Direction::Download).is_empty());
         world.pass(1);
         let record = &world.stations[0].kept.transfers[&id];
-        assert_eq!(record.state, TransferState::Completed(Ending::Rejected), "{record:?}");
+        // It may have been too late; but what somebody called off is not asked for again.
+        let over = [TransferState::Completed(Ending::Rejected), SUCCEEDED].contains(&record.state);
+        assert!(over && record.attempts == 1, "{record:?}");
         assert_eq!(state(world, 1, upload), CANCELLED);
     });
 }
@@ -318,9 +329,6 @@ fn whatever_happens_the_books_are_kept_and_everything_ends() {
     let only = std::env::var("SLSKDN_SEED").ok().map(|seed| seed.parse().unwrap());
     let seeds = only.map_or(0..300, |seed| seed..seed + 1);
     for seed in seeds {
-        if let Err(why) = std::panic::catch_unwind(|| random_run(seed)) {
-            eprintln!("replay with SLSKDN_SEED={seed}");
-            std::panic::resume_unwind(why);
-        }
+        told(&format!("replay with SLSKDN_SEED={seed}"), || random_run(seed));
     }
 }

@@ -1,4 +1,4 @@
-//! The file shell of the test world: partial files are a length and the name of their content.
+//! The file shell and the store of the test world: partial files are a length and the name of their content.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,6 +6,16 @@ use super::world::{Wire, World};
 use crate::engine::soulseek::io::{Begin, FileAction, FileEvent, Input, PlaceError, ReceiveEnd, SendEnd};
 use crate::model::id::{ConnId, TransferId};
 use crate::model::limits::OVERLAP_BYTES;
+use crate::model::record::{Change, PrivateMessage, Wish};
+use crate::model::transfer::Transfer;
+
+/// The store, which survives the death of the process.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) transfers: BTreeMap<TransferId, Transfer>,
+    pub(super) messages: BTreeMap<(String, u64, u32, bool), PrivateMessage>,
+    pub(super) wishes: BTreeMap<u64, Wish>,
+}
 
 /// A partial file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -267,5 +277,36 @@ impl World {
             });
         }
         self.handle(at, Input::File(id, event));
+    }
+}
+
+impl Kept {
+    pub(super) fn apply_all(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.apply(change);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Transfer(record) => {
+                self.transfers.insert(record.id, *record);
+            }
+            Change::TransferGone(id) => {
+                self.transfers.remove(&id);
+            }
+            Change::Message(message) => {
+                let key = (message.user.as_str().to_owned(), message.at.0, message.id, message.incoming);
+                self.messages.insert(key, message);
+            }
+            Change::MessagesGone(user) => self.messages.retain(|_, message| message.user != user),
+            Change::Wish(wish) => {
+                self.wishes.insert(wish.id, wish);
+            }
+            Change::WishGone(id) => {
+                self.wishes.remove(&id);
+            }
+            Change::MessagesRead(_) | Change::Batch(_) | Change::Setting(..) => {}
+        }
     }
 }

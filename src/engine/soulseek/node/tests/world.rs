@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use super::files::{Disk, Jobs};
+use super::files::{Disk, Jobs, Kept};
+use super::server::Server;
 use crate::engine::soulseek::chance::Chance;
 use crate::engine::soulseek::distributed::DistributedMessage;
 use crate::engine::soulseek::io::{
@@ -14,11 +15,11 @@ use crate::engine::soulseek::io::{
 };
 use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile, RemoteFolder};
-use crate::engine::soulseek::server::{FromServer, LoginGreeting, ToServer, UserStats, UserStatus};
+use crate::engine::soulseek::server::{FromServer, ToServer};
 use crate::engine::soulseek::{Secret, Settings};
 use crate::model::id::{CommandId, ConnId, Token, TransferId, Username};
 use crate::model::music::{Attributes, ShareCounts, SharedFile, WireText};
-use crate::model::record::{Change, PrivateMessage, Wish};
+use crate::model::record::Change;
 use crate::model::time::{Now, UnixMs};
 use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
 
@@ -72,22 +73,15 @@ enum Ack {
     Net(NetAction),
 }
 
+/// The connection to the server.
 #[derive(Debug, Default)]
-struct Line {
+pub(super) struct Line {
     /// Asked for, not yet up.
     dialled: bool,
-    up: bool,
-    user: Option<String>,
+    pub(super) up: bool,
+    pub(super) user: Option<String>,
     to: VecDeque<ToServer>,
-    from: VecDeque<FromServer>,
-}
-
-/// What survives the death of the process.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    pub(super) transfers: BTreeMap<TransferId, Transfer>,
-    pub(super) messages: BTreeMap<(String, u64, u32, bool), PrivateMessage>,
-    pub(super) wishes: BTreeMap<u64, Wish>,
+    pub(super) from: VecDeque<FromServer>,
 }
 
 /// A user's box.
@@ -110,7 +104,7 @@ pub(super) struct Station {
     /// Connections of which we were told that they are gone, or that we closed.
     gone: BTreeSet<ConnId>,
     accepted: u64,
-    line: Line,
+    pub(super) line: Line,
     acks: VecDeque<Ack>,
     asks: VecDeque<ShareAsk>,
     tokens: Vec<Token>,
@@ -118,23 +112,12 @@ pub(super) struct Station {
     spins: u32,
 }
 
-/// A private message that the server holds until it is acknowledged.
-#[derive(Clone, Debug)]
-struct Mail {
-    id: u32,
-    to: String,
-    from: String,
-    text: String,
-}
-
 /// See the module's text.
 pub(super) struct World {
     pub(super) now: Now,
     pub(super) dice: Chance,
     pub(super) stations: Vec<Station>,
-    ports: BTreeMap<String, u32>,
-    mail: Vec<Mail>,
-    mail_sent: u32,
+    pub(super) server: Server,
     commands: u64,
     /// What the file shell may report besides success.
     pub(super) faults: bool,
@@ -209,8 +192,7 @@ impl World {
                 }
             })
             .collect();
-        let (ports, mail) = (BTreeMap::new(), Vec::new());
-        let mut world = Self { now, dice, stations, ports, mail, mail_sent: 0, commands: 0, faults: false };
+        let mut world = Self { now, dice, stations, server: Server::default(), commands: 0, faults: false };
         for at in 0..names.len() {
             world.perform(at);
             world.count(at);
@@ -427,7 +409,7 @@ impl World {
     fn commit(&mut self, at: usize) {
         let station = &mut self.stations[at];
         match station.acks.pop_front() {
-            Some(Ack::Store(changes)) => changes.into_iter().for_each(|change| station.kept.apply(change)),
+            Some(Ack::Store(changes)) => station.kept.apply_all(changes),
             Some(Ack::Reply(id, reply)) => {
                 if let Reply::Enqueued { accepted, .. } = &reply {
                     assert!(accepted.iter().all(|id| station.kept.transfers.contains_key(id)), "replied, not kept");
@@ -453,9 +435,7 @@ impl World {
         let reached = self.dice.below(self.stations[at].acks.len() as u64 + 1);
         for _ in 0..reached {
             if let Some(Ack::Store(changes)) = self.stations[at].acks.pop_front() {
-                for change in changes {
-                    self.stations[at].kept.apply(change);
-                }
+                self.stations[at].kept.apply_all(changes);
             }
         }
         let conns: Vec<ConnId> = self.stations[at].ends.keys().copied().collect();
@@ -641,161 +621,10 @@ impl World {
     fn file(&mut self, at: usize, action: FileAction) {
         self.start_file(at, action);
     }
-
-    // ---- The server ----
-
-    /// The server hangs up.
-    pub(super) fn server_hangs_up(&mut self, at: usize) {
-        if self.stations[at].line.up {
-            self.offline(at);
-            self.stations[at].line = Line::default();
-            self.handle(at, Input::ServerDown { reason: "hung up".to_owned() });
-        }
-    }
-
-    fn who(&self, user: &WireText) -> Option<usize> {
-        self.stations.iter().position(|station| station.line.user.as_deref() == Some(user.as_str()))
-    }
-
-    fn offline(&mut self, at: usize) {
-        if let Some(user) = self.stations[at].line.user.take() {
-            self.announce(at, &user, UserStatus::Offline);
-        }
-    }
-
-    fn announce(&mut self, except: usize, user: &str, status: UserStatus) {
-        for (_, other) in self.stations.iter_mut().enumerate().filter(|(at, _)| *at != except) {
-            if other.line.user.is_some() {
-                other.line.from.push_back(FromServer::GetUserStatus { user: user.into(), status, privileged: false });
-            }
-        }
-    }
-
-    fn serve(&mut self, at: usize, message: ToServer) {
-        let own = self.stations[at].line.user.clone().unwrap_or_default();
-        let mut answers = Vec::new();
-        match message {
-            ToServer::Login { user, .. } => {
-                let greeting = LoginGreeting {
-                    greeting: "hello".into(),
-                    own_ip: address(at),
-                    password_hash: None,
-                    supporter: None,
-                };
-                answers.push(FromServer::Login(Ok(greeting)));
-                self.stations[at].line.user = Some(user.as_str().to_owned());
-                self.announce(at, user.as_str(), UserStatus::Online);
-                answers.extend(self.mail.iter().filter(|mail| mail.to == user.as_str()).map(Mail::message));
-            }
-            ToServer::SetWaitPort { port, .. } => {
-                self.ports.insert(own, port);
-            }
-            ToServer::GetPeerAddress { user } => {
-                let found = self.who(&user).map(|other| (address(other), self.ports.get(user.as_str()).copied()));
-                let (ip, port) = found.unwrap_or((Ipv4Addr::UNSPECIFIED, None));
-                answers.push(FromServer::GetPeerAddress { user, ip, port: port.unwrap_or(0), obfuscation: None });
-            }
-            ToServer::WatchUser { user } => {
-                let status = if self.who(&user).is_some() { UserStatus::Online } else { UserStatus::Offline };
-                let found = Some((status, UserStats::default()));
-                answers.push(FromServer::WatchUser { user, found, country: None });
-            }
-            ToServer::GetUserStatus { user } => {
-                let status = if self.who(&user).is_some() { UserStatus::Online } else { UserStatus::Offline };
-                answers.push(FromServer::GetUserStatus { user, status, privileged: false });
-            }
-            ToServer::GetUserStats { user } => {
-                answers.push(FromServer::GetUserStats { user, stats: UserStats::default() });
-            }
-            ToServer::ConnectToPeer { token, user, kind } => match self.who(&user) {
-                Some(other) => self.stations[other].line.from.push_back(FromServer::ConnectToPeer {
-                    user: own.as_str().into(),
-                    kind,
-                    ip: address(at),
-                    port: self.ports.get(&own).copied().unwrap_or(0),
-                    token,
-                    privileged: false,
-                    obfuscation: None,
-                }),
-                None => answers.push(FromServer::CantConnectToPeer { token }),
-            },
-            ToServer::CantConnectToPeer { token, user } => {
-                if let Some(other) = self.who(&user) {
-                    self.stations[other].line.from.push_back(FromServer::CantConnectToPeer { token });
-                }
-            }
-            ToServer::FileSearch { token, query } | ToServer::WishlistSearch { token, query } => {
-                for other in (0..self.stations.len()).filter(|other| *other != at) {
-                    self.search(other, &own, token, &query);
-                }
-            }
-            ToServer::UserSearch { user, token, query } => {
-                if let Some(other) = self.who(&user) {
-                    self.search(other, &own, token, &query);
-                }
-            }
-            ToServer::MessageUser { user, text } => {
-                self.mail_sent += 1;
-                let (to, text) = (user.as_str().to_owned(), text.as_str().to_owned());
-                let mail = Mail { id: self.mail_sent, to, from: own, text };
-                if let Some(other) = self.who(&user) {
-                    self.stations[other].line.from.push_back(mail.message());
-                }
-                self.mail.push(mail);
-            }
-            ToServer::MessageAcked { id } => self.mail.retain(|mail| mail.id != id || mail.to != own),
-            _ => {}
-        }
-        self.stations[at].line.from.extend(answers);
-    }
-
-    fn search(&mut self, at: usize, user: &str, token: Token, query: &WireText) {
-        if self.stations[at].line.user.is_some() {
-            let message = FromServer::FileSearch { user: user.into(), token, query: query.clone() };
-            self.stations[at].line.from.push_back(message);
-        }
-    }
-
-    /// Messages that the server took, and those of them that nobody acknowledged yet.
-    pub(super) fn delivered(&self) -> (u32, usize) {
-        (self.mail_sent, self.mail.len())
-    }
 }
 
-impl Mail {
-    fn message(&self) -> FromServer {
-        let (user, text) = (self.from.as_str().into(), self.text.as_str().into());
-        FromServer::MessageUser { id: self.id, at: 1_000_000, user, text, is_new: Some(true) }
-    }
-}
-
-fn address(at: usize) -> Ipv4Addr {
+pub(super) fn address(at: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, u8::try_from(at + 1).unwrap())
-}
-
-impl Kept {
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::Transfer(record) => {
-                self.transfers.insert(record.id, *record);
-            }
-            Change::TransferGone(id) => {
-                self.transfers.remove(&id);
-            }
-            Change::Message(message) => {
-                let key = (message.user.as_str().to_owned(), message.at.0, message.id, message.incoming);
-                self.messages.insert(key, message);
-            }
-            Change::MessagesGone(user) => self.messages.retain(|_, message| message.user != user),
-            Change::Wish(wish) => {
-                self.wishes.insert(wish.id, wish);
-            }
-            Change::WishGone(id) => {
-                self.wishes.remove(&id);
-            }
-            Change::MessagesRead(_) | Change::Batch(_) | Change::Setting(..) => {}
-        }
-    }
 }
 
 impl Station {
@@ -853,7 +682,7 @@ impl Station {
         self.node.live(direction).map(|transfer| transfer.id).collect()
     }
 
-    /// Who is asked most often.
+    /// Whose box it is.
     pub(super) fn name(&self) -> Username {
         self.settings.username.clone()
     }
