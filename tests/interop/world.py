@@ -103,17 +103,19 @@ class Peer:
 
     def __init__(self, world, kind, name, port, *options, files=True):
         self.world, self.kind, self.name, self.port, self.options = world, kind, name, port, options
-        self.home = world.tmp / name
-        self.share = world.tmp / f"share-{name}"
+        # A user's name may have a slash, a file's may not.
+        self.label = name.replace("/", " ")
+        self.home = world.tmp / self.label
+        self.share = world.tmp / f"share-{self.label}"
         self.share.mkdir()
-        self.files = music(self.share, name, world.big_mib) if files else {}
+        self.files = music(self.share, self.label, world.big_mib) if files else {}
         self.downloads = self.home / "downloads"
         self.start()
 
     def start(self):
         self.since = len(self.events())
         script = HERE / ("nicotine-peer" if self.kind == "nicotine" else "aioslsk-peer")
-        self.process = Process(self.name, self.world.tmp / f"{self.name}.log", script, "--user", self.name, "--home", self.home,
+        self.process = Process(self.name, self.world.tmp / f"{self.label}.log", script, "--user", self.name, "--home", self.home,
                                "--share", self.share, "--server", f"127.0.0.1:{self.world.port}", "--port", self.port, *self.options)
         self.world.processes.append(self.process)
         self.event("login", success=True)
