@@ -57,6 +57,12 @@ def test_a_backup_never_overwrites(filled, tmp_path):
     assert file.read_text() == "precious"
 
 
+def test_nobody_names_a_file_over_the_network(filled, tmp_path):
+    answer = filled.call("POST", "/api/backup", json={"path": str(tmp_path / "file")})
+    assert answer.status_code == 403 and "control socket" in answer.json()["error"]
+    assert not (tmp_path / "file").exists()
+
+
 def test_a_backup_that_cannot_be_written(filled, tmp_path):
     told = refuses("--data", filled.home, "backup", tmp_path / "absent" / "file", code=1)
     assert "absent/file" in told

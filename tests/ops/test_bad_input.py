@@ -133,6 +133,11 @@ def test_a_share_that_is_a_relative_path(tmp_path):
     assert "an absolute path is wanted, not `music`" in told
 
 
+def test_a_filter_that_is_no_regular_expression(box):
+    told = refuses(*box(shares__filters="[oops").flags(), "serve")
+    assert "the filter `[oops` is not understood" in told, told
+
+
 def test_wrong_password(world):
     node = Node(world, soulseek__password="right horse")
     assert node.process.stop() == 0
