@@ -21,13 +21,17 @@ def net(request):
     network, kind = request.param
     world = World(**NETWORKS[network])
     try:
-        # In a tree the first user is the root: with `them` first we are the leaf, see test_tree.py for the other way.
+        if world.search == "tree":
+            # The first user is the root of the tree and alone hears searches from the server. aioslsk does not pass
+            # its own searches down, so the root is a Nicotine+ of its own.
+            root = Peer(world, "nicotine", "root", free_port(), files=False)
+            root.event("search-seen", query="harness warm up")
         world.them = Peer(world, kind, "them", free_port())
-        if world.search == "tree" and kind == "nicotine":
-            world.them.event("search-seen", query="harness warm up")
         world.box = Node(world)
         if world.search == "tree":
             until("we have a parent", lambda: world.box.get("/application")["distributedNetwork"].get("parent"))
+            if kind == "aioslsk":
+                world.them.event("message", kind="DistributedBranchRoot.Request")
         yield world
     finally:
         world.close(request.session.testsfailed)

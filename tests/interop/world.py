@@ -77,8 +77,10 @@ class Process:
     def __init__(self, name, log, *command, **environment):
         self.name, self.log = name, log
         self.out = open(log, "ab")
-        # Our own variables are for the tests; the daemon would take them for misspelt keys.
-        env = {k: v for k, v in os.environ.items() if command[0] != BINARY or not k.startswith("SLSKDN_")} | environment
+        env = {**os.environ, **environment}
+        if command[0] == BINARY:
+            # These are for the tests; the daemon would take them for misspelt keys.
+            env = {k: v for k, v in env.items() if not k.startswith("SLSKDN_")}
         self.process = subprocess.Popen([str(c) for c in command], stdout=self.out, stderr=self.out,
                                         stdin=subprocess.DEVNULL, env=env)
 
@@ -99,13 +101,14 @@ class Process:
 class Peer:
     """Nicotine+ or aioslsk, driven over its control socket."""
 
-    def __init__(self, world, kind, name, port, *options):
+    def __init__(self, world, kind, name, port, *options, files=True):
         self.world, self.kind, self.name, self.port, self.options = world, kind, name, port, options
         # A user's name may have a slash, a file's may not.
         self.label = name.replace("/", " ")
         self.home = world.tmp / self.label
         self.share = world.tmp / f"share-{self.label}"
-        self.files = music(self.share, self.label, world.big_mib)
+        self.share.mkdir()
+        self.files = music(self.share, self.label, world.big_mib) if files else {}
         self.downloads = self.home / "downloads"
         self.start()
 
@@ -131,14 +134,14 @@ class Peer:
         path = self.home / "events.jsonl"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    def event(self, kind, seconds=LONG, **match):
+    def event(self, event, /, seconds=LONG, **match):
         def look():
             for line in self.events()[self.since:]:
                 e = json.loads(line)
-                if e["event"] == kind and all(e.get(k) == v for k, v in match.items()):
+                if e["event"] == event and all(e.get(k) == v for k, v in match.items()):
                     return e
             return None
-        return until(f"{self.name} sees {kind} {match}", look, seconds)
+        return until(f"{self.name} sees {event} {match}", look, seconds)
 
     def fetch(self, owner, path, size, original):
         """Downloads by itself and waits for equal bytes."""
