@@ -34,7 +34,7 @@ pub fn backup(sources: &Sources, file: &Path) -> ExitCode {
     if let Ok(socket) = UnixStream::connect(sources.data.join("control.sock")) {
         return match ask(socket, &file) {
             Ok((200, text)) => print(format!("{text}\n").as_bytes()),
-            Ok((status, text)) => failed(&format!("the daemon answers {status}: {text}")),
+            Ok((_, text)) => failed(&text),
             Err(error) => failed(&format!("the daemon does not answer: {error}")),
         };
     }
@@ -67,7 +67,13 @@ fn ask(mut socket: UnixStream, file: &Path) -> std::io::Result<(u16, String)> {
     socket.take(1024 * 1024).read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let text = answer.split_once("\r\n\r\n").map_or("", |(_, text)| text);
-    let text = serde_json::from_str::<String>(text).unwrap_or_else(|_| text.trim().to_owned());
+    let text = match serde_json::from_str(text) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(serde_json::Value::Object(problem)) => {
+            problem.get("error").and_then(|e| e.as_str()).unwrap_or(text).to_owned()
+        }
+        _ => text.trim().to_owned(),
+    };
     Ok((status, text))
 }
 

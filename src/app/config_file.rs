@@ -298,12 +298,11 @@ fn quote(text: &str) -> String {
 }
 
 /// Layer of the environment: `SLSKDN_SOULSEEK__LISTEN_PORT` or, where no name has two meanings,
-/// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons.
-pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Given>, Vec<Problem>> {
+/// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons. Unknown names are added to the problems.
+pub fn environment(variables: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Given> {
     // Read by the program itself, not keys: see `app::cli`.
     const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG", "SLSKDN_MUSIC"];
     let mut given = Vec::new();
-    let mut problems = Vec::new();
     for (name, value) in variables {
         if OWN.contains(&name.as_str()) {
             continue;
@@ -325,7 +324,7 @@ pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<
             problems.push(Problem { place, key: String::new(), message });
         }
     }
-    if problems.is_empty() { Ok(given) } else { Err(problems) }
+    given
 }
 
 #[cfg(test)]
@@ -400,15 +399,16 @@ mod tests {
     #[test]
     fn environment_names_keys() {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        let given = environment(
-            [pair("SLSKDN_SOULSEEK_LISTEN_PORT", "1"), pair("SLSKDN_WEB__PORT", "2"), pair("HOME", "/")].into_iter(),
-        );
-        let names: Vec<String> = given.unwrap().into_iter().map(|g| g.key).collect();
+        let variables = [
+            pair("SLSKDN_SOULSEEK_LISTEN_PORT", "1"),
+            pair("SLSKDN_WEB_PROT", "1"),
+            pair("SLSKDN_WEB__PORT", "2"),
+            pair("HOME", "/"),
+        ];
+        let mut told = Vec::new();
+        let names: Vec<String> = environment(variables.into_iter(), &mut told).into_iter().map(|g| g.key).collect();
         assert_eq!(names, ["soulseek.listen_port", "web.port"]);
-        let told = environment([pair("SLSKDN_WEB_PROT", "1")].into_iter()).unwrap_err();
-        assert_eq!(
-            told[0].to_string(),
-            "environment variable SLSKDN_WEB_PROT: unknown variable; did you mean SLSKDN_WEB_PORT?"
-        );
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["environment variable SLSKDN_WEB_PROT: unknown variable; did you mean SLSKDN_WEB_PORT?"]);
     }
 }

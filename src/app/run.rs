@@ -1,7 +1,7 @@
 //! Wires the daemon together, in the order in which things depend on one another, and takes it apart in the opposite
 //! one.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,6 +45,11 @@ const RUNTIME_THREADS: usize = 2;
 /// Runs the appliance until it is told to stop. Every failure before it runs is one clear sentence and exit code 2.
 pub fn serve(sources: Sources) -> ExitCode {
     let clock = Clock::start();
+    // Before anything is opened: nothing of ours can have these numbers yet.
+    let passed = match passed_sockets() {
+        Ok(passed) => passed,
+        Err(sentence) => return could_not(&sentence),
+    };
     if let Err(error) = sources.prepare() {
         return could_not(&format!("the data directory {} cannot be used: {error}", sources.data.display()));
     }
@@ -71,7 +76,7 @@ pub fn serve(sources: Sources) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
-    let code = match runtime.block_on(run(clock, sources, resolved, tail)) {
+    let code = match runtime.block_on(run(clock, sources, resolved, tail, passed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => could_not(&sentence),
     };
@@ -80,22 +85,22 @@ pub fn serve(sources: Sources) -> ExitCode {
     code
 }
 
-async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) -> Result<(), String> {
+async fn run(
+    clock: Clock,
+    sources: Sources,
+    resolved: Resolved,
+    tail: LogTail,
+    passed: Vec<Arc<TcpListener>>,
+) -> Result<(), String> {
     let started_at = clock.now().wall;
     let config = resolved.config.clone();
-    let mut warnings: Vec<String> = resolved.warnings.iter().map(ToString::to_string).collect();
+    let warnings: Vec<String> = resolved.warnings.iter().map(ToString::to_string).collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let folders = Folders::new(&sources.data, &config);
     for folder in [&folders.downloads, &folders.incomplete, &folders.cache()] {
         make(folder)?;
-    }
-    for (_, path) in &config.shares.directories {
-        if let Err(error) = std::fs::read_dir(path) {
-            warnings.push(format!("the shared folder {path} cannot be read: {error}"));
-            tracing::warn!(path, %error, "a shared folder cannot be read");
-        }
     }
 
     let store_dir = sources.data.join("store");
@@ -173,7 +178,7 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
     supervisor.run("status", move |cancel| publish::run(publishing.clone(), snapshots.clone(), cancel)).await;
 
     let web_desk = crate::web::Desk::new(snapshot.clone(), asks, events);
-    let web = Server::start(web(&config, &sources.data, clock)?, web_desk, cancel.child_token()).await;
+    let web = Server::start(web(&config, &sources.data, clock, passed), web_desk, cancel.child_token()).await;
     let web = web.map_err(|error| error.to_string())?;
     greet(&web, &config);
     notify(&snapshot, &node, &cancel);
@@ -216,16 +221,16 @@ fn disk(config: &Config) -> Result<(Disk, crate::disk::BackendReport), String> {
 /// The configured port if it can be had now.
 fn free_port(config: &Config) -> Result<u16, String> {
     let (address, port) = (config.soulseek.listen_address, config.soulseek.listen_port);
-    let listener = std::net::TcpListener::bind((address, port)).map_err(|error| {
+    let listener = TcpListener::bind((address, port)).map_err(|error| {
         format!("port {port} on {address} (soulseek.listen_port) cannot be had: {error}; is another program using it?")
     })?;
     listener.local_addr().map(|at| at.port()).map_err(|error| error.to_string())
 }
 
-fn web(config: &Config, data: &Path, clock: Clock) -> Result<WebSettings, String> {
+fn web(config: &Config, data: &Path, clock: Clock, passed: Vec<Arc<TcpListener>>) -> WebSettings {
     let mut settings = WebSettings::new(Arc::new(move || clock.now()));
     settings.addresses = vec![SocketAddr::new(config.web.address, config.web.port)];
-    settings.listeners = passed_sockets()?;
+    settings.listeners = passed;
     settings.control_socket = Some(data.join("control.sock"));
     settings.allowed_hosts.clone_from(&config.web.allowed_hosts);
     settings.authentication = !config.web.open;
@@ -247,7 +252,7 @@ fn web(config: &Config, data: &Path, clock: Clock) -> Result<WebSettings, String
             cidr: key.cidrs.iter().filter_map(|(address, length)| format!("{address}/{length}").parse().ok()).collect(),
         })
         .collect();
-    Ok(settings)
+    settings
 }
 
 /// A container's checksums, kept going after the first mistake only to report it.
@@ -280,17 +285,24 @@ fn container_check(extension: &str) -> Option<Box<dyn ContainerCheck>> {
 }
 
 /// Listening sockets from systemd (`LISTEN_FDS`).
-fn passed_sockets() -> Result<Vec<Arc<std::net::TcpListener>>, String> {
-    use std::os::fd::FromRawFd as _;
-    let passed = sd_notify::listen_fds().map_err(|error| format!("sockets from systemd: {error}"))?;
-    Ok(passed
-        .map(|fd| {
-            // SAFETY: systemd passed this descriptor to this process, and nobody else here has taken it.
-            #[expect(unsafe_code, reason = "sockets passed by systemd arrive as numbers")]
-            let listener = unsafe { std::net::TcpListener::from_raw_fd(fd) };
-            Arc::new(listener)
-        })
-        .collect())
+fn passed_sockets() -> Result<Vec<Arc<TcpListener>>, String> {
+    use std::os::fd::{BorrowedFd, FromRawFd as _};
+    let wrong = |error: &dyn std::fmt::Display| format!("the sockets named in LISTEN_FDS cannot be used: {error}");
+    let numbers = sd_notify::listen_fds().map_err(|error| wrong(&error))?;
+    let mut passed = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        // SAFETY: `listen_fds` has set a flag on this descriptor, so it is open, and nobody closes it meanwhile.
+        #[expect(unsafe_code, reason = "sockets passed by systemd arrive as numbers")]
+        let looked_at = unsafe { BorrowedFd::borrow_raw(number) };
+        if !rustix::net::sockopt::socket_acceptconn(looked_at).unwrap_or(false) {
+            return Err(wrong(&format!("descriptor {number} is no listening socket")));
+        }
+        // SAFETY: a listening socket at the start of the process was passed to it, and nobody else here takes it.
+        #[expect(unsafe_code, reason = "sockets passed by systemd arrive as numbers")]
+        let listener = unsafe { TcpListener::from_raw_fd(number) };
+        passed.push(Arc::new(listener));
+    }
+    Ok(passed)
 }
 
 /// What a person at the terminal needs to know.

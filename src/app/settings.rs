@@ -43,11 +43,12 @@ impl Sources {
         {
             take(read_file(path, true));
         }
-        take(config_file::environment(std::env::vars_os().filter_map(|(name, value)| {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
             // What is not UTF-8 cannot be one of ours, or is not a value we could use.
             Some((name.into_string().ok()?, value.into_string().ok()?))
-        })));
-        take(self.flags());
+        });
+        layers.push(config_file::environment(variables, &mut problems));
+        layers.push(self.flags(&mut problems));
         match config::resolve(&layers) {
             Ok(resolved) if problems.is_empty() => Ok(resolved),
             Ok(_) => Err(problems),
@@ -58,10 +59,10 @@ impl Sources {
         }
     }
 
-    fn flags(&self) -> Result<Vec<Given>, Vec<Problem>> {
+    /// The layer of the flags; what is wrong with some does not hide what is wrong with others.
+    fn flags(&self, problems: &mut Vec<Problem>) -> Vec<Given> {
         let place = |source: &str| Place { source: format!("flag {source}"), ..Place::default() };
         let mut given = Vec::new();
-        let mut problems = Vec::new();
         if !self.music.is_empty() {
             let folders = self.music.iter().map(|path| path.to_string_lossy().into_owned()).collect();
             given.push(Given {
@@ -82,7 +83,7 @@ impl Sources {
                 }),
             }
         }
-        if problems.is_empty() { Ok(given) } else { Err(problems) }
+        given
     }
 
     /// Sets keys in the data file (list values one a line), after checking that the whole still makes sense.
@@ -143,9 +144,12 @@ pub fn write_private(path: &Path, text: impl AsRef<[u8]>) -> std::io::Result<()>
     let folder = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("yml.new");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_ref())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    let written = file.write_all(text.as_ref()).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, path)) {
+        // The error that counts is the first one.
+        drop(std::fs::remove_file(&temporary));
+        return Err(error);
+    }
     std::fs::File::open(folder)?.sync_all()
 }
 
@@ -308,6 +312,15 @@ mod tests {
         assert_eq!(std::fs::read_to_string(sources.data_file()).unwrap(), before);
         let shares = set("shares.directories", "/a\n[b]/c\n").unwrap().config.shares.directories;
         assert_eq!(shares, [(String::new(), "/a".to_owned()), ("b".to_owned(), "/c".to_owned())]);
+    }
+
+    #[test]
+    fn mistakes_do_not_hide_one_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = vec!["web.port".to_owned(), "web.prot=1".to_owned(), "disk.min_free_mib=some".to_owned()];
+        let sources = Sources { data: folder.path().to_owned(), flags, ..Sources::default() };
+        let told: Vec<String> = sources.load().unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
     }
 
     #[test]

@@ -147,6 +147,8 @@ impl Desk {
             = Request::SharedFolders { root, offset, limit } => Response::SharedFolders(list, all) => (list, all);
         /// A value kept for the web layer.
         value(name: &str) -> Option<Vec<u8>> = Request::Value(name.to_owned()) => Response::Value(value) => value;
+        /// Writes a backup to a new file on the box; a sentence about it.
+        backup(path: String) -> String = Request::Backup(path) => Response::Text(text) => text;
         /// Prometheus text of everything outside the web layer.
         metrics() -> String = Request::Metrics => Response::Text(text) => text;
         /// Asks for files of a user.

@@ -215,7 +215,9 @@ impl Worker {
             self.store.write_blocking(move |txn, tables| tables.shares.put_root(txn, id, &alias, &path, present))?;
         }
         if let Some(sentence) = absence {
-            self.away.insert(root.id);
+            if self.away.insert(root.id) {
+                tracing::warn!("{sentence}");
+            }
             self.problems.insert(Topic::Away(root.id), vec![sentence]);
             if let Some(watch) = &mut self.watch {
                 watch.remove(&root.path);

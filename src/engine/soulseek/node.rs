@@ -535,3 +535,6 @@ fn cut(text: &str, len: usize) -> &str {
     let end = (0..=len.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,7 @@ pub(crate) fn table() -> Vec<Route> {
         route("POST", "/api/connect", Administrator, "Log in to the Soulseek server", system::connect),
         route("POST", "/api/disconnect", Administrator, "Log out and stay out", system::disconnect),
         route("POST", "/api/shutdown", Administrator, "Stop the program in an orderly way", system::shutdown),
+        route("POST", "/api/backup", Administrator, "Write a backup; over the control socket only", system::backup),
         route("GET", "/api/shares", Readonly, "Shared folders and the state of the scan", system::shares),
         route("GET", "/api/shares/folders", Readonly, "What others see, folder by folder", system::shared_folders),
         route("POST", "/api/shares/rescan", Readwrite, "Scan all shares, or one by id", system::rescan),

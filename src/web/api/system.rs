@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::model::limits;
 use crate::model::view::{Request, ServerState, Snapshot};
+use crate::web::guard::{Access, By};
 use crate::web::server::Web;
 
 use super::{Answer, Done, Paging, Problem, shape};
@@ -86,6 +87,19 @@ pub(super) async fn disconnect(State(web): Here) -> Done {
 
 pub(super) async fn shutdown(State(web): Here) -> Done {
     order(&web, Request::Shutdown).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct Backup {
+    path: String,
+}
+
+/// For the command line of our own user: over the network, nobody names a file for the box to write.
+pub(super) async fn backup(State(web): Here, access: Access, Json(Backup { path }): Json<Backup>) -> Answer {
+    if access.by != By::Control {
+        return Err(Problem(StatusCode::FORBIDDEN, "a backup is asked for over the control socket".to_owned()));
+    }
+    Ok(Json(Value::String(web.desk.backup(path).await?)))
 }
 
 pub(super) async fn shares(State(web): Here) -> Json<Value> {

@@ -100,7 +100,7 @@ impl Downloads {
     fn on_received(&mut self, id: TransferId, end: ReceiveEnd, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
         let Phase::Receiving(receiving) = &mut download.phase else { return };
-        let stop = receiving.stop;
+        let (stop, refused) = (receiving.stop, receiving.refused.take());
         if end == ReceiveEnd::Complete {
             // What came since the last report, which in a quick download is all of it.
             let (size, now) = (download.record.size, turn.now.mono);
@@ -132,8 +132,12 @@ impl Downloads {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
             }
             (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
-                let reason = format!("{user} closed the connection at {position} of {size} bytes");
-                self.fail(id, Ending::Errored, reason, turn);
+                if let Some(reason) = refused {
+                    self.give_up(id, Ending::Rejected, reason, turn);
+                } else {
+                    let reason = format!("{user} closed the connection at {position} of {size} bytes");
+                    self.fail(id, Ending::Errored, reason, turn);
+                }
             }
         }
     }
