@@ -2,5 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod backends;
-mod full;
+mod killed;
 mod pump;

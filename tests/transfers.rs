@@ -47,6 +47,7 @@ impl Box {
             upload_limit: None,
             download_attempts_max: 2,
             failover: true,
+            private_ranges: Vec::new(),
         };
         Self {
             downloads: Downloads::new(),

@@ -27,11 +27,13 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// The configured ones, else those below the data directory.
+    /// The configured ones, else those below the data directory; absolute, since tools are told them.
     pub fn new(data: &Path, config: &Config) -> Self {
-        let or = |given: &str, name: &str| if given.is_empty() { data.join(name) } else { PathBuf::from(given) };
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let or =
+            |given: &str, name: &str| whole(&if given.is_empty() { data.join(name) } else { PathBuf::from(given) });
         Self {
-            data: data.to_owned(),
+            data: whole(data),
             downloads: or(&config.downloads, "downloads"),
             incomplete: or(&config.incomplete, "incomplete"),
         }

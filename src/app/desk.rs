@@ -279,6 +279,12 @@ impl Desk {
                 let mut transfer = self.transfer(direction, id).await?;
                 if remove && !transfer.removed {
                     transfer.removed = true;
+                    // Kept so that the download could be begun anew; now nobody can ask for that any more.
+                    if let Some(partial) = transfer.partial.take()
+                        && let Err(error) = self.applier.parts().pump.discard(&partial.file).await
+                    {
+                        tracing::warn!(file = partial.file, %error, "a partial file could not be removed");
+                    }
                     self.store.apply(vec![Change::Transfer(Box::new(transfer))]).await.map_err(unreadable)?;
                 }
                 Ok(Response::Done)
@@ -306,12 +312,20 @@ impl Desk {
 
     async fn settings(&self) -> Vec<SettingView> {
         let resolved = self.resolved.lock().await.clone();
+        let folders = self.applier.folders();
         let own = self.sources.data_file().display().to_string();
-        let row = |row: &crate::model::config::Effective| SettingView {
-            key: row.key.clone(),
-            value: settings::shown(row),
-            source: if row.place.line > 0 { format!("file {}", row.place) } else { row.place.to_string() },
-            fixed: row.place.source != own && row.place.source != "built-in",
+        let row = |row: &crate::model::config::Effective| {
+            let value = match (row.key.as_str(), settings::shown(row)) {
+                ("directories.downloads", empty) if empty.is_empty() => folders.downloads.display().to_string(),
+                ("directories.incomplete", empty) if empty.is_empty() => folders.incomplete.display().to_string(),
+                (_, value) => value,
+            };
+            SettingView {
+                key: row.key.clone(),
+                value,
+                source: if row.place.line > 0 { format!("file {}", row.place) } else { row.place.to_string() },
+                fixed: row.place.source != own && row.place.source != "built-in",
+            }
         };
         resolved.effective.iter().map(row).collect()
     }

@@ -15,3 +15,4 @@ pub mod settings;
 pub mod sharing;
 pub mod soulseek;
 pub mod supervise;
+pub mod upkeep;

@@ -219,6 +219,9 @@ pub async fn metrics(applier: &Applier, node: NodeView, store: &Stats) -> String
     if let Some((resident, anonymous)) = memory() {
         gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);
     }
+    let lookups = applier.parts().search_lookups.clone();
+    let help = "Searches of others, from the question to the index's answer";
+    registry.register_with_unit("search_lookup", help, Unit::Seconds, lookups);
     let mut text = String::new();
     // Writing into a string does not fail.
     let _ = encode(&mut text, &registry);

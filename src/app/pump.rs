@@ -25,7 +25,7 @@ use crate::engine::soulseek::io::{Begin, FileEvent, Input, PlaceError, ReceiveEn
 use crate::model::id::{Token, TransferId};
 use crate::model::units::MIB;
 
-/// Blocks written or read in one operation: 512 KiB. Measured: larger batches gain nothing.
+/// Blocks written or read in one operation: 512 KiB. Measured: 128 KiB cost more CPU time, 2 MiB save none.
 const BATCH: usize = 8;
 
 /// Received or sent so much since the last sync or look at the free space: time for the next.
@@ -125,7 +125,8 @@ impl Pump {
     }
 
     /// Answers the token on a file connection with an offset, and takes the bytes that follow into the partial file.
-    /// Sends `Started`, `Progress` and `Synced` on the way and `Received` at the end, then closes. Returns what it said.
+    /// Sends `Started`, `Progress` and `Synced` on the way (one at once, when the record does not know this boot) and
+    /// `Received` at the end, then closes. Returns what it said.
     pub async fn receive(
         &self,
         stream: tokio::net::TcpStream,

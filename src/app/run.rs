@@ -21,6 +21,7 @@ use super::settings::Sources;
 use super::sharing::Sharing;
 use super::soulseek::{self, NodeHandle};
 use super::supervise::Supervisor;
+use super::upkeep;
 use crate::disk::pool::Pool;
 use crate::disk::{Backend, Disk};
 use crate::engine::audio::container::{Check, CheckError};
@@ -129,6 +130,14 @@ async fn run(clock: Clock, sources: Sources, resolved: Resolved, tail: LogTail) 
     let cancel = CancellationToken::new();
     let supervisor = Supervisor::new(clock, cancel.clone());
     let applier = Applier::new(parts.clone(), node.clone(), folders);
+    let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
+    match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(gone)) => tracing::info!(gone, "forgotten partial files were removed"),
+        failed => tracing::warn!(?failed, "forgotten partial files could not be looked for"),
+    }
+    let (kept, kept_folders) = (store.clone(), applier.folders().clone());
+    supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
 
     let shutdown = CancellationToken::new();

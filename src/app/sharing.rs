@@ -240,8 +240,9 @@ impl Sharing {
     /// out of its share.
     pub fn find(&self, path: &WireText) -> Result<Option<SharedLocation>, SharingError> {
         let found = self.inner.store.read(|txn, tables| tables.shares.reader(txn)?.find(path))?;
-        let found = found.filter(|file| lies_within(&file.root_path, &file.local_path));
-        Ok(found.map(|file| SharedLocation { local_path: file.local_path, size: file.size }))
+        // The file itself and not a link to it, which the disk would refuse to open.
+        let real = found.and_then(|file| Some((real_path_within(&file.root_path, &file.local_path)?, file.size)));
+        Ok(real.map(|(local_path, size)| SharedLocation { local_path, size }))
     }
 
     /// A shared folder and those below it; empty if it is not shared.
@@ -271,11 +272,9 @@ impl Sharing {
 }
 
 /// Whether a path of the disk lies in a folder, links resolved on both sides.
-fn lies_within(folder: &Path, path: &Path) -> bool {
-    match (folder.canonicalize(), path.canonicalize()) {
-        (Ok(folder), Ok(path)) => path.starts_with(folder),
-        _ => false,
-    }
+fn real_path_within(folder: &Path, path: &Path) -> Option<PathBuf> {
+    let (folder, path) = (folder.canonicalize().ok()?, path.canonicalize().ok()?);
+    path.starts_with(folder).then_some(path)
 }
 
 fn folder_view(folder: RemoteFolder) -> FolderView {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,9 @@ const MESSAGES: usize = 256;
 const ACKS: usize = 1_024;
 /// Index look-ups at once.
 const LOOKUPS: usize = 2;
+/// Bounds of the look-up histogram, seconds: fine around the bars of 2 and 10 ms.
+const LOOKUP_SECONDS: [f64; 14] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.2, 1.0];
 
 type Look = Box<dyn FnOnce(&Node, Now) + Send>;
 
@@ -87,6 +91,8 @@ pub struct Parts {
     pub events: broadcast::Sender<Event>,
     /// The network of the running task, for what needs it outside the engine.
     pub network: Mutex<Option<Network>>,
+    /// How long searches of others took, from the question to the index's answer, waiting for its turn included.
+    pub search_lookups: Histogram,
     messages: Mutex<mpsc::Receiver<Message>>,
 }
 
@@ -110,6 +116,7 @@ pub fn parts(
         net: Mutex::new(net),
         events,
         network: Mutex::new(None),
+        search_lookups: Histogram::new(LOOKUP_SECONDS),
         messages: Mutex::new(receive),
     };
     (Arc::new(parts), NodeHandle { messages: send })
@@ -374,9 +381,15 @@ impl Task {
             return;
         }
         let (sharing, inputs, lookups) = (self.parts.sharing.clone(), self.inputs.clone(), self.lookups.clone());
+        let parts = matches!(ask, ShareAsk::Search { .. }).then(|| self.parts.clone());
+        let asked_at = self.parts.clock.now().mono;
         self.jobs.spawn(async move {
             let _permit = lookups.acquire().await.ok()?;
             let answer = tokio::task::spawn_blocking(move || sharing.answer(ask)).await.ok()??;
+            if let Some(parts) = parts {
+                let took = parts.clock.now().mono.saturating_sub(asked_at);
+                parts.search_lookups.observe(took.as_secs_f64());
+            }
             let _ = inputs.send(Input::Share(answer)).await;
             None
         });

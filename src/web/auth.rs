@@ -139,7 +139,15 @@ impl Auth {
     /// Fetches what is kept; makes and keeps a secret on the first run. Makes a set-up code while there is no password.
     pub async fn load(desk: Desk, settings: &WebSettings) -> Result<Self, LoadError> {
         let text = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-        let password = text(desk.value(PASSWORD).await.map_err(LoadError::Desk)?);
+        let password = match &settings.password {
+            // Hashed like any other, so that checking it costs and hides the same.
+            Some(named) => {
+                let (named, salt, cost) = (named.clone(), random().map_err(LoadError::Random)?, settings.password_cost);
+                let hashed = tokio::task::spawn_blocking(move || password::hash(&named, salt, cost)).await;
+                hashed.ok().and_then(Result::ok)
+            }
+            None => text(desk.value(PASSWORD).await.map_err(LoadError::Desk)?),
+        };
         let kept = desk.value(SECRET).await.map_err(LoadError::Desk)?;
         let secret = if let Some(secret) = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             secret

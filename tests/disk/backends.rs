@@ -101,6 +101,7 @@ suite![
     what_is_written_is_read,
     reading_stops_at_the_end,
     a_sparse_start_of_a_block_batch,
+    an_operation_that_needs_several_calls,
     a_full_disk_is_told_apart,
     preallocating_keeps_the_length,
     truncating_cuts,
@@ -151,6 +152,30 @@ async fn a_sparse_start_of_a_block_batch(place: Place) {
     place.disk.write(&file, 2, blocks).await.unwrap();
     place.disk.write(&file, 0, Vec::new()).await.unwrap();
     assert_eq!(std::fs::read(place.path("a")).unwrap(), b"\0\0abcde");
+}
+
+/// The kernel takes 1,024 pieces in one call: the rest is continued, as after any short write or read.
+async fn an_operation_that_needs_several_calls(place: Place) {
+    let pool = Pool::new(2100);
+    let (file, _) = place.disk.open_or_create(&place.folder, "a").await.unwrap();
+    let bytes = pattern(6, 2100 * 3);
+    let mut blocks = Vec::new();
+    for chunk in bytes.chunks(3) {
+        let mut block = pool.take().await;
+        block.push(chunk);
+        blocks.push(block);
+    }
+    place.disk.write(&file, 0, blocks).await.unwrap();
+    assert_eq!(std::fs::read(place.path("a")).unwrap(), bytes);
+    let mut blocks = Vec::new();
+    for _ in 0..2100 {
+        let mut block = pool.take().await;
+        block.grow(BLOCK_LEN - 3);
+        blocks.push(block);
+    }
+    let back = place.disk.read(&file, 0, blocks).await.unwrap();
+    let tails: Vec<u8> = back.iter().flat_map(|block| block.bytes()[BLOCK_LEN - 3..].to_vec()).collect();
+    assert_eq!(tails, bytes);
 }
 
 /// `/dev/full` answers every write with ENOSPC, in a completion as in a system call.

@@ -12,7 +12,6 @@ use super::pump::{NAME, Rig, pair, partial, pattern, this_boot};
 const CHILD: &str = "SLSKDN_TEST_FULL";
 
 #[test]
-#[ignore = "needs leave to mount: run by tests/all"]
 fn a_full_disk_costs_nothing() {
     if let Some(mounted) = std::env::var_os(CHILD) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -20,11 +19,11 @@ fn a_full_disk_costs_nothing() {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let test = "disk::full::a_full_disk_costs_nothing";
+    let test = "full::a_full_disk_costs_nothing";
     let script = "mount -t tmpfs -o size=4m none \"$0\" && exec \"$@\"";
     let mut child = Command::new("unshare");
     child.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(scratch.path());
-    child.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--ignored", "--nocapture"]);
+    child.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
     let output = child.env(CHILD, scratch.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -49,6 +48,7 @@ async fn fill_and_go_on(mounted: &Path) {
     let receiving = rig.receive(ours, bytes.len(), Begin::Fresh);
     assert_eq!(theirs.read_u64_le().await.unwrap(), 0);
     assert_eq!(rig.next().await, FileEvent::Started { offset: 0 });
+    assert_eq!(rig.next().await, FileEvent::Synced { synced: 0, boot: this_boot() });
     fill(&mounted.join("filler"));
     // ... unless the file system cannot reserve, which is what giving the reserved room away amounts to.
     std::fs::File::options().write(true).open(&held).unwrap().set_len(0).unwrap();

@@ -1,6 +1,5 @@
 """Our daemon with Nicotine+ and with aioslsk: everything both ways, through /api/v0, over every kind of network."""
 import signal
-import subprocess
 
 import pytest
 
@@ -22,17 +21,20 @@ def net(request):
     network, kind = request.param
     world = World(**NETWORKS[network])
     try:
-        # In a tree the first user is the root: with `them` first we are the leaf, see test_tree.py for the other way.
+        if world.search == "tree":
+            # The first user is the root of the tree and alone hears searches from the server. aioslsk does not pass
+            # its own searches down, so the root is a Nicotine+ of its own.
+            root = Peer(world, "nicotine", "root", free_port(), files=False)
+            root.event("search-seen", query="harness warm up")
         world.them = Peer(world, kind, "them", free_port())
-        if world.search == "tree" and kind == "nicotine":
-            world.them.event("search-seen", query="harness warm up")
         world.box = Node(world)
         if world.search == "tree":
             until("we have a parent", lambda: world.box.get("/application")["distributedNetwork"].get("parent"))
+            if kind == "aioslsk":
+                world.them.event("message", kind="DistributedBranchRoot.Request")
         yield world
     finally:
-        world.close()
-    subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+        world.close(request.session.testsfailed)
 
 
 def remote(net, word):
@@ -123,8 +125,7 @@ def slow(request):
     try:
         yield world
     finally:
-        world.close()
-    subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+        world.close(request.session.testsfailed)
 
 
 def begin(world):

@@ -6,6 +6,7 @@ step: it waits for events that the peers log, or asks our API until the answer i
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import requests
 
 HERE = Path(__file__).resolve().parent
 BINARY = Path(os.environ.get("SLSKDN_BINARY", HERE.parents[1] / "target" / "release" / "slskdn"))
-LONG = 120  # seconds; a limit for broken runs, not a measurement
+LONG = int(os.environ.get("TEST_PATIENCE", "120"))  # seconds; a limit for broken runs, not a measurement
 
 
 def free_port():
@@ -76,8 +77,10 @@ class Process:
     def __init__(self, name, log, *command, **environment):
         self.name, self.log = name, log
         self.out = open(log, "ab")
-        # Our own variables are for the tests; the daemon would take them for misspelt keys.
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")} | environment
+        env = {**os.environ, **environment}
+        if command[0] == BINARY:
+            # These are for the tests; the daemon would take them for misspelt keys.
+            env = {k: v for k, v in env.items() if not k.startswith("SLSKDN_")}
         self.process = subprocess.Popen([str(c) for c in command], stdout=self.out, stderr=self.out,
                                         stdin=subprocess.DEVNULL, env=env)
 
@@ -98,18 +101,21 @@ class Process:
 class Peer:
     """Nicotine+ or aioslsk, driven over its control socket."""
 
-    def __init__(self, world, kind, name, port, *options):
+    def __init__(self, world, kind, name, port, *options, files=True):
         self.world, self.kind, self.name, self.port, self.options = world, kind, name, port, options
-        self.home = world.tmp / name
-        self.share = world.tmp / f"share-{name}"
-        self.files = music(self.share, name, world.big_mib)
+        # A user's name may have a slash, a file's may not.
+        self.label = name.replace("/", " ")
+        self.home = world.tmp / self.label
+        self.share = world.tmp / f"share-{self.label}"
+        self.share.mkdir(exist_ok=True)
+        self.files = music(self.share, self.label, world.big_mib) if files else {}
         self.downloads = self.home / "downloads"
         self.start()
 
     def start(self):
         self.since = len(self.events())
         script = HERE / ("nicotine-peer" if self.kind == "nicotine" else "aioslsk-peer")
-        self.process = Process(self.name, self.world.tmp / f"{self.name}.log", script, "--user", self.name, "--home", self.home,
+        self.process = Process(self.name, self.world.tmp / f"{self.label}.log", script, "--user", self.name, "--home", self.home,
                                "--share", self.share, "--server", f"127.0.0.1:{self.world.port}", "--port", self.port, *self.options)
         self.world.processes.append(self.process)
         self.event("login", success=True)
@@ -128,14 +134,14 @@ class Peer:
         path = self.home / "events.jsonl"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    def event(self, kind, seconds=LONG, **match):
+    def event(self, event, /, seconds=LONG, **match):
         def look():
             for line in self.events()[self.since:]:
                 e = json.loads(line)
-                if e["event"] == kind and all(e.get(k) == v for k, v in match.items()):
+                if e["event"] == event and all(e.get(k) == v for k, v in match.items()):
                     return e
             return None
-        return until(f"{self.name} sees {kind} {match}", look, seconds)
+        return until(f"{self.name} sees {event} {match}", look, seconds)
 
     def fetch(self, owner, path, size, original):
         """Downloads by itself and waits for equal bytes."""
@@ -234,10 +240,14 @@ class World:
         self.processes.append(self.server_process)
         until("the server listens", lambda: listening(self.port))
 
-    def close(self):
-        # The server first would make everybody reconnect.
+    def close(self, keep=False):
+        """Ends every process, the server last so that nobody reconnects; keeps files and logs of a failed run."""
         for process in reversed(self.processes):
             process.stop()
+        if keep:
+            print(f"files and logs are kept in {self.tmp}")
+        else:
+            shutil.rmtree(self.tmp, ignore_errors=True)
 
     def log(self, name):
         return (self.tmp / f"{name}.log").read_text(errors="replace")

@@ -27,6 +27,8 @@ struct Ready {
     synced: u64,
     /// The source must first repeat the last of them.
     overlap: bool,
+    /// The record knows less, or is of another boot, or of bytes that are gone.
+    news: bool,
 }
 
 pub(super) async fn receive(
@@ -51,6 +53,10 @@ pub(super) async fn receive(
         return ReceiveEnd::Closed { position: start };
     }
     report.send(FileEvent::Started { offset }).await;
+    if ready.news {
+        // Said before the first byte comes, so that after a kill in this boot the file's length is believed.
+        report.send(FileEvent::Synced { synced: ready.synced, boot: pump.boot() }).await;
+    }
     if ready.overlap {
         let end = tokio::select! {
             () = stop.cancelled() => Some(ReceiveEnd::Stopped { position: start }),
@@ -110,13 +116,17 @@ async fn prepare(pump: &Pump, order: &ReceiveOrder) -> Result<Ready, ReceiveEnd>
     let disk = &pump.shared.disk;
     let folder = disk.open_folder(&pump.shared.config.incomplete).await.map_err(failed(0))?;
     let (file, len) = disk.open_or_create(&folder, &order.file).await.map_err(failed(0))?;
-    let (trusted, synced) = match &order.begin {
-        Begin::Fresh => (0, 0),
-        Begin::Continue(partial) | Begin::Join(partial) => {
-            // Within one boot the page cache is the truth; after another, only what was synced is.
-            let same_boot = pump.shared.boot == Some(partial.boot);
-            (if same_boot { len } else { len.min(partial.synced) }, partial.synced)
-        }
+    let partial = match &order.begin {
+        Begin::Fresh => None,
+        Begin::Continue(partial) | Begin::Join(partial) => Some(partial),
+    };
+    // Within one boot the page cache is the truth; after another, only what was synced is.
+    let same_boot = partial.is_some_and(|partial| pump.shared.boot == Some(partial.boot));
+    let recorded = partial.map_or(0, |partial| partial.synced);
+    let trusted = match partial {
+        None => 0,
+        Some(_) if same_boot => len,
+        Some(_) => len.min(recorded),
     };
     let trusted = trusted.min(order.size);
     let join = matches!(order.begin, Begin::Join(_));
@@ -138,7 +148,9 @@ async fn prepare(pump: &Pump, order: &ReceiveOrder) -> Result<Ready, ReceiveEnd>
         // Perhaps new: its name must survive a power cut before any byte is called synced.
         disk.sync_folder(&folder).await.map_err(failed(start))?;
     }
-    Ok(Ready { file, folder, start, synced: synced.min(start), overlap: join && start > 0 && missing > 0 })
+    let synced = recorded.min(start);
+    let news = !same_boot || synced != recorded;
+    Ok(Ready { file, folder, start, synced, overlap: join && start > 0 && missing > 0, news })
 }
 
 /// Whether the source repeats the end of what we hold. `None`: it does.

@@ -1,7 +1,6 @@
 //! A shared file to a user.
 
 use std::io::IoSlice;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,10 +23,11 @@ pub(super) async fn send(
     report: &Report<'_>,
     stop: &CancellationToken,
 ) -> SendEnd {
-    let file = match pump.shared.disk.open_read(Path::new(&order.local_path)).await {
+    let file = match pump.shared.disk.open_read(&order.local_path).await {
         Ok((file, len)) if len == order.size => file,
         Ok((_, len)) => {
-            return SendEnd::FileError(format!("{:?} has {len} bytes, {} when indexed", order.local_path, order.size));
+            let path = order.local_path.display();
+            return SendEnd::FileError(format!("{path} has {len} bytes, {} when indexed", order.size));
         }
         Err(error) => return SendEnd::FileError(error.to_string()),
     };

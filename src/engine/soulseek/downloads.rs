@@ -164,6 +164,8 @@ struct Receiving {
     joining: bool,
     /// We told the shell to end it.
     stop: Option<Stop>,
+    /// The uploader refuses it by now: why not to ask again once the connection has ended.
+    refused: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

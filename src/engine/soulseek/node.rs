@@ -426,7 +426,7 @@ impl Node {
 
     fn on_connections_event(&mut self, event: ConnectionsEvent, now: Now) {
         match event {
-            ConnectionsEvent::Peer { user, message } => self.on_peer_message(user, message, now),
+            ConnectionsEvent::Peer { user, message } => self.on_peer_message(&user, message, now),
             ConnectionsEvent::FileToken { user, conn, token } => {
                 let mut wanted = false;
                 self.with_turn(now, |node, turn| wanted = node.downloads.on_file_token(&user, conn, token, turn));
@@ -461,15 +461,15 @@ impl Node {
         }
     }
 
-    fn on_peer_message(&mut self, user: Username, message: PeerMessage, now: Now) {
+    fn on_peer_message(&mut self, user: &Username, message: PeerMessage, now: Now) {
         if let PeerMessage::FileSearchResponse(reply) = message {
             return self.with_turn(now, |node, turn| node.searches.on_reply(reply, turn));
         }
-        if self.uploads.on_peer_message(&user, &message, &self.settings, now, &mut self.effects) {
+        if self.uploads.on_peer_message(user, &message, &self.settings, now, &mut self.effects) {
             return;
         }
         let mut taken = false;
-        self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(&user, &message, turn));
+        self.with_turn(now, |node, turn| taken = node.downloads.on_peer_message(user, &message, turn));
         if !taken {
             let standing = inquiries::Standing {
                 slots: self.settings.upload_slots,
@@ -477,7 +477,7 @@ impl Node {
                 free_slot: self.uploads.free_slot(&self.settings),
             };
             let Self { inquiries, settings, effects, .. } = self;
-            inquiries.on_peer(&user, message, standing, settings, now, effects);
+            inquiries.on_peer(user, message, standing, settings, now, effects);
         }
     }
 
@@ -536,3 +536,6 @@ fn cut(text: &str, len: usize) -> &str {
     let end = (0..=len.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,7 +202,8 @@ impl Connections {
         out: &mut Effects,
     ) {
         let asked = Asked { user, kind, token };
-        // They race as we do: when their own call is here already, a second one would make some clients close it.
+        // They race as we do: when their own call is here already, a second one would make some clients close it. They
+        // are told so: Nicotine+ 3.3.11 holds messages back for as long as it waits for an answer to its token.
         let here = self.conns.values().any(|conn| {
             let same = match kind {
                 ConnectionType::Peer => matches!(conn.stage, Stage::Peer),
@@ -217,8 +218,11 @@ impl Connections {
             .conns
             .values()
             .any(|conn| matches!(&conn.stage, Stage::Dialling(Why::Asked(other)) if *other == asked));
-        if here || queued || under_way || asked.user == self.own {
+        if queued || under_way || asked.user == self.own {
             return;
+        }
+        if here {
+            return refuse(&asked, out);
         }
         let waiting = self.later.iter().filter(|call| matches!(call, Call::Asked(..))).count();
         match at.filter(|&at| dialable(at, self.server_near, &self.private_ranges)) {

@@ -481,7 +481,8 @@ fn does_not_call_who_has_just_called() {
     let mut rig = Rig::new();
     rig.bob();
     rig.server(&asked("bob", ConnectionType::Peer, BOB, 77));
-    assert_eq!(rig.did(), []);
+    let told = ToServer::CantConnectToPeer { token: Token(77), user: "bob".into() };
+    assert_eq!(rig.did(), [Did::Server(told)]);
     // Their connection is old: it may be dead, and they know why they ask.
     rig.pass(20);
     rig.server(&asked("bob", ConnectionType::Peer, BOB, 78));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Disk, Download, Downloads, FINISHED, Phase, Stop, Timer, Turn};
+use super::{Disk, Download, Downloads, FINISHED, Phase, Receiving, Stop, Timer, Turn};
 use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, ReceiveEnd};
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
@@ -88,15 +88,9 @@ impl Downloads {
         }
         let rate = per_second(step, turn.now.mono.saturating_sub(receiving.moved_at));
         receiving.rate = if receiving.rate == 0 { rate } else { receiving.rate / 4 * 3 + rate / 4 };
-        receiving.position = position;
         receiving.moved_at = turn.now.mono;
-        self.bytes = self.bytes.saturating_add(step);
+        self.bytes = self.bytes.saturating_add(reached(&mut download.record, receiving, position, turn.now.mono));
         download.requeued = false;
-        download.record.bytes_done = position;
-        download.record.average_speed = per_second(
-            position.saturating_sub(download.record.start_offset),
-            turn.now.mono.saturating_sub(receiving.began_at),
-        );
         if receiving.stop.is_none() {
             self.timers.set(Timer::Download(id), turn.now.in_(STALL));
         }
@@ -105,8 +99,13 @@ impl Downloads {
 
     fn on_received(&mut self, id: TransferId, end: ReceiveEnd, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
-        let Phase::Receiving(receiving) = &download.phase else { return };
-        let stop = receiving.stop;
+        let Phase::Receiving(receiving) = &mut download.phase else { return };
+        let (stop, refused) = (receiving.stop, receiving.refused.take());
+        if end == ReceiveEnd::Complete {
+            // What came since the last report, which in a quick download is all of it.
+            let (size, now) = (download.record.size, turn.now.mono);
+            self.bytes = self.bytes.saturating_add(reached(&mut download.record, receiving, size, now));
+        }
         let (user, size) = (download.record.user.clone(), download.record.size);
         if let ReceiveEnd::Closed { position } | ReceiveEnd::DiskFull { position } | ReceiveEnd::Stopped { position } =
             end
@@ -115,7 +114,6 @@ impl Downloads {
         }
         match (end, stop) {
             (ReceiveEnd::Complete, _) => {
-                download.record.bytes_done = size;
                 if let Some(partial) = &mut download.record.partial {
                     partial.synced = size;
                 }
@@ -133,10 +131,13 @@ impl Downloads {
             (_, Some(Stop::Stalled)) => {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
             }
-            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
-                let reason = format!("{user} closed the connection at {position} of {size} bytes");
-                self.fail(id, Ending::Errored, reason, turn);
-            }
+            (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => match refused {
+                Some(reason) => self.give_up(id, Ending::Rejected, reason, turn),
+                None => {
+                    let reason = format!("{user} closed the connection at {position} of {size} bytes");
+                    self.fail(id, Ending::Errored, reason, turn);
+                }
+            },
         }
     }
 
@@ -247,6 +248,16 @@ pub(super) fn empty_partial(record: &Transfer) -> Partial {
         first_user: record.user.clone(),
         first_path: record.path.clone(),
     }
+}
+
+/// Puts down how far the file is; the answer is how many bytes came since the last time.
+fn reached(record: &mut Transfer, receiving: &mut Receiving, position: u64, now: Duration) -> u64 {
+    let step = position.saturating_sub(receiving.position);
+    receiving.position = position;
+    record.bytes_done = position;
+    let since_start = position.saturating_sub(record.start_offset);
+    record.average_speed = per_second(since_start, now.saturating_sub(receiving.began_at));
+    step
 }
 
 fn per_second(bytes: u64, time: Duration) -> u64 {

@@ -144,12 +144,20 @@ impl Downloads {
     /// The uploader refuses, with one of the network's fixed sentences.
     fn on_denied(&mut self, id: TransferId, reason: &str, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
-        if !matches!(download.phase, Phase::Asked { .. } | Phase::Agreed(_)) {
-            return;
-        }
         let user = download.record.user.clone();
         let sentence: String = reason.chars().take(200).collect();
         let told = format!("{user} refuses: {}", sentence.trim_end_matches('.'));
+        // Called off over there while bytes flowed: this may be heard before the end of the file connection, or after.
+        let called_off = matches!(reason, "Banned" | "Cancelled");
+        match &mut download.phase {
+            Phase::Receiving(receiving) if called_off => {
+                receiving.refused = Some(told);
+                return;
+            }
+            Phase::Waiting | Phase::Ready if called_off => {}
+            Phase::Asked { .. } | Phase::Agreed(_) => {}
+            Phase::Waiting | Phase::Ready | Phase::Receiving(_) | Phase::Placing | Phase::Seeking { .. } => return,
+        }
         match reason {
             "Queued" => {
                 if let Phase::Asked { heard_at, .. } = &mut download.phase {
@@ -185,6 +193,7 @@ impl Downloads {
             rate: 0,
             joining: matches!(begin, Begin::Join(_)),
             stop: None,
+            refused: None,
         });
         // Whose bytes these are goes to the store before the shell may ask for the first of them.
         turn.out.keep(&download.record);

@@ -314,6 +314,26 @@ fn a_download_from_wish_to_place() {
 }
 
 #[test]
+fn a_refusal_while_bytes_flow_counts_at_their_end() {
+    for (reason, state) in [("Cancelled", "Completed, Rejected"), ("Queued", "Queued, Locally")] {
+        let mut desk = Desk::online();
+        desk.settings.failover = false;
+        let id = desk.want("bob", "a\\b.flac", 1000);
+        desk.begin(id, "bob", 7, 0);
+        assert_eq!(desk.deny("bob", "a\\b.flac", reason), NONE);
+        assert_eq!(desk.state(id), "InProgress");
+        desk.end(id, ReceiveEnd::Closed { position: 10 });
+        assert_eq!(desk.state(id), state, "{reason}");
+        // Or heard after it.
+        let id = desk.want("bob", "a\\c.flac", 1000);
+        desk.begin(id, "bob", 8, 0);
+        desk.end(id, ReceiveEnd::Closed { position: 10 });
+        desk.deny("bob", "a\\c.flac", reason);
+        assert_eq!(desk.state(id), state, "{reason}");
+    }
+}
+
+#[test]
 fn messages_about_other_things_are_left_to_others() {
     let mut desk = Desk::online();
     for message in [

@@ -11,7 +11,7 @@ use crate::model::view::{FileView, FolderView, ResponseView, SearchState, Search
 use crate::web::show::iso_ms;
 
 /// Absent values are left out, as slskd does.
-fn without_null(value: Value) -> Value {
+pub(super) fn without_null(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(map.into_iter().filter(|(_, value)| !value.is_null()).collect()),
         other => other,
@@ -145,11 +145,30 @@ pub(super) fn file(f: &FileView, locked: bool) -> Value {
     }))
 }
 
+/// A file of a share list: its attributes are listed one by one as well.
+fn shared_file(f: &FileView) -> Value {
+    let a = f.attributes;
+    let attributes: Vec<Value> = [
+        ("BitRate", a.bitrate_kbps),
+        ("Length", a.duration_s),
+        ("VariableBitRate", a.vbr.map(u32::from)),
+        ("SampleRate", a.sample_rate_hz),
+        ("BitDepth", a.bit_depth),
+    ]
+    .into_iter()
+    .filter_map(|(kind, value)| value.map(|value| json!({ "type": kind, "value": value })))
+    .collect();
+    let mut form = file(f, false);
+    form["attributeCount"] = json!(attributes.len());
+    form["attributes"] = Value::Array(attributes);
+    form
+}
+
 pub(super) fn folder(f: &FolderView) -> Value {
     json!({
         "name": f.name.as_str(),
         "fileCount": f.files.len(),
-        "files": f.files.iter().map(|f| file(f, false)).collect::<Vec<_>>(),
+        "files": f.files.iter().map(shared_file).collect::<Vec<_>>(),
     })
 }
 
@@ -183,7 +202,7 @@ fn camel(name: &str) -> String {
         if c == '_' {
             upper = true;
         } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
+            out.push(if upper { c.to_ascii_uppercase() } else { c });
             upper = false;
         }
     }
@@ -206,11 +225,46 @@ pub(super) fn insert(root: &mut Map<String, Value>, key: &str, value: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::music::{Attributes, WireText};
 
     #[test]
     fn spans_are_dotnets() {
         assert_eq!(span(Duration::from_millis(1_500)), "00:00:01.5000000");
         assert_eq!(span(Duration::from_secs(90_061)), "1.01:01:01.0000000");
+    }
+
+    #[test]
+    fn shared_files_list_their_attributes() {
+        let view = |name: &str, attributes| FileView {
+            name: WireText::from(name),
+            size: 5,
+            code: 1,
+            extension: String::new(),
+            attributes,
+        };
+        let known =
+            Attributes { bitrate_kbps: Some(320), duration_s: Some(7), vbr: Some(true), ..Attributes::default() };
+        let form = folder(&FolderView {
+            name: WireText::from("Music"),
+            files: vec![view("a.b.mp3", known), view("none", Attributes::default())],
+        });
+        assert_eq!(
+            form["files"],
+            json!([
+                {
+                    "filename": "a.b.mp3", "size": 5, "code": 1, "extension": "mp3", "isLocked": false,
+                    "bitRate": 320, "length": 7, "isVariableBitRate": true, "attributeCount": 3,
+                    "attributes": [
+                        {"type": "BitRate", "value": 320}, {"type": "Length", "value": 7},
+                        {"type": "VariableBitRate", "value": 1},
+                    ],
+                },
+                {
+                    "filename": "none", "size": 5, "code": 1, "extension": "", "isLocked": false,
+                    "attributeCount": 0, "attributes": [],
+                },
+            ])
+        );
     }
 
     #[test]

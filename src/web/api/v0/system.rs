@@ -39,14 +39,14 @@ pub(super) async fn application(State(web): Here) -> Json<Value> {
         "relay": { "mode": "Controller" },
         "health": { "status": if s.warnings.is_empty() { "Healthy" } else { "Degraded" } },
         "user": { "username": s.server.username },
-        "distributedNetwork": {
+        "distributedNetwork": forms::without_null(json!({
             "branchLevel": s.tree.level,
             "branchRoot": s.tree.root,
             "hasParent": s.tree.parent.is_some(),
             "isBranchRoot": s.tree.parent.is_none() && s.tree.root.is_some(),
             "parent": s.tree.parent,
             "children": s.tree.children,
-        },
+        })),
         "shares": {
             "scanPending": false,
             "scanning": s.shares.scanning,

@@ -152,16 +152,24 @@ async fn clear(State(web): Here, direction: Direction) -> Done {
 #[derive(Deserialize)]
 struct File {
     filename: String,
-    #[serde(default)]
-    size: u64,
+    size: Option<u64>,
 }
 
 fn files(list: Vec<File>) -> Vec<(WireText, u64)> {
-    list.into_iter().map(|file| (WireText::from(file.filename), file.size)).collect()
+    list.into_iter().map(|file| (WireText::from(file.filename), file.size.unwrap_or(0))).collect()
 }
 
 fn failures(failed: &[(String, String)]) -> Vec<Value> {
     failed.iter().map(|(path, why)| json!({ "filename": path, "message": why })).collect()
+}
+
+/// Tools take a user who is offline for a reason to ask another one, so nothing is queued for later here. When the server
+/// does not tell, the files are wanted all the same.
+async fn check_online(web: &Web, user: &Username) -> Result<(), Refused> {
+    match web.desk.user_endpoint(user.clone()).await {
+        Err(refusal @ Refusal::UserOffline) => Err(refusal.into()),
+        _ => Ok(()),
+    }
 }
 
 /// 201 as soon as one file is wanted, or is wanted already; else the first reason.
@@ -170,14 +178,10 @@ async fn enqueue(State(web): Here, Path(user): Path<String>, body: Bytes) -> Res
     if list.is_empty() {
         return Err(Refused::invalid("At least one file is required"));
     }
-    let request = EnqueueRequest {
-        user: Username::new(user),
-        files: files(list),
-        batch: None,
-        search: None,
-        destination: None,
-        external: None,
-    };
+    let user = Username::new(user);
+    check_online(&web, &user).await?;
+    let request =
+        EnqueueRequest { user, files: files(list), batch: None, search: None, destination: None, external: None };
     let outcome = web.desk.enqueue(request).await?;
     let now = web.now().wall;
     let known = |why: &str| why.contains("already");
@@ -197,8 +201,7 @@ struct BatchBody {
     search_id: Option<String>,
     username: String,
     files: Vec<File>,
-    #[serde(default)]
-    options: BatchOptions,
+    options: Option<BatchOptions>,
 }
 
 #[derive(Default, Deserialize)]
@@ -224,13 +227,16 @@ async fn enqueue_batch(State(web): Here, body: Bytes) -> Result<Rows, Refused> {
         None => random().ok_or(Refused(StatusCode::INTERNAL_SERVER_ERROR, String::new()))?,
     };
     let search = body.search_id.as_deref().and_then(|text| text.parse::<BatchId>().ok()).map(|id| id.0);
+    let user = Username::new(body.username);
+    check_online(&web, &user).await?;
+    let options = body.options.unwrap_or_default();
     let request = EnqueueRequest {
-        user: Username::new(body.username),
+        user,
         files: files(body.files),
         batch: Some(id),
         search,
-        destination: body.options.destination,
-        external: body.options.external_id,
+        destination: options.destination,
+        external: options.external_id,
     };
     let outcome = web.desk.enqueue(request).await?;
     let status = match (outcome.accepted.is_empty(), outcome.failed.is_empty()) {
@@ -240,11 +246,11 @@ async fn enqueue_batch(State(web): Here, body: Bytes) -> Result<Rows, Refused> {
     };
     let now = web.now().wall;
     let rows: Vec<Value> = outcome.accepted.iter().map(|t| forms::transfer(t, now)).collect();
-    let form = outcome.batch.as_ref().map(|batch| batch_form(batch, rows));
+    let form = outcome.batch.as_ref().map(|batch| batch_form(batch, &rows));
     Ok((status, Json(json!({ "batch": form, "failures": failures(&outcome.failed) }))))
 }
 
-fn batch_form(batch: &Batch, transfers: Vec<Value>) -> Value {
+fn batch_form(batch: &Batch, transfers: &[Value]) -> Value {
     let mut form = json!({
         "id": batch.id.to_string(),
         "username": batch.user,
@@ -275,7 +281,7 @@ async fn with_transfers(web: &Web, batch: &Batch) -> Result<Value, Refused> {
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    Ok(batch_form(batch, rows))
+    Ok(batch_form(batch, &rows))
 }
 
 async fn batch(State(web): Here, Path(text): Path<String>) -> Answer {
@@ -285,5 +291,5 @@ async fn batch(State(web): Here, Path(text): Path<String>) -> Answer {
 
 async fn batches(State(web): Here) -> Answer {
     let list = web.desk.batches().await?;
-    Ok(Json(Value::Array(list.iter().map(|batch| batch_form(batch, Vec::new())).collect())))
+    Ok(Json(Value::Array(list.iter().map(|batch| batch_form(batch, &[])).collect())))
 }

@@ -25,6 +25,17 @@ fn offers_past_the_slots_are_put_off_and_asked_again() {
 }
 
 #[test]
+fn a_download_too_quick_for_a_report_has_its_speed_and_bytes_all_the_same() {
+    let mut desk = Desk::online();
+    let id = desk.want("bob", "a\\1", 3 * MIB);
+    desk.begin(id, "bob", 1, MIB);
+    desk.pass(1);
+    desk.end(id, ReceiveEnd::Complete);
+    assert_eq!(desk.record(id).average_speed, 2 * MIB);
+    assert_eq!(desk.downloads.flow(desk.now).bytes, 2 * MIB);
+}
+
+#[test]
 fn agreed_and_never_connected_is_a_failed_attempt() {
     let mut desk = Desk::online();
     let id = desk.want("bob", "a\\1", 10);
