@@ -107,7 +107,7 @@ class Peer:
         self.label = name.replace("/", " ")
         self.home = world.tmp / self.label
         self.share = world.tmp / f"share-{self.label}"
-        self.share.mkdir()
+        self.share.mkdir(exist_ok=True)
         self.files = music(self.share, self.label, world.big_mib) if files else {}
         self.downloads = self.home / "downloads"
         self.start()

@@ -139,16 +139,14 @@ pub(super) async fn show(desktop: Desktop) -> Response {
     })
 }
 
-/// What a field brought is a change: the new value, or `None` for the built-in one.
-fn change_of(field: &Field, given: &str) -> Option<Option<String>> {
+/// The change a field brought, if it brought one: its key with the new value, or with `None` for the built-in one.
+fn change_of(field: &Field, given: &str) -> Option<(String, Option<String>)> {
     // Browsers send the line ends of old teleprinters.
     let given = given.replace("\r\n", "\n");
     if given == field.value.trim_end_matches('\n') || (field.secret && given.is_empty()) {
         None
-    } else if given.is_empty() {
-        Some(None)
     } else {
-        Some(Some(given))
+        Some((field.key.to_owned(), (!given.is_empty()).then_some(given)))
     }
 }
 
@@ -161,7 +159,7 @@ pub(super) async fn change(desktop: Desktop, form: Fields) -> Response {
         let Some(field) = fields.iter().find(|field| field.key == key && !field.fixed) else {
             return desktop.problem(StatusCode::BAD_REQUEST, "this setting cannot be changed here");
         };
-        changes.extend(change_of(field, given).map(|change| (key.clone(), change)));
+        changes.extend(change_of(field, given));
     }
     if changes.is_empty() {
         return desktop.done("/settings", "unchanged");
