@@ -61,6 +61,8 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/shares", Readonly, "", shares::show),
         route("POST", "/shares/rescan", Readwrite, "", shares::rescan),
         route("POST", "/shares/stop", Readwrite, "", shares::stop),
+        route("POST", "/shares/add", Administrator, "", shares::add),
+        route("POST", "/shares/remove", Administrator, "", shares::remove),
         route("GET", "/shares/folders", Readonly, "", shares::folders),
         route("GET", "/users", Readonly, "", people::list),
         route("GET", "/users/{name}", Readonly, "", people::show),

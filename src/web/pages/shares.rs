@@ -2,11 +2,12 @@
 
 use askama::Template;
 use axum::extract::Query;
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
 use crate::model::units::Bytes;
-use crate::model::view::Request;
+use crate::model::view::{Refusal, Request};
 use crate::web::show::{self, Moment};
 
 use super::{Desktop, Fields, Head, Pager, answer_or_return, html, offset};
@@ -27,7 +28,14 @@ struct SharesPage {
     scanned_at: Option<Moment>,
     problems: Vec<String>,
     roots: Vec<Root>,
+    /// As configured: what a button takes away, and how it is shown.
+    entries: Vec<(String, String)>,
+    /// Named by a flag or the environment: not to be changed here.
+    fixed: Option<String>,
 }
+
+/// The setting that names shared folders, one a line.
+const DIRECTORIES: &str = "shares.directories";
 
 struct Root {
     id: String,
@@ -38,7 +46,46 @@ struct Root {
     files: u32,
 }
 
+/// The folders as configured, and where that cannot be changed here, why.
+async fn configured(desktop: &Desktop) -> Result<(Vec<String>, Option<String>), Refusal> {
+    let settings = desktop.web.desk.settings().await?;
+    let Some(setting) = settings.into_iter().find(|setting| setting.key == DIRECTORIES) else {
+        return Ok((Vec::new(), None));
+    };
+    let entries = setting.value.lines().map(str::to_owned).collect();
+    Ok((entries, setting.fixed.then_some(setting.source)))
+}
+
+async fn configure(desktop: Desktop, entries: &[String]) -> Response {
+    let change = (DIRECTORIES.to_owned(), Some(entries.join("\n")));
+    answer_or_return!(desktop, desktop.web.desk.order(Request::ChangeSettings(vec![change])).await);
+    desktop.done("/shares", "changed")
+}
+
+/// One more shared folder.
+pub(super) async fn add(desktop: Desktop, fields: Fields) -> Response {
+    let (path, name) = (fields.get("path").trim(), fields.get("name").trim());
+    if !path.starts_with('/') || path.contains(['\n', '\r']) || name.contains(['\n', '\r', '[', ']', '/', '\\']) {
+        let why = "a folder is named by its whole path, as in /home/me/Music; its name for others has no slashes or brackets";
+        return desktop.problem(StatusCode::BAD_REQUEST, why);
+    }
+    let (mut entries, _) = answer_or_return!(desktop, configured(&desktop).await);
+    let entry = if name.is_empty() { path.to_owned() } else { format!("[{name}]{path}") };
+    if !entries.contains(&entry) {
+        entries.push(entry);
+    }
+    configure(desktop, &entries).await
+}
+
+/// One shared folder less; its files stay where they are.
+pub(super) async fn remove(desktop: Desktop, fields: Fields) -> Response {
+    let (mut entries, _) = answer_or_return!(desktop, configured(&desktop).await);
+    entries.retain(|entry| entry != fields.get("entry"));
+    configure(desktop, &entries).await
+}
+
 pub(super) async fn show(desktop: Desktop) -> Response {
+    let (entries, fixed) = answer_or_return!(desktop, configured(&desktop).await);
     let snapshot = desktop.web.desk.snapshot();
     let shares = &snapshot.shares;
     let files = show::count(shares.counts.files, "file", "files");
@@ -69,6 +116,8 @@ pub(super) async fn show(desktop: Desktop) -> Response {
                 files: root.counts.files,
             })
             .collect(),
+        entries: entries.iter().map(|entry| (entry.clone(), show::visible(entry))).collect(),
+        fixed: fixed.map(|source| show::visible(&source)),
     })
 }
 
