@@ -4,9 +4,11 @@
 //! wrote before it is durable. When the task fails it is made anew from the store; connections are lost, nothing else.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -127,7 +129,12 @@ enum Ack {
     Stored(Ticket<()>),
     Reply(oneshot::Sender<Reply>, Reply),
     Net(Network, NetAction),
+    /// Lets a job begin. Dropped where a record before it was lost.
+    Begin(oneshot::Sender<()>),
 }
+
+/// What a transfer ends with when its job panicked.
+const DEFECT: &str = "a defect of the program; the log has the details";
 
 /// Runs until cancelled.
 ///
@@ -171,8 +178,8 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let outcome = loop {
         let deadline =
             task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| at.saturating_sub(parts.clock.now().mono));
+        // In random order: users who say more than the engine can hear must not silence pages, tools and the watchdog.
         tokio::select! {
-            biased;
             () = cancel.cancelled() => break Ok(()),
             failed = &mut acking => break failed.unwrap_or_else(|e| Err(e.to_string())),
             Some(input) = happened.recv() => task.handle(input),
@@ -191,9 +198,11 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     *parts.network.lock().await = None;
     // Transfers end by the cancellation below us and say so; what they say is still recorded.
     cancel.cancel();
-    while task.jobs.join_next().await.is_some() {
-        while let Ok(input) = happened.try_recv() {
-            task.handle(input);
+    // Both at once: a job that ends may wait for room to say so.
+    loop {
+        tokio::select! {
+            ended = task.jobs.join_next() => if ended.is_none() { break },
+            Some(input) = happened.recv() => task.handle(input),
         }
     }
     while let Ok(input) = happened.try_recv() {
@@ -232,7 +241,11 @@ async fn acknowledge(mut acked: mpsc::Receiver<Ack>) -> Result<(), String> {
             }
             // What rests on a lost record is not said; the other side repeats itself.
             Ack::Net(network, action) if lost.is_none() => network.perform(action),
-            Ack::Net(..) => {}
+            Ack::Begin(begin) if lost.is_none() => {
+                // The job may have been stopped.
+                let _ = begin.send(());
+            }
+            Ack::Net(..) | Ack::Begin(_) => {}
         }
     }
     Ok(())
@@ -288,7 +301,7 @@ impl Task {
                 }
             }
             Ok(None) => {}
-            // The engine's own deadlines end the transfer that is missing its report.
+            // Transfers and look-ups contain their panics and report; placing has the engine's deadline.
             Err(error) => tracing::error!(%error, "a job of the file shell failed"),
         }
     }
@@ -298,7 +311,7 @@ impl Task {
         while let Some(action) = self.node.poll() {
             match action {
                 Action::Net(action) => self.network.perform(action),
-                Action::File(action) => self.file(action).await,
+                Action::File(action) => self.file(action).await?,
                 Action::Share(ask) => self.share(ask),
                 Action::Store(changes) => self.ack(Ack::Stored(self.parts.store.apply(changes))).await?,
                 Action::NetStored(action) => self.ack(Ack::Net(self.network.clone(), action)).await?,
@@ -317,21 +330,35 @@ impl Task {
         self.acks.send(ack).await.map_err(|_| "records are no longer kept".to_owned())
     }
 
-    async fn file(&mut self, action: FileAction) {
+    async fn file(&mut self, action: FileAction) -> Result<(), String> {
         let (pump, inputs, network) = (self.parts.pump.clone(), self.inputs.clone(), self.network.clone());
         match action {
             FileAction::Receive { conn, transfer, file, size, begin } => {
                 let (stop, generation) = self.moves(transfer);
+                // The record says whose bytes the partial file holds. Were it not durable before the first of them is
+                // written, the file would be continued as somebody else's after a kill.
+                let (go, recorded) = oneshot::channel();
+                self.ack(Ack::Begin(go)).await?;
                 self.jobs.spawn(async move {
-                    if let Some(stream) = network.take_file_stream(conn).await {
-                        pump.receive(stream, ReceiveOrder { transfer, file, size, begin }, &inputs, &stop).await;
-                    } else {
-                        let position = match begin {
-                            Begin::Fresh => 0,
-                            Begin::Continue(partial) | Begin::Join(partial) => partial.synced,
+                    let position = match &begin {
+                        Begin::Fresh => 0,
+                        Begin::Continue(partial) | Begin::Join(partial) => partial.synced,
+                    };
+                    let work = async {
+                        if recorded.await.is_err() {
+                            network.perform(NetAction::Close(conn));
+                            return Some(ReceiveEnd::DiskFull { position });
+                        }
+                        let Some(stream) = network.take_file_stream(conn).await else {
+                            return Some(ReceiveEnd::Closed { position });
                         };
-                        let end = FileEvent::Received(ReceiveEnd::Closed { position });
-                        let _ = inputs.send(Input::File(transfer, end)).await;
+                        pump.receive(stream, ReceiveOrder { transfer, file, size, begin }, &inputs, &stop).await;
+                        None
+                    };
+                    if let Some(end) =
+                        contained(work).await.unwrap_or_else(|| Some(ReceiveEnd::DiskError(DEFECT.into())))
+                    {
+                        let _ = inputs.send(Input::File(transfer, FileEvent::Received(end))).await;
                     }
                     Some((transfer, generation))
                 });
@@ -339,11 +366,16 @@ impl Task {
             FileAction::Send { conn, transfer, token, local_path, size } => {
                 let (stop, generation) = self.moves(transfer);
                 self.jobs.spawn(async move {
-                    if let Some(stream) = network.take_file_stream(conn).await {
+                    let work = async {
+                        let Some(stream) = network.take_file_stream(conn).await else {
+                            return Some(SendEnd::Closed { position: 0 });
+                        };
                         pump.send(stream, SendOrder { transfer, token, local_path, size }, &inputs, &stop).await;
-                    } else {
-                        let end = FileEvent::Sent(SendEnd::Closed { position: 0 });
-                        let _ = inputs.send(Input::File(transfer, end)).await;
+                        None
+                    };
+                    if let Some(end) = contained(work).await.unwrap_or_else(|| Some(SendEnd::FileError(DEFECT.into())))
+                    {
+                        let _ = inputs.send(Input::File(transfer, FileEvent::Sent(end))).await;
                     }
                     Some((transfer, generation))
                 });
@@ -366,6 +398,7 @@ impl Task {
                 }
             }
         }
+        Ok(())
     }
 
     fn moves(&mut self, transfer: TransferId) -> (CancellationToken, u64) {
@@ -426,10 +459,56 @@ impl Task {
     }
 }
 
+/// Runs a job's work; `None`: it panicked.
+async fn contained<T>(work: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .inspect_err(|_| tracing::error!("a job of the file shell panicked"))
+        .ok()
+}
+
 const _: () = assert!(limits::PENDING_LOOKUPS < INPUTS, "answers of the index never fill the engine's mailbox");
 
 impl std::fmt::Debug for NodeHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NodeHandle").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_begins_when_the_records_before_it_are_durable_and_never_when_one_is_lost() {
+        let (acks, acked) = mpsc::channel(8);
+        let (stored, ticket) = oneshot::channel();
+        let (begin, mut begun) = oneshot::channel();
+        acks.send(Ack::Stored(Ticket::of(ticket))).await.unwrap();
+        acks.send(Ack::Begin(begin)).await.unwrap();
+        let acking = tokio::spawn(acknowledge(acked));
+        // The mailbox is empty, so the task has come to the record and waits.
+        while acks.capacity() < 7 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(begun.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        stored.send(Ok(())).unwrap();
+        begun.await.unwrap();
+
+        let (stored, ticket) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
+        acks.send(Ack::Stored(Ticket::of(ticket))).await.unwrap();
+        acks.send(Ack::Begin(begin)).await.unwrap();
+        stored.send(Err(StoreError::DiskFull)).unwrap();
+        assert!(begun.await.is_err());
+        drop(acks);
+        acking.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_job_is_told() {
+        assert_eq!(contained(async { 1 }).await, Some(1));
+        assert_eq!(contained(async { panic!("a test's") }).await, None::<u8>);
     }
 }

@@ -92,6 +92,12 @@ pub struct Ticket<T> {
 }
 
 impl<T> Ticket<T> {
+    /// One whose job is somebody else's.
+    #[cfg(test)]
+    pub(crate) fn of(answer: oneshot::Receiver<Result<T, StoreError>>) -> Self {
+        Self { answer }
+    }
+
     /// Waits on a thread that is not one of the async runtime's (there it panics: await the ticket instead).
     pub fn wait(self) -> Result<T, StoreError> {
         self.answer.blocking_recv().unwrap_or(Err(StoreError::Closed))

@@ -82,6 +82,17 @@ async fn impossible_lengths_end_the_connection() {
 }
 
 #[tokio::test]
+async fn a_message_that_does_not_decode_is_skipped() {
+    let mut rig = Rig::start().await;
+    let mut server = connected(&mut rig).await;
+    // Somebody's search without its query, then something else.
+    server.send(&[wide(26, &text("bob")), wide(41, &[])].concat()).await;
+    assert!(matches!(rig.event().await, Input::Server(FromServer::Relogged)));
+    assert!(rig.net.stats().server);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn an_end_by_the_server_is_told_and_an_end_by_us_is_not() {
     let mut rig = Rig::start().await;
     let server = connected(&mut rig).await;

@@ -298,10 +298,27 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes what comes, in order, one operation at a time, and syncs now and then beside it.
-    async fn run(&mut self, mut blocks: mpsc::Receiver<Block>) -> Result<(), DiskError> {
+    async fn run(&mut self, blocks: mpsc::Receiver<Block>) -> Result<(), DiskError> {
+        let mut sync: Option<Sync<'a>> = None;
+        let written = self.write_all(blocks, &mut sync).await;
+        // The kernel tells a failed sync once, and then calls the next one good. Whoever dropped this answer would take
+        // lost bytes for durable ones.
+        match sync {
+            Some(sync) => {
+                let (synced, result) = sync.await;
+                self.on_synced(synced, result).await.and(written)
+            }
+            None => written,
+        }
+    }
+
+    async fn write_all(
+        &mut self,
+        mut blocks: mpsc::Receiver<Block>,
+        sync: &mut Option<Sync<'a>>,
+    ) -> Result<(), DiskError> {
         let mut progress = Progress::new(self.report);
         let mut batch = Vec::with_capacity(BATCH);
-        let mut sync: Option<Sync<'a>> = None;
         loop {
             let due = self.synced_at + self.pump.shared.config.sync_every;
             let unsynced = self.position - self.synced;
@@ -315,15 +332,9 @@ impl<'a> Writer<'a> {
                     self.write(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).await?;
                     progress.at(self.position);
                 }
-                (synced, result) = Self::outcome(&mut sync), if sync.is_some() => {
-                    sync = None;
-                    if let Err(error) = result {
-                        // What was to be synced may be lost, see `retreat`.
-                        self.position = self.synced;
-                        return Err(error);
-                    }
-                    self.synced = synced;
-                    self.report.send(FileEvent::Synced { synced, boot: self.pump.boot() }).await;
+                (synced, result) = Self::outcome(sync), if sync.is_some() => {
+                    *sync = None;
+                    self.on_synced(synced, result).await?;
                 }
                 () = tokio::time::sleep_until(due), if sync.is_none() && unsynced > 0 => {}
             }
@@ -337,10 +348,21 @@ impl<'a> Writer<'a> {
                     return Err(DiskError::Full);
                 }
                 let (disk, file, position) = (&self.pump.shared.disk, &self.ready.file, self.position);
-                sync = Some(Box::pin(async move { (position, disk.sync_data(file).await) }));
+                *sync = Some(Box::pin(async move { (position, disk.sync_data(file).await) }));
             }
         }
         Ok(())
+    }
+
+    async fn on_synced(&mut self, synced: u64, result: Result<(), DiskError>) -> Result<(), DiskError> {
+        if result.is_ok() {
+            self.synced = synced;
+            self.report.send(FileEvent::Synced { synced, boot: self.pump.boot() }).await;
+        } else {
+            // What was to be synced may be lost, see `retreat`.
+            self.position = self.synced;
+        }
+        result
     }
 
     async fn write(&mut self, batch: Vec<Block>) -> Result<(), DiskError> {

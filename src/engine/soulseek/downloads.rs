@@ -227,6 +227,8 @@ impl Downloads {
             self.admit(record, counted, turn);
             match wait {
                 Some(wait) if !wait.is_zero() => self.timers.set(Timer::Download(id), turn.now.in_(wait)),
+                // Only its place was missing: no user is needed for that.
+                _ if self.live.get(&id).is_some_and(files::is_complete) => self.put(id, turn),
                 _ => self.line_up(id),
             }
         }
@@ -268,7 +270,9 @@ impl Downloads {
     /// A download's own deadline.
     fn on_due(&mut self, id: TransferId, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
+        let complete = files::is_complete(download);
         match &mut download.phase {
+            Phase::Waiting if complete => self.put(id, turn),
             Phase::Waiting => self.ready(id, None, turn),
             Phase::Ready => {}
             Phase::Asked { .. } => self.on_silence(id, turn),

@@ -44,13 +44,13 @@ pub struct Settings {
     pub upload_slots: u32,
     /// Downloads in progress at once.
     pub download_slots: u32,
-    /// Uploads waiting or running, per user: files. 0 means no limit below the global one.
+    /// Uploads waiting or running, per user: files.
     pub user_queue_files: u32,
-    /// The same in MiB.
+    /// The same in MiB; 0 is no limit. One file alone may be larger.
     pub user_queue_mib: u64,
     /// Uploads waiting or running, all users: files.
     pub queue_files: u32,
-    /// The same in MiB.
+    /// The same in MiB; 0 is no limit. One file alone may be larger.
     pub queue_mib: u64,
     /// Users who get nothing from us.
     pub banned: Vec<Username>,

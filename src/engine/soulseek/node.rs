@@ -410,6 +410,7 @@ impl Node {
                     node.searches.on_logged_in(turn);
                     node.downloads.on_logged_in(turn);
                 });
+                self.uploads.on_logged_in(&self.settings, now, &mut self.effects);
                 self.effects.notice(Notice::LoggedIn { greeting });
             }
             SessionEvent::LoggedOut { reason, retry_in } => {
@@ -417,6 +418,7 @@ impl Node {
                 self.tree.on_logged_out(&mut self.effects);
                 self.inquiries.on_logged_out(&mut self.effects);
                 self.searches.on_logged_out();
+                self.uploads.on_logged_out();
                 self.with_turn(now, |node, turn| node.downloads.on_logged_out(turn));
                 let retry_in_s = retry_in.map(|pause| pause.as_secs());
                 self.effects.notice(Notice::LoggedOut { reason, retry_in_s });

@@ -77,6 +77,8 @@ pub struct Uploads {
     failed: u64,
     bytes: u64,
     last_speed: u32,
+    /// Nobody can be offered anything, nor a file connection be made, while not.
+    logged_in: bool,
 }
 
 /// What the other side is told.
@@ -274,9 +276,20 @@ impl Uploads {
         self.fill_slots(settings, now, out);
     }
 
+    /// We are on the network.
+    pub fn on_logged_in(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        self.logged_in = true;
+        self.fill_slots(settings, now, out);
+    }
+
+    /// We are not. Running uploads go on, and whoever waits keeps the place.
+    pub fn on_logged_out(&mut self) {
+        self.logged_in = false;
+    }
+
     /// Offers waiting files while slots are free: one file a user at a time.
     fn fill_slots(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
-        while self.active() < settings.upload_slots {
+        while self.logged_in && self.active() < settings.upload_slots {
             let busy: BTreeSet<Username> = self
                 .all
                 .values()
@@ -366,7 +379,15 @@ impl Uploads {
 
     /// A message about this upload did not reach the user.
     pub fn on_unreachable(&mut self, id: TransferId, offline: bool, settings: &Settings, now: Now, out: &mut Effects) {
-        if !self.all.get(&id).is_some_and(|upload| matches!(upload.phase, Phase::Offered { .. })) {
+        let Some(upload) = self.all.get_mut(&id).filter(|upload| matches!(upload.phase, Phase::Offered { .. })) else {
+            return;
+        };
+        if !self.logged_in {
+            // That is our fault and not the user's.
+            upload.phase = Phase::Waiting;
+            upload.transfer.state = TransferState::QueuedLocally;
+            self.queue.push(&upload.transfer.user, id);
+            out.notice(Notice::TransferChanged(id, Direction::Upload));
             return;
         }
         let reason = if offline { "the user is offline" } else { "the user cannot be reached" };
@@ -425,7 +446,8 @@ impl Uploads {
                         out.user(&user, PeerMessage::UploadDenied { path, reason }, About::Nothing);
                         (Ending::Errored, Some(format!("the file cannot be read: {error}")))
                     }
-                    SendEnd::Stopped => (Ending::Aborted, Some("stopped: no progress".to_owned())),
+                    // Whatever is stopped here is over here already; what is left is the end of the program.
+                    SendEnd::Stopped => (Ending::Aborted, Some("interrupted by a restart".to_owned())),
                 };
                 self.end(id, ending, reason, now, out);
                 self.fill_slots(settings, now, out);

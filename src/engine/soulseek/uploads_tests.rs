@@ -41,7 +41,9 @@ impl Rig {
         let now = Now { mono: Duration::from_secs(10), wall: UnixMs(1_000_000) };
         let (uploads, chance) = (Uploads::new(100), Chance::new(7));
         let (told, kept, asks, opened) = Default::default();
-        Self { uploads, settings: settings(), chance, now, told, kept, asks, opened }
+        let mut rig = Self { uploads, settings: settings(), chance, now, told, kept, asks, opened };
+        rig.act(|uploads, settings, _, now, out| uploads.on_logged_in(settings, now, out));
+        rig
     }
 
     /// Does something and carries the effects away: what users are told as text, records, look-ups, connections.
@@ -247,4 +249,23 @@ fn the_owner_and_bans_end_what_runs() {
     rig.settings.banned.push(Username::from("bob"));
     rig.act(|uploads, settings, _, now, out| uploads.on_settings(settings, now, out));
     rig.told(&["stop", "bob denied b: Banned"]);
+}
+
+#[test]
+fn without_the_server_everybody_keeps_the_place() {
+    let mut rig = Rig::new();
+    for user in ["bob", "cyd", "dan"] {
+        rig.asks(user, "a").found(1);
+    }
+    rig.told.clear();
+    rig.act(|uploads, _, _, _, _| uploads.on_logged_out());
+    let offered: Vec<TransferId> = rig.uploads.all.keys().copied().collect();
+    for id in offered {
+        rig.act(|uploads, settings, _, now, out| uploads.on_unreachable(id, false, settings, now, out));
+    }
+    rig.later(600);
+    assert_eq!((rig.uploads.queued(), rig.kept.len()), (3, 0));
+    rig.told(&[]);
+    rig.act(|uploads, settings, _, now, out| uploads.on_logged_in(settings, now, out));
+    assert_eq!((rig.uploads.active(), rig.told.len()), (2, 2), "{:?}", rig.told);
 }

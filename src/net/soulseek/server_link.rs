@@ -217,8 +217,18 @@ async fn read(shared: &Shared, link: &Link, reader: &mut (impl AsyncBufRead + Un
         });
         let (code, body) = frame.await.map_err(|_| End::gone("a message of the server did not end in time"))??;
         count(&shared.counters.bytes_in, body.len().saturating_add(WIDE_HEADER_LEN));
-        let message = FromServer::decode(code, &body)?;
+        // The frames around it are in order, and what the server passes on of others is not its fault. Hanging up would
+        // bring it back at every login.
+        let decoded = FromServer::decode(code, &body);
         drop(body);
+        let message = match decoded {
+            Ok(message) => message,
+            Err(error) => {
+                count(&shared.counters.violations, 1);
+                debug!(code, %error, "skipped: a message of the server that does not decode");
+                continue;
+            }
+        };
         debug!(message = %Named(&message), code, "from the server");
         tell(shared, link, || Ok(Input::Server(message))).await?;
     }

@@ -67,7 +67,9 @@ impl Downloads {
         record.started_at = Some(turn.now.wall);
         if offset == 0 {
             // Also where a join had too little to overlap with: the file is this user's alone then.
-            record.partial = Some(empty_partial(record));
+            // The shell tells the boot only where the record does not know it.
+            let boot = record.partial.as_ref().map_or(0, |partial| partial.boot);
+            record.partial = Some(Partial { boot, ..empty_partial(record) });
         } else if joining
             && let Some(partial) = &mut record.partial
             && partial.joins.last().is_none_or(|(_, user)| *user != record.user)
@@ -130,6 +132,10 @@ impl Downloads {
             (_, Some(Stop::Superseded)) => self.ready(id, None, turn),
             (_, Some(Stop::Stalled)) => {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
+            }
+            // Nobody here told it to: the program ends. That is nobody's failure.
+            (ReceiveEnd::Stopped { .. }, None) if refused.is_none() => {
+                self.ready(id, Some("interrupted by a restart".to_owned()), turn);
             }
             (ReceiveEnd::Closed { position } | ReceiveEnd::Stopped { position }, None) => {
                 if let Some(reason) = refused {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ASKED_PER_USER, Downloads, Phase, Timer, Turn, people};
+use super::{ASKED_PER_USER, Downloads, Phase, Timer, Turn, files, people};
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::effect::{About, Effect};
 use crate::engine::soulseek::io::{Action, EnqueueRequest, FileAction, Notice, Refusal, Reply};
@@ -178,7 +178,11 @@ impl Downloads {
         if matches!(download.phase, Phase::Waiting | Phase::Seeking { .. }) {
             download.record.attempts = 0;
             download.counted = false;
-            self.ready(id, None, turn);
+            if files::is_complete(download) {
+                self.put(id, turn);
+            } else {
+                self.ready(id, None, turn);
+            }
         }
         if let Some(user) = self.live.get(&id).and_then(|download| self.users.get_mut(&download.record.user)) {
             user.paused = false;

@@ -191,8 +191,8 @@ fn either_side_calls_a_transfer_off() {
         assert_eq!(world.ask(0, cancel), Reply::Done);
         world.until("bob notices", |world| world.stations[1].live(Direction::Upload).is_empty());
         assert_eq!(state(world, 0, id), CANCELLED);
-        // And the other way round.
-        let id = accepted(&world.ask(0, want("bob", &[(SONG, 300_000)])))[0];
+        // And the other way round. A short file may be on its way as a whole before anybody hears of it.
+        let id = accepted(&world.ask(0, want("bob", &[(LONG, 900_000)])))[0];
         world.until("bytes flow", |world| position(world, id) > 0);
         let upload = world.stations[1].live(Direction::Upload)[0];
         let cancel = Command::Cancel { direction: Direction::Upload, id: upload, remove: false };

@@ -339,3 +339,45 @@ fn a_file_placed_after_it_was_called_off_stays_where_it_is() {
         assert!(desk.downloads.leaving.is_empty());
     }
 }
+
+#[test]
+fn the_end_of_the_program_is_no_failed_attempt() {
+    let mut desk = Desk::online();
+    desk.settings.download_attempts_max = 1;
+    let id = desk.want("bob", "a\\1", 1000);
+    desk.begin(id, "bob", 1, 0);
+    desk.end(id, ReceiveEnd::Stopped { position: 30 });
+    assert_eq!((desk.record(id).attempts, desk.record(id).bytes_done), (1, 30));
+    assert!(!desk.record(id).state.is_over(), "{}", desk.state(id));
+}
+
+#[test]
+fn a_receive_that_begins_again_at_zero_keeps_the_boot() {
+    let mut desk = Desk::online();
+    let id = desk.want("bob", "a\\1", 1000);
+    desk.begin(id, "bob", 1, 0);
+    desk.event(id, FileEvent::Synced { synced: 0, boot: 7 });
+    desk.end(id, ReceiveEnd::Closed { position: 0 });
+    desk.pass(40);
+    desk.drain();
+    desk.begin(id, "bob", 2, 0);
+    // In the same boot the shell has nothing new to tell.
+    assert_eq!(desk.stored[&id].partial.as_ref().unwrap().boot, 7);
+}
+
+#[test]
+fn a_complete_file_is_placed_without_its_user() {
+    let mut desk = Desk::online();
+    let id = desk.want("bob", "a\\1", 1000);
+    desk.begin(id, "bob", 1, 0);
+    desk.end(id, ReceiveEnd::Complete);
+    let stored: Vec<Transfer> = desk.stored.values().cloned().collect();
+    // Killed before the answer came; now nobody is on the network.
+    let mut desk = Desk::new();
+    desk.with(|downloads, turn| downloads.load(stored, turn));
+    assert_eq!(desk.drain(), ["place a/1 false"]);
+    desk.event(id, FileEvent::Placed(Err(PlaceError::DiskFull)));
+    desk.drain();
+    desk.pass(60);
+    assert_eq!(desk.drain(), ["place a/1 false"], "room is looked for again, still without a login");
+}
