@@ -209,8 +209,9 @@ mod tests {
         let [password, description] =
             ["soulseek.password", "soulseek.description"].map(|key| field(key, "", &settings).unwrap());
         assert_eq!((password.value.as_str(), change_of(&password, "")), ("", None));
-        assert_eq!X;
-        assert_eq!((change_of(&description, "a\r\nb"), change_of(&description, "")), (None, Some(None)));
+        assert_eq!(change_of(&password, "x"), Some(("soulseek.password".to_owned(), Some("x".to_owned()))));
+        let emptied = Some(("soulseek.description".to_owned(), None));
+        assert_eq!((change_of(&description, "a\r\nb"), change_of(&description, "")), (None, emptied));
     }
 
     #[test]
