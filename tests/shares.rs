@@ -338,12 +338,13 @@ fn what_is_not_wanted_is_not_shared() {
         "list.INI",
         "private/Song.mp3",
         "data/key",
+        "slskdn.yml",
     ] {
         world.put(Path::new("music").join(path), b"x");
     }
     let mut settings = world.settings();
     settings.filters = vec![r"\.ini$".to_owned(), "/PRIVATE/".to_owned()];
-    settings.excluded = vec![world.at("music/data")];
+    settings.excluded = vec![world.at("music/data"), world.at("music/slskdn.yml")];
     let mut shared = world.start_with(settings.clone());
     assert_eq!(shared.wait(|view| view.scanned_at.is_some()).counts, counts(1, 1));
     settings.filters = vec!["(".to_owned()];

@@ -89,7 +89,9 @@ const SCAN_REST: f64 = 0.5;
 pub fn shares(config: &Config, folders: &Folders) -> ShareSettings {
     let mut excluded: Vec<PathBuf> = config.shares.excluded.iter().map(PathBuf::from).collect();
     excluded.push(folders.incomplete.clone());
-    excluded.extend(["store", "identity", "cache"].map(|name| folders.data.join(name)));
+    // Passwords, messages and copies of them.
+    let private = ["store", "identity", "cache", "snapshots", "slskdn.yml"];
+    excluded.extend(private.map(|name| folders.data.join(name)));
     ShareSettings {
         directories: config.shares.directories.iter().map(|(alias, path)| (alias.clone(), path.into())).collect(),
         excluded,

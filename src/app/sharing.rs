@@ -79,7 +79,7 @@ pub enum SharingError {
 pub struct ShareSettings {
     /// Name others see (empty: the folder's own) and absolute path.
     pub directories: Vec<(String, PathBuf)>,
-    /// Folders never shared, wherever they lie: the owner's exceptions, and the program's own folders.
+    /// Folders and files never shared, wherever they lie: the owner's exceptions, and the program's own folders.
     pub excluded: Vec<PathBuf>,
     /// Regular expressions, ignoring case; a file whose path on the disk matches one is not shared.
     pub filters: Vec<String>,

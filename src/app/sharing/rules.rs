@@ -32,7 +32,7 @@ const ENDS: [&[u8]; 6] = [b".part", b".tmp", b".crdownload", b".!ut", b".incompl
 #[derive(Debug)]
 pub(super) struct Rules {
     filters: RegexSet,
-    /// Folders left out with all that is in them, links resolved where they exist.
+    /// Folders left out with all that is in them, and files; links resolved where they exist.
     excluded: Vec<PathBuf>,
 }
 

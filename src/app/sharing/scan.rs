@@ -264,7 +264,11 @@ impl<'g> Scan<'g> {
             let Some(kind) = found else { continue };
             let skipped = match &kind {
                 Kind::Folder(real) => skips_name(name.as_bytes(), true) || self.ground.rules.exclude(real),
-                Kind::File(_) => skips_name(name.as_bytes(), false) || self.ground.rules.filter(&entry.path()),
+                Kind::File(_) => {
+                    skips_name(name.as_bytes(), false)
+                        || self.ground.rules.filter(&entry.path())
+                        || self.ground.rules.exclude(&todo.real.join(&name))
+                }
             };
             if !skipped {
                 entries.push(Entry { name, kind });
