@@ -156,7 +156,9 @@ impl Applier {
             (
                 "soulseek.listen_ip_address or port_mapping",
                 (old.soulseek.listen_address, old.soulseek.port_mapping)
-                    != (new.soulseek.listen_address, new.soulseek.port_mapping),
+                    != (new.soulseek.listen_address, new.soulseek.port_mapping)
+                    // The router forwards the old port until then.
+                    || (new.soulseek.port_mapping && old.soulseek.listen_port != new.soulseek.listen_port),
             ),
         ];
         for (section, differs) in differs {

@@ -182,7 +182,7 @@ async fn run(
     let web = Server::start(web(&config, &sources.data, clock, passed), web_desk, cancel.child_token()).await;
     let web = web.map_err(|error| error.to_string())?;
     greet(&web, &config);
-    notify(&snapshot, &node, &cancel);
+    notify(&snapshot, &node, &store, &cancel);
 
     wait_for_end(&shutdown).await?;
     tracing::info!("stopping");
@@ -323,12 +323,12 @@ fn greet(web: &Server, config: &Config) {
     }
 }
 
-/// READY, then a status line and the watchdog, fed only while engine and store answer.
-fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, cancel: &CancellationToken) {
+/// READY, then a status line and the watchdog, fed only while the engine and the store's writer answer.
+fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, store: &Store, cancel: &CancellationToken) {
     use sd_notify::NotifyState;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |timeout| timeout / 3);
-    let (snapshot, node, cancel) = (snapshot.clone(), node.clone(), cancel.clone());
+    let (snapshot, node, store, cancel) = (snapshot.clone(), node.clone(), store.clone(), cancel.clone());
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(every);
         loop {
@@ -338,7 +338,9 @@ fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, cancel: 
             }
             let line = publish::status_line(&snapshot.borrow().clone());
             let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
-            if node.look(|_, _| ()).await.is_some() {
+            // An empty commit costs no write, but its answer comes from the writing thread.
+            let written = store.write(|_, _| Ok(())).await;
+            if node.look(|_, _| ()).await.is_some() && written.is_ok() {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
