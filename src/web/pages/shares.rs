@@ -66,7 +66,8 @@ async fn configure(desktop: Desktop, entries: &[String]) -> Response {
 pub(super) async fn add(desktop: Desktop, fields: Fields) -> Response {
     let (path, name) = (fields.get("path").trim(), fields.get("name").trim());
     if !path.starts_with('/') || path.contains(['\n', '\r']) || name.contains(['\n', '\r', '[', ']', '/', '\\']) {
-        let why = "a folder is named by its whole path, as in /home/me/Music; its name for others has no slashes or brackets";
+        let why =
+            "a folder is named by its whole path, as in /home/me/Music; its name for others has no slashes or brackets";
         return desktop.problem(StatusCode::BAD_REQUEST, why);
     }
     let (mut entries, _) = answer_or_return!(desktop, configured(&desktop).await);
