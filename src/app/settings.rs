@@ -18,6 +18,8 @@ pub struct Sources {
     pub music: Vec<PathBuf>,
     /// `--set key=value`.
     pub flags: Vec<String>,
+    /// Environment variables, those that begin with `SLSKDN_`.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Sources {
@@ -43,11 +45,7 @@ impl Sources {
         {
             take(read_file(path, true));
         }
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            // What is not UTF-8 cannot be one of ours, or is not a value we could use.
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        layers.push(config_file::environment(variables, &mut problems));
+        layers.push(config_file::environment(self.environment.iter().cloned(), &mut problems));
         layers.push(self.flags(&mut problems));
         match config::resolve(&layers) {
             Ok(resolved) if problems.is_empty() => Ok(resolved),
@@ -318,9 +316,10 @@ mod tests {
     fn mistakes_do_not_hide_one_another() {
         let folder = tempfile::tempdir().unwrap();
         let flags = vec!["web.port".to_owned(), "web.prot=1".to_owned(), "disk.min_free_mib=some".to_owned()];
-        let sources = Sources { data: folder.path().to_owned(), flags, ..Sources::default() };
+        let environment = vec![("SLSKDN_WEB_PROT".to_owned(), "1".to_owned())];
+        let sources = Sources { data: folder.path().to_owned(), flags, environment, ..Sources::default() };
         let told: Vec<String> = sources.load().unwrap_err().iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told.len(), 4, "{told:?}");
     }
 
     #[test]

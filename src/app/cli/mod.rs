@@ -93,6 +93,11 @@ pub fn main() -> ExitCode {
         config: arguments.config,
         music: Vec::new(),
         flags: arguments.set,
+        // What is not UTF-8 cannot be one of ours, or is not a value we could use.
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with("SLSKDN_"))
+            .collect(),
     };
     match arguments.command.unwrap_or(Command::Serve { music: Vec::new() }) {
         Command::Serve { music } => {
