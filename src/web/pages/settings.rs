@@ -200,6 +200,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_password_field_changes_nothing() {
+        let setting = |key: &str, value: &str| SettingView {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            source: "built-in".to_owned(),
+            fixed: false,
+        };
+        let settings = [setting("soulseek.password", "(set)"), setting("soulseek.description", "a\nb")];
+        let [password, description] =
+            ["soulseek.password", "soulseek.description"].map(|key| field(key, "", &settings).unwrap());
+        assert_eq!((password.value.as_str(), change_of(&password, "")), ("", None));
+        assert_eq!(change_of(&password, "x"), Some(Some("x".to_owned())));
+        assert_eq!((change_of(&description, "a\r\nb"), change_of(&description, "")), (None, Some(None)));
+    }
+
+    #[test]
     fn only_values_that_a_field_brings_back_whole_are_offered() {
         let offered = |key: &str, value: &str| {
             let (key, value) = (key.to_owned(), value.to_owned());
