@@ -77,6 +77,12 @@ def box(world):
     # In the file, so that the page can change it; slow enough that an upload can be watched.
     (world.tmp / "box").mkdir()
     (world.tmp / "box" / "slskdn.yml").write_text("global:\n  upload:\n    speed_limit: 1500\n")
+    for mode in (True, False):
+        for n, size in ((1, 24 << 20), (2, 1 << 20)):
+            slow = world.tmp / "share-box" / "Slow" / f"slow {mode} {n}.flac"
+            slow.parent.mkdir(exist_ok=True)
+            with open(slow, "wb") as f:
+                f.truncate(size)
     return Node(world, "box")
 
 
