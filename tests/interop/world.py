@@ -78,7 +78,7 @@ class Process:
         self.name, self.log = name, log
         self.out = open(log, "ab")
         env = {**os.environ, **environment}
-        if command[0] == BINARY:
+        if BINARY in command:
             # These are for the tests; the daemon would take them for misspelt keys.
             env = {k: v for k, v in env.items() if not k.startswith("SLSKDN_")}
         self.process = subprocess.Popen([str(c) for c in command], stdout=self.out, stderr=self.out,
