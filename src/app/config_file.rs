@@ -163,6 +163,13 @@ impl<'a> Walk<'a> {
             begin = colon..colon;
         }
         let at = place(self.source, key_span.start.line(), key_span.start.col() + 1);
+        if let Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) = &event {
+            // The parser names the lines of a block; its head (`|` or `>`) goes with them, its last line end stays.
+            let after = key_span.byte_range().map_or(0, |range| range.end);
+            let head = self.text.get(after..begin.start).and_then(|between| between.find(['|', '>']));
+            let lines = self.text.get(..begin.end).map_or(begin.end, |text| text.trim_end().len());
+            begin = head.map_or(begin.start, |at| after + at)..lines;
+        }
         match event {
             Event::Scalar(text, style, ..) => {
                 let null = style == ScalarStyle::Plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
@@ -305,8 +312,8 @@ fn quote(text: &str) -> String {
 /// Layer of the environment: `SLSKDN_SOULSEEK__LISTEN_PORT` or, where no name has two meanings,
 /// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons. Unknown names are added to the problems.
 pub fn environment(variables: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Given> {
-    // Read by the program itself, not keys: see `app::cli`.
-    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG", "SLSKDN_MUSIC"];
+    // Read by the program itself, not keys: see `app::cli` and `app::run`.
+    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG"];
     let mut given = Vec::new();
     for (name, value) in variables {
         if OWN.contains(&name.as_str()) {
@@ -353,7 +360,9 @@ mod tests {
         assert_eq!(port.place.to_string(), "slskdn.yml:6:3");
         assert_eq!(value(FILE, "shares.directories"), Some(Raw::Many(vec!["/a".into(), "[b] c".into()])));
         assert_eq!(value(FILE, "soulseek.password"), Some(one("0123")));
-        assert_eq!(value("a: ~\n", "a"), Some(one("")));
+        assert_eq!(value("a: ~\n", "a"), Some(one("")), "a key that is not ours is still seen");
+        assert_eq!(value("web:\n  port: ~\n", "web.port"), None, "not set");
+        assert_eq!(value("directories:\n  downloads: \"\"\n", "directories.downloads"), Some(one("")));
         assert_eq!(read("", "t").unwrap(), []);
     }
 
@@ -406,6 +415,28 @@ mod tests {
         assert_eq!(value("soulseek:\n  address: \"\"\n", "soulseek.address"), Some(one("")));
         assert_eq!(value(&edit("", "web.port", Some(&one("1"))).unwrap(), "web.port"), Some(one("1")));
         assert_eq!(value(&edit("web:\n", "web.port", Some(&one("1"))).unwrap_or_default(), "web.port"), Some(one("1")));
+    }
+
+    #[test]
+    fn edits_of_values_in_every_style() {
+        for file in [
+            "soulseek:\n  description: |\n    one\n    two\n  username: me\n",
+            "soulseek:\n  description: >-\n    one\n    two\n\n  username: me\n",
+            "soulseek:\n  description: one\n    two\n  username: me\n",
+            "soulseek:\n  description: 'one\n    two' # said\n  username: me\n",
+            "soulseek: {description: one, username: me}\n",
+            "soulseek:\n  description: &a one\n  username: me\n",
+            "soulseek:\n  description: !!str one\n  username: me\n",
+            "soulseek:\n  description:   # nothing yet\n  username: me\n",
+            "soulseek:\r\n  description: one\r\n  username: me\r\n",
+        ] {
+            let text = edit(file, "soulseek.description", Some(&one("new: # text"))).unwrap();
+            assert_eq!(value(&text, "soulseek.description"), Some(one("new: # text")), "{text}");
+            assert_eq!(value(&text, "soulseek.username"), Some(one("me")), "{text}");
+            let text = edit(file, "soulseek.description", None).unwrap();
+            assert_eq!(value(&text, "soulseek.description"), None, "{text}");
+            assert_eq!(value(&text, "soulseek.username"), Some(one("me")), "{text}");
+        }
     }
 
     #[test]
