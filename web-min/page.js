@@ -2,7 +2,8 @@
 "use strict";
 (() => {
   const base = document.body.dataset.base;
-  const topics = (document.body.dataset.live || "").split(" ").filter(Boolean);
+  const live = () => document.getElementById("live");
+  const topics = () => live().dataset.live.split(" ").filter(Boolean);
   const words = {
     unconfigured: "not set up", disconnected: "offline", connecting: "connecting",
     logging_in: "logging in", logged_in: "online",
@@ -33,11 +34,10 @@
 
   // A reload would take away what somebody types or reads, so it waits for them.
   const busy = () => {
-    const live = document.getElementById("live");
     const active = document.activeElement;
-    if (document.hidden || live.querySelector("details[open]")) { return true; }
-    if (live.contains(active) && active.matches("input, textarea, select")) { return true; }
-    return [...live.querySelectorAll("input:not([type=hidden]), textarea")].some((f) => f.value !== f.defaultValue);
+    if (document.hidden || live().querySelector("details[open]")) { return true; }
+    if (live().contains(active) && active.matches("input, textarea, select")) { return true; }
+    return [...live().querySelectorAll("input:not([type=hidden]), textarea")].some((f) => f.value !== f.defaultValue);
   };
   let due = false;
   let running = false;
@@ -52,7 +52,7 @@
         if (fresh && !busy()) {
           const label = document.activeElement && document.activeElement.getAttribute("aria-label");
           localTimes(fresh);
-          document.getElementById("live").replaceChildren(...fresh.childNodes);
+          live().replaceWith(fresh);
           if (label) {
             const again = [...document.querySelectorAll("#live [aria-label]")]
               .find((e) => e.getAttribute("aria-label") === label);
@@ -63,8 +63,7 @@
     } catch (_) { due = true; }
     running = false;
   };
-  const every = topics.includes("every");
-  if (topics.length) { setInterval(() => reload(), every ? 3000 : 2000); }
+  setInterval(() => reload(), 2000);
 
   // A browser opens six connections to one host: only the tab that is looked at listens.
   let events = null;
@@ -80,26 +79,26 @@
       pulse("server", words[now.server] || now.server);
       pulse("down", rate(now.downloads.speed));
       pulse("up", rate(now.uploads.speed));
-      if (every || later) { due = true; }
+      if (later || topics().includes("every")) { due = true; }
       later = false;
     });
     for (const name of ["transfer", "download_finished", "search", "message", "server", "shares", "missed"]) {
       events.addEventListener(name, () => {
         const topic = name === "download_finished" ? "transfer" : name;
         // Counts on the page come out of the next status, so then it is time once more.
-        if (name === "missed" || topics.includes(topic)) { due = later = true; }
+        if (name === "missed" || topics().includes(topic)) { due = later = true; }
       });
     }
     // Refused (too many listen already): look by the clock instead.
     events.addEventListener("error", () => {
-      if (events && events.readyState === EventSource.CLOSED) { deaf = topics.length > 0; }
+      if (events && events.readyState === EventSource.CLOSED) { deaf = topics().length > 0; }
     });
   };
   const rest = () => { if (events) { events.close(); events = null; } };
   addEventListener("pagehide", rest);
   addEventListener("pageshow", listen);
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) { rest(); } else { due = topics.length > 0; listen(); }
+    if (document.hidden) { rest(); } else { due = topics().length > 0; listen(); }
   });
   listen();
 

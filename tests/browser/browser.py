@@ -68,24 +68,30 @@ class Browser:
     def has(self, xpath):
         return bool(self.driver.find_elements(By.XPATH, xpath))
 
-    def until(self, what, ask, seconds=PATIENCE):
-        """Asks until the answer is true, and returns it; without scripts it loads the page again in between."""
+    def until(self, what, ask, seconds=PATIENCE, again=True):
+        """Asks until the answer is true, and returns it; without scripts it loads the page `again` in between."""
         end = time.monotonic() + seconds
         while True:
             try:
                 answer = ask()
-            except (StaleElementReferenceException, NoSuchElementException):
+            except WebDriverException:
+                # The content was replaced while it was read.
                 answer = None
             if answer:
                 return answer
             if time.monotonic() > end:
                 raise AssertionError(f"in {seconds} s never: {what}\n{self.address}\n{self.text}")
             time.sleep(0.2)
-            if not self.scripts:
-                self.driver.refresh()
+            if again and not self.scripts:
+                # Not a refresh: that would send a form again.
+                self.open(self.address)
 
     def sees(self, *words, seconds=PATIENCE):
         self.until(f"the page says {words}", lambda: all(word in self.text for word in words), seconds)
+
+    def says(self, *words):
+        """What the answer to a form must say at once."""
+        self.until(f"the answer is {words}", lambda: all(word in self.text for word in words), again=False)
 
     def row(self, words):
         """The text of the table row with these words, or nothing."""

@@ -67,7 +67,8 @@ def world():
         yield world
     finally:
         world.close()
-    subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+    if "SLSKDN_TEST_KEEP" not in os.environ:
+        subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
 
 
 @pytest.fixture(scope="session")

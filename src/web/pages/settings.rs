@@ -7,6 +7,7 @@ use axum::response::Response;
 
 use crate::model::config::keys::{self, Kind};
 use crate::model::view::{Request, SettingView};
+use crate::web::auth::SignInError;
 use crate::web::show;
 
 use super::{Desktop, Fields, Head, answer_or_return, html, sign_in};
@@ -178,6 +179,9 @@ pub(super) async fn password(desktop: Desktop, fields: Fields) -> Response {
     let from = desktop.visit.address();
     match desktop.web.auth.change_password(from, fields.get("current"), new).await {
         Ok(()) => sign_in::enter(&desktop, "/settings", "password").await,
+        Err(why @ SignInError::Wrong) => {
+            desktop.problem(sign_in::status_of(&why), "that is not the current password; nothing was changed")
+        }
         Err(why) => desktop.problem(sign_in::status_of(&why), &why.to_string()),
     }
 }

@@ -41,7 +41,11 @@ fn form(desktop: &Desktop, setup: bool, problem: Option<&SignInError>) -> Respon
         head,
         setup,
         code: desktop.visit.locked,
-        problem: problem.map(|why| sentence(&why.to_string())),
+        problem: problem.map(|why| match why {
+            SignInError::Wrong if setup => "That is not the set-up code.".to_owned(),
+            SignInError::Wrong => "That is not the password.".to_owned(),
+            why => sentence(&why.to_string()),
+        }),
     });
     if let Some(why) = problem {
         *response.status_mut() = status_of(why);
