@@ -2,6 +2,8 @@
 import json
 import re
 
+import pytest
+
 from conftest import HOSTILE
 from world import sha256, until
 
@@ -25,6 +27,15 @@ def ask_for(page, name):
         page.until("the button says so", lambda: page.has("//button[.='Asked for']"), 10)
     else:
         page.says("Asked for.")
+
+
+@pytest.fixture(autouse=True)
+def empty(box):
+    """Lists are empty before each test, whatever the one before left."""
+    for direction in ("downloads", "uploads"):
+        until("nothing is under way", lambda: not [t for u in box.get(f"/transfers/{direction}/") for d in u["directories"]
+                                                   for t in d["files"] if not t["state"].startswith("Completed")])
+        box.call("DELETE", f"/transfers/{direction}/all/completed").raise_for_status()
 
 
 def clear(page):

@@ -176,8 +176,11 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
     let link =
         user.as_deref().map_or_else(|| format!("{path}?"), |user| format!("{path}?user={}&", show::segment(user)));
     let mut head = desktop.head(title, here);
-    head.live = if flow.active > 0 { "transfer every" } else { "transfer" };
-    head.refresh_s = (flow.active + flow.queued > 0).then_some(10);
+    // The rows are newer than the snapshot's counts.
+    let running = flow.active > 0 || rows.iter().any(|transfer| transfer.state == TransferState::InProgress);
+    head.live = if running { "transfer every" } else { "transfer" };
+    let waiting = flow.queued > 0 || rows.iter().any(|transfer| !transfer.state.is_over());
+    head.refresh_s = (running || waiting).then_some(10);
     let pager = Pager::new(wanted.page, all, ROWS, &link);
     html(&TransfersPage {
         head,
