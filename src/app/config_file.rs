@@ -16,6 +16,8 @@ const DEPTH: usize = 32;
 struct Found {
     given: Given,
     bytes: std::ops::Range<usize>,
+    /// Nothing, `~` or `null`: the key is named and not set.
+    null: bool,
 }
 
 /// One mapping in the file: where keys of its own may be added.
@@ -37,12 +39,13 @@ struct Walk<'a> {
     problems: Vec<Problem>,
 }
 
-/// Every key of a YAML text with its place.
+/// Every key of a YAML text with its place. One of ours without a value (`~`) is not set: its default holds.
 ///
 /// # Errors
 /// Text that is not YAML, is too long or too deep, uses aliases, or gives a key twice.
 pub fn read(text: &str, source: &str) -> Result<Vec<Given>, Vec<Problem>> {
-    Ok(walk(text, source)?.found.into_iter().map(|found| found.given).collect())
+    let set = |found: &Found| !found.null || keys::find(&found.given.key).is_none();
+    Ok(walk(text, source)?.found.into_iter().filter(set).map(|found| found.given).collect())
 }
 
 fn walk<'a>(text: &'a str, source: &'a str) -> Result<Walk<'a>, Vec<Problem>> {
@@ -160,9 +163,16 @@ impl<'a> Walk<'a> {
             begin = colon..colon;
         }
         let at = place(self.source, key_span.start.line(), key_span.start.col() + 1);
+        if let Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) = &event {
+            // The parser names the lines of a block; its head (`|` or `>`) goes with them, its last line end stays.
+            let after = key_span.byte_range().map_or(0, |range| range.end);
+            let head = self.text.get(after..begin.start).and_then(|between| between.find(['|', '>']));
+            let lines = self.text.get(..begin.end).map_or(begin.end, |text| text.trim_end().len());
+            begin = head.map_or(begin.start, |at| after + at)..lines;
+        }
         match event {
             Event::Scalar(text, style, ..) => {
-                let null = style == ScalarStyle::Plain && matches!(text.as_ref(), "~" | "null" | "Null" | "NULL");
+                let null = style == ScalarStyle::Plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
                 let text = if null { String::new() } else { text.into_owned() };
                 // YAML 1.1 spellings that tools write.
                 let text = match (style, text.as_str()) {
@@ -173,13 +183,14 @@ impl<'a> Walk<'a> {
                 self.found.push(Found {
                     given: Given { key: key.to_owned(), value: Raw::One(text), place: at },
                     bytes: begin,
+                    null,
                 });
             }
             Event::SequenceStart(..) => {
                 let (items, end) = self.sequence(key, depth + 1)?;
                 let bytes = begin.start..end.max(begin.end);
-                self.found
-                    .push(Found { given: Given { key: key.to_owned(), value: Raw::Many(items), place: at }, bytes });
+                let given = Given { key: key.to_owned(), value: Raw::Many(items), place: at };
+                self.found.push(Found { given, bytes, null: false });
             }
             Event::MappingStart(style, ..) => {
                 let flow = style == granit_parser::StructureStyle::Flow;
@@ -236,6 +247,8 @@ pub fn edit(text: &str, key: &str, value: Option<&Raw>) -> Result<String, Vec<Pr
             // An empty scalar has no bytes of its own and stands right behind its colon.
             Some(written) if found.bytes.is_empty() => out.insert_str(found.bytes.start, &format!(" {written}")),
             Some(written) => out.replace_range(found.bytes.clone(), &written),
+            // Not set already.
+            None if found.bytes.is_empty() => {}
             None => out
                 .replace_range(found.bytes.clone(), if matches!(found.given.value, Raw::Many(_)) { "[]" } else { "~" }),
         }
@@ -300,8 +313,8 @@ fn quote(text: &str) -> String {
 /// Layer of the environment: `SLSKDN_SOULSEEK__LISTEN_PORT` or, where no name has two meanings,
 /// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons.
 pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Given>, Vec<Problem>> {
-    // Read by the program itself, not keys: see `app::cli`.
-    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG", "SLSKDN_MUSIC"];
+    // Read by the program itself, not keys: see `app::cli` and `app::run`.
+    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG"];
     let mut given = Vec::new();
     let mut problems = Vec::new();
     for (name, value) in variables {
@@ -349,7 +362,9 @@ mod tests {
         assert_eq!(port.place.to_string(), "slskdn.yml:6:3");
         assert_eq!(value(FILE, "shares.directories"), Some(Raw::Many(vec!["/a".into(), "[b] c".into()])));
         assert_eq!(value(FILE, "soulseek.password"), Some(one("0123")));
-        assert_eq!(value("a: ~\n", "a"), Some(one("")));
+        assert_eq!(value("a: ~\n", "a"), Some(one("")), "a key that is not ours is still seen");
+        assert_eq!(value("web:\n  port: ~\n", "web.port"), None, "not set");
+        assert_eq!(value("directories:\n  downloads: \"\"\n", "directories.downloads"), Some(one("")));
         assert_eq!(read("", "t").unwrap(), []);
     }
 
@@ -395,6 +410,28 @@ mod tests {
         }
         assert_eq!(value(&edit("", "web.port", Some(&one("1"))).unwrap(), "web.port"), Some(one("1")));
         assert_eq!(value(&edit("web:\n", "web.port", Some(&one("1"))).unwrap_or_default(), "web.port"), Some(one("1")));
+    }
+
+    #[test]
+    fn edits_of_values_in_every_style() {
+        for file in [
+            "soulseek:\n  description: |\n    one\n    two\n  username: me\n",
+            "soulseek:\n  description: >-\n    one\n    two\n\n  username: me\n",
+            "soulseek:\n  description: one\n    two\n  username: me\n",
+            "soulseek:\n  description: 'one\n    two' # said\n  username: me\n",
+            "soulseek: {description: one, username: me}\n",
+            "soulseek:\n  description: &a one\n  username: me\n",
+            "soulseek:\n  description: !!str one\n  username: me\n",
+            "soulseek:\n  description:   # nothing yet\n  username: me\n",
+            "soulseek:\r\n  description: one\r\n  username: me\r\n",
+        ] {
+            let text = edit(file, "soulseek.description", Some(&one("new: # text"))).unwrap();
+            assert_eq!(value(&text, "soulseek.description"), Some(one("new: # text")), "{text}");
+            assert_eq!(value(&text, "soulseek.username"), Some(one("me")), "{text}");
+            let text = edit(file, "soulseek.description", None).unwrap();
+            assert_eq!(value(&text, "soulseek.description"), None, "{text}");
+            assert_eq!(value(&text, "soulseek.username"), Some(one("me")), "{text}");
+        }
     }
 
     #[test]

@@ -328,16 +328,22 @@ impl Desk {
         // One at a time, the file included.
         let mut current = self.resolved.lock().await;
         let sources = self.sources.clone();
-        let changed = blocking(move || sources.change(&changes)).await?;
-        let resolved = match changed {
-            Ok(resolved) => Arc::new(resolved),
+        let changed = match blocking(move || sources.change(&changes)).await? {
+            Ok(changed) => changed,
             Err(problems) => {
                 let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 return Err(Refusal::Invalid(told.join("; ")));
             }
         };
-        self.applier.apply(&current.config, &resolved.config).await.map_err(Refusal::Invalid)?;
-        *current = resolved;
+        if let Err(why) = self.applier.apply(&current.config, &changed.resolved.config).await {
+            // What could not be put to work now could keep the program from starting later.
+            let sources = self.sources.clone();
+            if let Err(error) = blocking(move || sources.undo(&changed)).await? {
+                tracing::error!(%error, "a refused change stays in the configuration file");
+            }
+            return Err(Refusal::Invalid(why));
+        }
+        *current = Arc::new(changed.resolved);
         Ok(Response::Done)
     }
 

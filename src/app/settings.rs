@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::config_file;
 use crate::model::config::keys::{KEYS, Kind};
 use crate::model::config::{self, Given, Place, Problem, Raw, Resolved};
+use crate::model::limits;
 
 /// Where the layers lie.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,15 @@ pub struct Sources {
     pub flags: Vec<String>,
 }
 
+/// What a change came to.
+#[derive(Debug)]
+pub struct Changed {
+    /// The new whole.
+    pub resolved: Resolved,
+    /// The data file as it was.
+    before: String,
+}
+
 impl Sources {
     /// The file the page writes.
     pub fn data_file(&self) -> PathBuf {
@@ -31,13 +41,18 @@ impl Sources {
     /// # Errors
     /// Every mistake of every layer at once.
     pub fn load(&self) -> Result<Resolved, Vec<Problem>> {
+        self.load_with(read_file(&self.data_file(), false))
+    }
+
+    /// As [`Sources::load`], with this as the lowest layer.
+    fn load_with(&self, lowest: Result<Vec<Given>, Vec<Problem>>) -> Result<Resolved, Vec<Problem>> {
         let mut layers = Vec::new();
         let mut problems = Vec::new();
         let mut take = |layer: Result<Vec<Given>, Vec<Problem>>| match layer {
             Ok(given) => layers.push(given),
             Err(found) => problems.extend(found),
         };
-        take(read_file(&self.data_file(), false));
+        take(lowest);
         if let Some(path) = &self.config
             && *path != self.data_file()
         {
@@ -85,22 +100,23 @@ impl Sources {
         if problems.is_empty() { Ok(given) } else { Err(problems) }
     }
 
-    /// Sets keys in the data file (list values one a line), after checking that the whole still makes sense.
+    /// Sets keys in the data file (list values one a line) after checking that the new whole makes sense and that the
+    /// program would start with it: what lies there is always something to start with.
     ///
     /// # Errors
     /// What is wrong with the new whole; the file is untouched then.
-    pub fn change(&self, changes: &[(String, Option<String>)]) -> Result<Resolved, Vec<Problem>> {
+    pub fn change(&self, changes: &[(String, Option<String>)]) -> Result<Changed, Vec<Problem>> {
         let path = self.data_file();
-        let failed = |error: std::io::Error| {
+        let whole = |message: String| {
             let place = Place { source: path.display().to_string(), ..Place::default() };
-            vec![Problem { place, key: String::new(), message: format!("cannot be written: {error}") }]
+            vec![Problem { place, key: String::new(), message }]
         };
-        let old = match std::fs::read_to_string(&path) {
+        let before = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(whole(format!("cannot be read: {error}"))),
         };
-        let mut text = old.clone();
+        let mut text = before.clone();
         for (key, value) in changes {
             let value = value.as_ref().map(|value| match config::keys::find(key).map(|key| key.kind) {
                 Some(Kind::List) => {
@@ -110,14 +126,18 @@ impl Sources {
             });
             text = config_file::edit(&text, key, value.as_ref())?;
         }
-        write_private(&path, &text).map_err(failed)?;
-        match self.load() {
-            Ok(resolved) => Ok(resolved),
-            Err(problems) => {
-                write_private(&path, &old).map_err(failed)?;
-                Err(problems)
-            }
-        }
+        let resolved = self.load_with(config_file::read(&text, &path.display().to_string()))?;
+        limits::fits(&resolved.config).map_err(&whole)?;
+        write_private(&path, &text).map_err(|error| whole(format!("cannot be written: {error}")))?;
+        Ok(Changed { resolved, before })
+    }
+
+    /// Puts the data file back as it was before a change that did not work out.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn undo(&self, changed: &Changed) -> std::io::Result<()> {
+        write_private(&self.data_file(), &changed.before)
     }
 
     /// Makes a data directory with a first configuration file in it.
@@ -222,8 +242,9 @@ fn shown_yaml(row: &config::Effective) -> String {
     let quoted = |text: &str| serde_json::Value::String(text.to_owned()).to_string();
     match &row.value {
         Raw::Many(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
+        Raw::One(_) if row.secret => quoted(&shown(row)),
         Raw::One(text) if text.parse::<u64>().is_ok() || text == "true" || text == "false" => text.clone(),
-        Raw::One(_) => quoted(&shown(row)),
+        Raw::One(text) => quoted(text),
     }
 }
 
@@ -301,13 +322,68 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sources = Sources { data: folder.path().to_owned(), ..Sources::default() };
         sources.prepare().unwrap();
-        let set = |key: &str, value: &str| sources.change(&[(key.to_owned(), Some(value.to_owned()))]);
+        let set = |key: &str, value: &str| {
+            sources.change(&[(key.to_owned(), Some(value.to_owned()))]).map(|changed| changed.resolved)
+        };
         assert_eq!(set("global.upload.slots", "9").unwrap().config.upload_slots, 9);
         let before = std::fs::read_to_string(sources.data_file()).unwrap();
         assert!(set("global.upload.slots", "none").is_err());
+        assert!(set("memory.budget", "40").is_err(), "the program would not start with it");
         assert_eq!(std::fs::read_to_string(sources.data_file()).unwrap(), before);
         let shares = set("shares.directories", "/a\n[b]/c\n").unwrap().config.shares.directories;
         assert_eq!(shares, [(String::new(), "/a".to_owned()), ("b".to_owned(), "/c".to_owned())]);
+    }
+
+    #[test]
+    fn a_change_that_did_not_work_out_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources = Sources { data: folder.path().to_owned(), ..Sources::default() };
+        sources.prepare().unwrap();
+        let before = std::fs::read_to_string(sources.data_file()).unwrap();
+        let changed = sources.change(&[("web.port".to_owned(), Some("1".to_owned()))]).unwrap();
+        assert_ne!(std::fs::read_to_string(sources.data_file()).unwrap(), before);
+        sources.undo(&changed).unwrap();
+        assert_eq!(std::fs::read_to_string(sources.data_file()).unwrap(), before);
+    }
+
+    #[test]
+    fn a_key_set_back_has_its_default_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources = Sources { data: folder.path().to_owned(), ..Sources::default() };
+        sources.prepare().unwrap();
+        let set = |key: &str, value: Option<&str>| {
+            sources.change(&[(key.to_owned(), value.map(str::to_owned))]).unwrap().resolved.config
+        };
+        let default = config::resolve(&[]).unwrap().config;
+        for (key, value) in [
+            ("global.upload.slots", "9"),
+            ("soulseek.address", "example.org"),
+            ("shares.watch", "false"),
+            ("log.level", "debug"),
+            ("shares.filters", "a"),
+            ("directories.downloads", "/d"),
+        ] {
+            assert_ne!(set(key, Some(value)), default, "{key}");
+            assert_eq!(set(key, None), default, "{key}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_digits_are_not_shown() {
+        let given = |key: &str, value: &str| Given {
+            key: key.to_owned(),
+            value: Raw::One(value.to_owned()),
+            place: Place::default(),
+        };
+        let layer = vec![
+            given("soulseek.username", "me"),
+            given("soulseek.password", "20250101"),
+            given("web.authentication.password", "true"),
+            given("web.authentication.api_keys.tool.key", "12345678901234567"),
+        ];
+        let text = print(&config::resolve(&[layer]).unwrap());
+        assert!(!text.contains("20250101") && !text.contains("12345678901234567"), "{text}");
+        assert_eq!(text.matches("\"(set)\"").count(), 3, "{text}");
     }
 
     #[test]
