@@ -22,7 +22,8 @@ def scene(world, box):
     box.enqueue("them", [song])
     until("the song is here", lambda: box.finished("them", song[0]))
     box.enqueue("them", [big, (song[0].replace("first", "missing"), 5_000_000)])
-    box.enqueue("ghost", [("music\\far\\away.flac", 12_345_678)])
+    wanted = {"user": "ghost", "files": [{"path": "music\\far\\away.flac", "size": 12_345_678}]}
+    box.call("POST", "/api/downloads", json=wanted).raise_for_status()
     them.ctl(cmd="download", user="box", path="share-box\\Some Artist\\Álbum\\box - long mix.flac", size=24 << 20)
     box.call("POST", "/api/messages/them", json={"text": "Hello! Have you got the other half of that album?\nThe live one, I mean."})
     them.ctl(cmd="pm", user="box", message="Yes, I will share it tonight. " * 5)
