@@ -12,6 +12,7 @@ mod browse;
 mod counts;
 pub mod desk;
 pub mod guard;
+mod info;
 mod pages;
 mod password;
 pub mod routes;

@@ -30,6 +30,7 @@ use super::browse::BrowseCache;
 use super::counts::Counts;
 use super::desk::Desk;
 use super::guard::{self, Peer};
+use super::info::InfoCache;
 use super::routes;
 use super::settings::WebSettings;
 
@@ -92,6 +93,8 @@ pub struct Web {
     pub(crate) streams: Arc<Semaphore>,
     /// Share lists fetched lately.
     pub(crate) browsed: BrowseCache,
+    /// What users told about themselves lately.
+    pub(crate) told: InfoCache,
     pub(crate) stop: CancellationToken,
 }
 
@@ -161,6 +164,7 @@ impl Server {
             counts: Counts::default(),
             streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
             browsed: BrowseCache::default(),
+            told: InfoCache::default(),
             stop: stop.clone(),
             settings,
         });

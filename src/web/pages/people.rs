@@ -1,5 +1,6 @@
 //! `/users`: conversations; `/users/{name}`: who it is, what was said, what they share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
@@ -10,7 +11,7 @@ use serde::Deserialize;
 
 use crate::model::id::Username;
 use crate::model::limits;
-use crate::model::view::{Refusal, Request};
+use crate::model::view::{Refusal, Request, UserInfoView};
 use crate::web::Role;
 use crate::web::api::message_text;
 use crate::web::show::{self, Moment};
@@ -105,16 +106,28 @@ async fn patiently<T>(answer: impl Future<Output = Result<T, Refusal>>) -> Resul
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(Refusal::TimedOut))
 }
 
+/// What the user tells, or told lately.
+async fn info_of(desktop: &Desktop, user: Username) -> Result<Arc<UserInfoView>, Refusal> {
+    let Desktop { web, .. } = desktop;
+    if let Some(info) = web.told.get(&user, web.now().wall) {
+        return Ok(info);
+    }
+    let info = web.desk.user_info(user.clone()).await?;
+    Ok(web.told.put(user, info, web.now().wall))
+}
+
 pub(super) async fn show(desktop: Desktop, Path(name): Path<String>) -> Response {
     let user = Username::from(name.as_str());
     let desk = &desktop.web.desk;
     let messages = answer_or_return!(desktop, desk.messages(user.clone()).await);
-    let unread = messages.iter().any(|message| message.incoming && !message.read);
-    if unread && desktop.visit.access.as_ref().is_some_and(|access| access.role >= Role::Readwrite) {
+    let mut unread = desktop.web.desk.snapshot().unread_messages;
+    let new = messages.iter().filter(|message| message.incoming && !message.read).count();
+    if new > 0 && desktop.visit.access.as_ref().is_some_and(|access| access.role >= Role::Readwrite) {
         answer_or_return!(desktop, desk.order(Request::MessagesRead(user.clone())).await);
+        unread = unread.saturating_sub(u32::try_from(new).unwrap_or(u32::MAX));
     }
     let (status, info) =
-        tokio::join!(patiently(desk.user_status(user.clone())), patiently(desk.user_info(user.clone())));
+        tokio::join!(patiently(desk.user_status(user.clone())), patiently(info_of(&desktop, user.clone())));
     let (presence, stats) = match status {
         Ok(status) => {
             let privileged = if status.privileged { ", with privileges" } else { "" };
@@ -142,6 +155,8 @@ pub(super) async fn show(desktop: Desktop, Path(name): Path<String>) -> Response
     };
     let mut head = desktop.head(format!("User {}", show::visible(&name)), "users");
     head.live = "message";
+    // The snapshot learns of it later.
+    head.unread = head.unread.min(unread);
     let (mut rows, mut description, mut picture, mut info_missing) = (Vec::new(), String::new(), false, None);
     match info {
         Ok(info) => {
@@ -189,8 +204,8 @@ fn picture_kind(bytes: &[u8]) -> Option<&'static str> {
 }
 
 pub(super) async fn picture(desktop: Desktop, Path(name): Path<String>) -> Response {
-    let info = answer_or_return!(desktop, desktop.web.desk.user_info(Username::new(name)).await);
-    let picture = info.picture.and_then(|bytes| Some((picture_kind(&bytes)?, bytes)));
+    let info = answer_or_return!(desktop, info_of(&desktop, Username::new(name)).await);
+    let picture = info.picture.as_ref().and_then(|bytes| Some((picture_kind(bytes)?, bytes.clone())));
     let Some((kind, bytes)) = picture else {
         return desktop.problem(StatusCode::NOT_FOUND, "the user has no picture that a browser knows");
     };
