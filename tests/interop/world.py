@@ -143,7 +143,7 @@ class Peer:
             return None
         return until(f"{self.name} sees {event} {match}", look, seconds)
 
-    def fetch(self, owner, path, size, original):
+    def fetch(self, owner, path, size, original, seconds=LONG):
         """Downloads by itself and waits for equal bytes."""
         self.ctl(cmd="download", user=owner, path=path, size=size)
         want = sha256(original)
@@ -153,7 +153,7 @@ class Peer:
                 if found.is_file() and found.stat().st_size == size and sha256(found) == want:
                     return found
             return None
-        return until(f"{self.name} has {path}", there)
+        return until(f"{self.name} has {path}", there, seconds)
 
 
 class Node:
