@@ -60,6 +60,9 @@ pub enum LoadError {
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
+    /// The configured password cannot be hashed.
+    #[error("web.authentication.password cannot be hashed: the page is not opened without it")]
+    Password,
 }
 
 /// The door.
@@ -144,7 +147,8 @@ impl Auth {
             Some(named) => {
                 let (named, salt, cost) = (named.clone(), random().map_err(LoadError::Random)?, settings.password_cost);
                 let hashed = tokio::task::spawn_blocking(move || password::hash(&named, salt, cost)).await;
-                hashed.ok().and_then(Result::ok)
+                // Never "no password": that would open a loopback bind.
+                Some(hashed.ok().and_then(Result::ok).ok_or(LoadError::Password)?)
             }
             None => text(desk.value(PASSWORD).await.map_err(LoadError::Desk)?),
         };
