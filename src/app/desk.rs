@@ -1,5 +1,6 @@
 //! Answers the web layer: reads come from the store, the index or the engine; orders go to the engine.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -217,6 +218,13 @@ impl Desk {
         })
     }
 
+    /// Waits until the store shows all that the engine has recorded so far. Between a look at the engine and one at the
+    /// store, so that a transfer that is just over is seen by one of them. Writes nothing, so it costs no sync.
+    async fn settled(&self) {
+        // A store that takes no more writes says so elsewhere; it is read all the same.
+        let _ = self.store.apply(Vec::new()).await;
+    }
+
     /// Live ones from the engine, then finished ones from the store, as one list.
     async fn transfers(&self, filter: TransferFilter) -> Result<Response, Refusal> {
         let wanted = filter.clone();
@@ -229,13 +237,16 @@ impl Desk {
             rows
         });
         let live = live.await.ok_or_else(restarting)?;
+        self.settled().await;
+        let listed: BTreeSet<TransferId> = live.iter().map(|transfer| transfer.id).collect();
         let limit = filter.limit.min(limits::PAGE_ROWS);
         let count = live.len();
         let mut rows: Vec<Transfer> = live.into_iter().skip(filter.offset).take(limit).collect();
         let finished =
             TransferFilter { offset: filter.offset.saturating_sub(count), limit: limit - rows.len(), ..filter };
         let (more, finished_count) = self.read(move |store| store.transfers(&finished)).await?;
-        rows.extend(more);
+        // What has ended between the two looks is in both.
+        rows.extend(more.into_iter().filter(|transfer| !listed.contains(&transfer.id)));
         Ok(Response::Transfers(rows, count + finished_count))
     }
 
@@ -244,6 +255,7 @@ impl Desk {
         if let Some(transfer) = live {
             return Ok(transfer);
         }
+        self.settled().await;
         self.read(move |store| store.transfer(direction, id)).await?.ok_or(Refusal::NotFound)
     }
 
