@@ -228,20 +228,21 @@ impl Desk {
     /// Live ones from the engine, then finished ones from the store, as one list.
     async fn transfers(&self, filter: TransferFilter) -> Result<Response, Refusal> {
         let wanted = filter.clone();
+        let limit = filter.limit.min(limits::PAGE_ROWS);
         let live = self.node.look(move |node, _| {
             let shown = |t: &&Transfer| {
                 (wanted.include_removed || !t.removed) && wanted.user.as_ref().is_none_or(|user| t.user == *user)
             };
-            let mut rows: Vec<Transfer> = node.live(wanted.direction).filter(shown).cloned().collect();
-            rows.sort_by(|a, b| b.requested_at.cmp(&a.requested_at).then_with(|| a.path.cmp(&b.path)));
-            rows
+            let mut all: Vec<&Transfer> = node.live(wanted.direction).filter(shown).collect();
+            all.sort_by(|a, b| b.requested_at.cmp(&a.requested_at).then_with(|| a.path.cmp(&b.path)));
+            // Only what is asked for is copied: there may be thousands, and the engine waits meanwhile.
+            let rows: Vec<Transfer> = all.iter().skip(wanted.offset).take(limit).copied().cloned().collect();
+            let listed: BTreeSet<TransferId> = all.iter().map(|transfer| transfer.id).collect();
+            (rows, listed)
         });
-        let live = live.await.ok_or_else(restarting)?;
+        let (mut rows, listed) = live.await.ok_or_else(restarting)?;
         self.settled().await;
-        let listed: BTreeSet<TransferId> = live.iter().map(|transfer| transfer.id).collect();
-        let limit = filter.limit.min(limits::PAGE_ROWS);
-        let count = live.len();
-        let mut rows: Vec<Transfer> = live.into_iter().skip(filter.offset).take(limit).collect();
+        let count = listed.len();
         let finished =
             TransferFilter { offset: filter.offset.saturating_sub(count), limit: limit - rows.len(), ..filter };
         let (more, finished_count) = self.read(move |store| store.transfers(&finished)).await?;
