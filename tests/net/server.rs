@@ -28,13 +28,7 @@ async fn down(rig: &mut Rig, says: &str) {
 }
 
 fn login() -> ToServer {
-    ToServer::Login {
-        user: WireText::from("us"),
-        password: WireText::from("pw"),
-        major: 177,
-        hash: WireText::from("h"),
-        minor: 1,
-    }
+    ToServer::Login { user: WireText::from("us"), password: "pw".into(), major: 177, hash: "h".into(), minor: 1 }
 }
 
 #[tokio::test]
