@@ -91,6 +91,8 @@ pub struct Web {
     pub(crate) counts: Counts,
     /// Permits of event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Permits of large bodies.
+    pub(crate) bodies: Semaphore,
     /// Share lists fetched lately.
     pub(crate) browsed: BrowseCache,
     /// What users told about themselves lately.
@@ -163,6 +165,7 @@ impl Server {
             hosts: our_names(&settings.allowed_hosts),
             counts: Counts::default(),
             streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
+            bodies: Semaphore::new(limits::LARGE_BODIES),
             browsed: BrowseCache::default(),
             told: InfoCache::default(),
             stop: stop.clone(),
