@@ -371,8 +371,8 @@ impl Desk {
         if path.exists() {
             return Err(Refusal::Invalid(format!("{} exists already", path.display())));
         }
-        let (store, file) = (self.store.clone(), self.sources.data_file());
-        let written = blocking(move || super::backup::write(&store, &file, &path)).await?;
+        let (store, sources) = (self.store.clone(), self.sources.clone());
+        let written = blocking(move || super::backup::write(&store, &sources, &path)).await?;
         written.map(Response::Text).map_err(Refusal::Invalid)
     }
 

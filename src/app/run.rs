@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Applier, Folders};
+use super::backup;
 use super::cli::{could_not, say};
 use super::clock::Clock;
 use super::desk::{self, Desk};
@@ -50,6 +51,13 @@ pub fn serve(sources: Sources) -> ExitCode {
         Ok(passed) => passed,
         Err(sentence) => return could_not(&sentence),
     };
+    if let Err(sentence) = sources.no_restore_runs() {
+        return could_not(&sentence);
+    }
+    // Before a sample is put where the restored configuration belongs.
+    if let Err(error) = sources.finish_restore() {
+        return could_not(&format!("an interrupted restore could not be completed: {error}"));
+    }
     if let Err(error) = sources.prepare() {
         return could_not(&format!("the data directory {} cannot be used: {error}", sources.data.display()));
     }
@@ -141,6 +149,8 @@ async fn run(
         Ok(Ok(gone)) => tracing::info!(gone, "forgotten partial files were removed"),
         failed => tracing::warn!(?failed, "forgotten partial files could not be looked for"),
     }
+    // Left by a backup that was killed. Usually nothing is there.
+    let _ = tokio::fs::remove_dir_all(backup::scratch(&sources.data)).await;
     let (kept, kept_folders) = (store.clone(), applier.folders().clone());
     supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
