@@ -180,7 +180,6 @@ async fn run(
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
         mapping: PortMapping::start(listen_port, mode, cancel.clone()),
-        config: config.clone(),
         warnings,
         events: events.clone(),
     };
