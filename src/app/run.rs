@@ -32,7 +32,7 @@ use crate::model::units::{KIB, MIB};
 use crate::model::view::Snapshot;
 use crate::net::port_mapping::{Mode, PortMapping};
 use crate::store::{Store, StoreOptions};
-use crate::web::{ApiKey, Ask, Role, Server, WebSettings};
+use crate::web::{ApiKey, Ask, Bound, Role, Server, WebSettings};
 
 /// An orderly stop leaves within this.
 const STOP: Duration = Duration::from_secs(5);
@@ -114,6 +114,9 @@ async fn run(
     let store_dir = sources.data.join("store");
     let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    // Before anybody is told that we are here: a taken port ends the start.
+    let web = web(&config, &sources.data, clock, passed);
+    let bound = Bound::new(&web).map_err(|error| error.to_string())?;
     let (disk, backend) = disk(&config)?;
     tracing::info!(backend = backend.name, reason = backend.reason, "disk");
     let limiter =
@@ -188,7 +191,7 @@ async fn run(
     supervisor.run("status", move |cancel| publish::run(publishing.clone(), snapshots.clone(), cancel)).await;
 
     let web_desk = crate::web::Desk::new(snapshot.clone(), asks, events);
-    let web = Server::start(web(&config, &sources.data, clock, passed), web_desk, cancel.child_token()).await;
+    let web = Server::begin(bound, web, web_desk, cancel.child_token()).await;
     let web = web.map_err(|error| error.to_string())?;
     greet(&web, &config);
     notify(&snapshot, &node, &store, &cancel);

@@ -25,5 +25,5 @@ mod token;
 pub use auth::Auth;
 pub use desk::{Ask, Desk};
 pub use guard::{Access, By, Visit};
-pub use server::{Server, StartError, Web};
+pub use server::{Bound, Server, StartError, Web};
 pub use settings::{ApiKey, Cidr, PasswordCost, Role, WebSettings};

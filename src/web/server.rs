@@ -113,6 +113,34 @@ impl fmt::Debug for Web {
     }
 }
 
+/// Sockets that listen; callers wait in the kernel until [`Server::begin`].
+#[derive(Debug)]
+pub struct Bound(Vec<(SocketAddr, TcpListener)>);
+
+impl Bound {
+    /// Binds every address and takes the passed sockets.
+    ///
+    /// # Errors
+    /// A port is taken, or the system refuses.
+    pub fn new(settings: &WebSettings) -> Result<Self, StartError> {
+        let mut listeners = Vec::new();
+        for address in &settings.addresses {
+            listeners.push(bind(*address)?);
+        }
+        for passed in &settings.listeners {
+            let take = || {
+                let listener = passed.try_clone()?;
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            };
+            listeners.push(take().map_err(StartError::Passed)?);
+        }
+        let with_address = |listener: TcpListener| Ok((listener.local_addr()?, listener));
+        let found: io::Result<Vec<_>> = listeners.into_iter().map(with_address).collect();
+        found.map(Self).map_err(StartError::Passed)
+    }
+}
+
 /// The page and the API, listening.
 #[derive(Debug)]
 pub struct Server {
@@ -129,25 +157,29 @@ enum Listener {
 }
 
 impl Server {
-    /// Binds every address, gets the secrets ready through the desk (somebody must be answering there) and begins to
-    /// accept. Ends when `stop` is cancelled; [`Server::stopped`] waits for it.
+    /// Binds and begins.
+    ///
+    /// # Errors
+    /// As [`Bound::new`] and [`Server::begin`].
     pub async fn start(settings: WebSettings, desk: Desk, stop: CancellationToken) -> Result<Self, StartError> {
-        let mut listeners = Vec::new();
-        for address in &settings.addresses {
-            listeners.push(bind(*address)?);
-        }
-        for passed in &settings.listeners {
-            let take = || {
-                let listener = passed.try_clone()?;
-                listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener)
-            };
-            listeners.push(take().map_err(StartError::Passed)?);
-        }
+        let bound = Bound::new(&settings)?;
+        Self::begin(bound, settings, desk, stop).await
+    }
+
+    /// Gets the secrets ready through the desk (somebody must be answering there) and begins to accept. Ends when
+    /// `stop` is cancelled; [`Server::stopped`] waits for it.
+    ///
+    /// # Errors
+    /// The control socket cannot be made, or the secrets cannot be had.
+    pub async fn begin(
+        bound: Bound,
+        settings: WebSettings,
+        desk: Desk,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let mut addresses = Vec::new();
         let mut all = Vec::new();
-        for listener in listeners {
-            let address = listener.local_addr().map_err(StartError::Passed)?;
+        for (address, listener) in bound.0 {
             addresses.push(address);
             all.push(Listener::Tcp(listener, address.ip().to_canonical().is_loopback()));
         }
