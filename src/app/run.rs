@@ -155,7 +155,7 @@ async fn run(
     // Left by a backup that was killed. Usually nothing is there.
     let _ = tokio::fs::remove_dir_all(backup::scratch(&sources.data)).await;
     let (kept, kept_folders) = (store.clone(), applier.folders().clone());
-    supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), cancel)).await;
+    supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), clock, cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
 
     let shutdown = CancellationToken::new();

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use heed::CompactionOption;
 use heed::types::{Bytes, DecodeIgnore, Str};
@@ -75,6 +76,19 @@ impl Store {
         folder::sync(dir)?;
         Ok(path)
     }
+}
+
+/// The newest snapshot in a folder and when it was written; none where there is no such folder.
+///
+/// # Errors
+/// The folder or the file cannot be looked at.
+pub fn newest_snapshot(dir: &Path) -> Result<Option<(PathBuf, SystemTime)>, StoreError> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let Some((_, path)) = snapshots(dir)?.pop() else { return Ok(None) };
+    let written = fs::metadata(&path).and_then(|found| found.modified()).map_err(StoreError::io("look at", &path))?;
+    Ok(Some((path, written)))
 }
 
 /// Snapshots in a folder, oldest first.
