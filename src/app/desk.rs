@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
@@ -74,12 +74,39 @@ pub async fn run(
         let Some(ask) = ask else { return Ok(()) };
         let desk = desk.clone();
         tokio::spawn(async move {
-            let response = desk.answer(ask.request).await.unwrap_or_else(Response::Refused);
-            // Whoever asked may have gone.
-            let _ = ask.answer.send(response);
+            let lets_go = waits_for_others(&ask.request);
+            tell(ask.answer, lets_go, desk.answer(ask.request)).await;
             drop(permit);
         });
     }
+}
+
+/// Waits for the answer and gives it; where it `lets_go`, only as long as somebody waits for it.
+async fn tell(
+    mut to: oneshot::Sender<Response>,
+    lets_go: bool,
+    answer: impl Future<Output = Result<Response, Refusal>>,
+) {
+    let response = tokio::select! {
+        response = answer => response.unwrap_or_else(Response::Refused),
+        () = to.closed(), if lets_go => return,
+    };
+    // Whoever asked may have gone.
+    let _ = to.send(response);
+}
+
+/// Whether the answer comes from the network and changes nothing here: such a question is let go of when nobody waits
+/// for its answer any more. Everything else is brought to its end.
+fn waits_for_others(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Browse(_)
+            | Request::Folder(..)
+            | Request::Place(_)
+            | Request::UserInfo(_)
+            | Request::UserStatus(_)
+            | Request::UserEndpoint(_)
+    )
 }
 
 fn restarting() -> Refusal {
@@ -408,5 +435,31 @@ fn file_view(file: RemoteFile) -> FileView {
         code: file.code,
         extension: file.extension.as_str().to_owned(),
         attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_stranger_on_behalf_of_nobody() {
+        let (to, heard) = oneshot::channel();
+        let asked = tokio::spawn(tell(to, waits_for_others(&Request::Browse("u".into())), std::future::pending()));
+        tokio::task::yield_now().await;
+        drop(heard);
+        asked.await.unwrap();
+
+        // A change is brought to its end.
+        let (to, heard) = oneshot::channel();
+        drop(heard);
+        let mut done = false;
+        let work = async {
+            tokio::task::yield_now().await;
+            done = true;
+            Ok(Response::Done)
+        };
+        tell(to, waits_for_others(&Request::ChangeSettings(Vec::new())), work).await;
+        assert!(done);
     }
 }
