@@ -175,6 +175,8 @@ pub const CHILDREN: usize = 10;
 pub const PAGE_ROWS: usize = 10_000;
 /// Web connections; further ones wait in the kernel's backlog.
 pub const WEB_CONNECTIONS: usize = 32;
+/// Web connections of one address that is not loopback (a browser takes six); one more is closed.
+pub const WEB_CONNECTIONS_PER_ADDRESS: usize = 12;
 /// Event streams; one more is refused with 503.
 pub const EVENT_STREAMS: usize = 16;
 /// Bytes of a request body; a longer one is refused with 413.
@@ -236,6 +238,7 @@ pub fn fits(config: &super::config::Config) -> Result<(), String> {
 // The relations the table rests on.
 const _: () = {
     assert!(FRAME_RESULTS as usize <= FRAMES_AT_ONCE_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(WEB_CONNECTIONS_PER_ADDRESS < WEB_CONNECTIONS, "one host leaves some to others");
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);

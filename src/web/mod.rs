@@ -16,6 +16,7 @@ mod info;
 mod pages;
 mod password;
 pub mod routes;
+mod seats;
 pub mod server;
 pub mod settings;
 mod show;

@@ -32,6 +32,7 @@ use super::desk::Desk;
 use super::guard::{self, Peer};
 use super::info::InfoCache;
 use super::routes;
+use super::seats::{Seat, Seats};
 use super::settings::WebSettings;
 
 /// Connections of the command line, apart from the page's: it must get through when browsers hold all of those.
@@ -205,13 +206,15 @@ impl Server {
         });
         let router = routes::router(Arc::clone(&web));
         let permits = Arc::new(Semaphore::new(web.settings.connections));
+        let seats = Arc::<Seats>::default();
         let tasks = TaskTracker::new();
         for listener in all {
             let permits = match listener {
                 Listener::Tcp(..) => Arc::clone(&permits),
                 Listener::Control(_) => Arc::new(Semaphore::new(CONTROL_CONNECTIONS)),
             };
-            let door = Door { web: Arc::clone(&web), router: router.clone(), permits, tasks: tasks.clone() };
+            let (web, router) = (Arc::clone(&web), router.clone());
+            let door = Door { web, router, permits, seats: Arc::clone(&seats), tasks: tasks.clone() };
             tasks.spawn(door.keep(listener));
         }
         tasks.close();
@@ -296,6 +299,7 @@ struct Door {
     web: Arc<Web>,
     router: Router,
     permits: Arc<Semaphore>,
+    seats: Arc<Seats>,
     tasks: TaskTracker,
 }
 
@@ -327,8 +331,12 @@ impl Door {
                 let (stream, remote) = listener.accept().await?;
                 // Without either the connection is of no use; the caller has left.
                 let Ok(local) = stream.local_addr() else { return Ok(()) };
+                let Some(seat) = self.seats.take(remote.ip()) else {
+                    self.web.counts.turned_away.fetch_add(1, Relaxed);
+                    return Ok(());
+                };
                 let _ = stream.set_nodelay(true);
-                self.serve(stream, Peer::Tcp { remote, local, loopback_bind: *loopback_bind }, permit);
+                self.serve(stream, Peer::Tcp { remote, local, loopback_bind: *loopback_bind }, (permit, Some(seat)));
             }
             Listener::Control(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -337,7 +345,7 @@ impl Door {
                     tracing::warn!(uid, "another user knocked at the control socket");
                     return Ok(());
                 }
-                self.serve(stream, Peer::Control, permit);
+                self.serve(stream, Peer::Control, (permit, None));
             }
         }
         Ok(())
@@ -347,7 +355,7 @@ impl Door {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
-        permit: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Option<Seat>),
     ) {
         let web = Arc::clone(&self.web);
         let router = self.router.clone();
@@ -374,7 +382,7 @@ impl Door {
                     let _ = tokio::time::timeout(STOP_WITHIN, connection).await;
                 }
             }
-            drop((open, permit));
+            drop((open, place));
         });
     }
 }
