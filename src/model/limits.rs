@@ -199,6 +199,25 @@ pub const COMMIT_BYTES: u64 = 4 * MIB;
 /// Shared files in the index; further ones are left out and the page says so.
 pub const SHARED_FILES: usize = 2_000_000;
 
+// ---- Collection Doctor (DECISIONS 12). Workers are processes of their own, beside `memory.budget`. ----
+
+/// Anonymous memory of a worker in normal work, bytes.
+pub const WORKER_ANONYMOUS: u64 = 20 * MIB;
+/// Address space of a worker, bytes; a file that wants more is given up.
+pub const WORKER_ADDRESS_SPACE: u64 = 256 * MIB;
+/// CPU seconds of a worker for any file, and one more for each 2 MB of it; a file that takes longer is given up.
+pub const WORKER_CPU_S: u64 = 30;
+/// Bytes that buy a worker one more CPU second.
+pub const WORKER_BYTES_PER_CPU_S: u64 = 2_000_000;
+/// Seconds without progress after which a worker is ended and its file given up.
+pub const WORKER_STALL_S: u64 = 10;
+/// Bytes of a worker's answer about one file; a longer one counts as none.
+pub const WORKER_ANSWER_LEN: usize = 256 * 1024;
+/// A text from a tag or a header, bytes; cut at a character.
+pub const TAG_TEXT_LEN: usize = 512;
+/// Words of a fingerprint: 120 s and some; further ones are left out.
+pub const FINGERPRINT_WORDS: usize = 1_024;
+
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
