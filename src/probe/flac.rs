@@ -66,7 +66,7 @@ impl Info {
     pub(super) fn player(&self) -> Result<Player, Failure> {
         let mut params = AudioCodecParameters::new();
         params.for_codec(CODEC_ID_FLAC).with_sample_rate(self.rate_hz).with_extra_data(Box::from(self.bytes));
-        Player::new(&params, self.rate_hz, self.channels)
+        Player::new(&params, self.rate_hz, self.channels, true)
     }
 }
 

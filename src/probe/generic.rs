@@ -68,7 +68,7 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
                 let sink = match &mut sink {
                     Some(sink) => sink,
                     None if (1..=CHANNELS_MAX).contains(&channels) => {
-                        let mut new = Sink::new(spec.rate(), channels);
+                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless());
                         new.skip(u64::from(delay));
                         sink.insert(new)
                     }

@@ -10,7 +10,7 @@ use super::pulse::Pulse;
 use super::sink::{Sink, millis};
 use super::text::clip;
 use super::wire::Outcome;
-use super::{flac, generic, tags};
+use super::{flac, generic, mpeg, tags};
 use crate::model::variant::{BadFrame, Codec, Container, Detail, Integrity, Measured};
 
 /// What the reader of a format found.
@@ -68,6 +68,7 @@ impl From<Error> for Failure {
 /// Who takes a file apart.
 enum Format {
     Flac,
+    Mpeg,
     Other,
 }
 
@@ -84,7 +85,14 @@ impl Format {
                     at = at.saturating_add(10 + body + if flags & 0x10 != 0 { 10 } else { 0 });
                 }
                 [b'f', b'L', b'a', b'C', ..] => return Ok(Self::Flac),
-                _ => return Ok(Self::Other),
+                [b'R', b'I', b'F', b'F', ..]
+                | [b'F', b'O', b'R', b'M', ..]
+                | [b'O', b'g', b'g', b'S', ..]
+                | [b'c', b'a', b'f', b'f', ..]
+                | [_, _, _, _, b'f', b't', b'y', b'p', ..] => return Ok(Self::Other),
+                // ADTS: a sync word of twelve bits, layer 0.
+                [0xff, second, ..] if second & 0xf6 == 0xf0 => return Ok(Self::Other),
+                _ => return Ok(Self::Mpeg),
             }
         }
     }
@@ -120,6 +128,7 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
     let Found { codec, container, bit_depth, audio_bytes, stream_hash, detail, encoder, integrity, sink } =
         match Format::of(&mut input)? {
             Format::Flac => flac::read(&mut input)?,
+            Format::Mpeg => mpeg::read(&mut input)?,
             Format::Other => generic::read(&mut input, extension)?,
         };
     let hashes = input.finish()?;

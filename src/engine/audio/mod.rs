@@ -3,9 +3,11 @@
 pub mod container;
 pub mod dynamics;
 pub mod fingerprint;
+pub mod grid;
 pub mod loudness;
 pub mod resample;
 pub mod sketch;
+pub mod spectrum;
 
 mod levels;
 mod true_peak;
