@@ -332,7 +332,8 @@ fn damage(frame: &FlacHeader, next: &FlacHeader, bytes: &[u8]) -> String {
     }
 }
 
-fn crc(bytes: &[u8]) -> u16 {
+/// CRC-16 over a whole frame: zero when it is right.
+pub(super) fn crc(bytes: &[u8]) -> u16 {
     let mut crc = Crc16Ansi::new(0);
     crc.process_buf_bytes(bytes);
     crc.crc()

@@ -10,7 +10,7 @@ use super::pulse::Pulse;
 use super::sink::{Sink, millis};
 use super::text::clip;
 use super::wire::Outcome;
-use super::{flac, generic, mpeg, tags};
+use super::{flac, generic, mpeg, ogg, tags};
 use crate::model::variant::{BadFrame, Codec, Container, Detail, Integrity, Measured};
 
 /// What the reader of a format found.
@@ -69,6 +69,7 @@ impl From<Error> for Failure {
 enum Format {
     Flac,
     Mpeg,
+    Ogg,
     Other,
 }
 
@@ -87,9 +88,9 @@ impl Format {
                 [b'f', b'L', b'a', b'C', ..] => return Ok(Self::Flac),
                 [b'R', b'I', b'F', b'F', ..]
                 | [b'F', b'O', b'R', b'M', ..]
-                | [b'O', b'g', b'g', b'S', ..]
                 | [b'c', b'a', b'f', b'f', ..]
                 | [_, _, _, _, b'f', b't', b'y', b'p', ..] => return Ok(Self::Other),
+                [b'O', b'g', b'g', b'S', ..] => return Ok(Self::Ogg),
                 // ADTS: a sync word of twelve bits, layer 0.
                 [0xff, second, ..] if second & 0xf6 == 0xf0 => return Ok(Self::Other),
                 _ => return Ok(Self::Mpeg),
@@ -129,6 +130,7 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
         match Format::of(&mut input)? {
             Format::Flac => flac::read(&mut input)?,
             Format::Mpeg => mpeg::read(&mut input)?,
+            Format::Ogg => ogg::read(&mut input)?,
             Format::Other => generic::read(&mut input, extension)?,
         };
     let hashes = input.finish()?;
