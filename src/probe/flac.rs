@@ -125,7 +125,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
     if &window.array::<4>()? != b"fLaC" {
         return Err(Failure::corrupted("no FLAC marker behind the tag"));
     }
-    let (info, encoder) = metadata(&mut window)?;
+    let (info, encoder, picture) = metadata(&mut window)?;
     let mut walk = Walk {
         player: info.player()?,
         md5: PcmMd5::new(info.bits),
@@ -151,13 +151,15 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
         encoder,
         integrity,
         sink: walk.player.sink,
+        has_picture: picture || window.has_picture(),
     })
 }
 
 /// Every metadata block; pictures are read over.
-fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>), Failure> {
+fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>, bool), Failure> {
     let mut info = None;
     let mut encoder = None;
+    let mut picture = false;
     for count in 0..BLOCKS {
         let at = window.offset();
         let head = window.array::<4>()?;
@@ -180,12 +182,13 @@ fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>), Failu
                 });
                 window.skip(u64::from(len))?;
             }
-            (_, len) => {
+            (kind, len) => {
+                picture |= kind == 6;
                 window.skip(u64::from(len))?;
             }
         }
         if head[0] & 0x80 != 0 {
-            return Ok((info.ok_or_else(|| Failure::corrupted("no STREAMINFO"))?, encoder));
+            return Ok((info.ok_or_else(|| Failure::corrupted("no STREAMINFO"))?, encoder, picture));
         }
     }
     Err(Failure::corrupted(&format!("more than {BLOCKS} metadata blocks")))

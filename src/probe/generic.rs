@@ -140,6 +140,7 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
         encoder: None,
         integrity,
         sink,
+        has_picture: facts.has_picture,
     })
 }
 

@@ -160,6 +160,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
         encoder: declared.encoder,
         integrity,
         sink: player.sink,
+        has_picture: window.has_picture(),
     })
 }
 

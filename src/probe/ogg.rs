@@ -130,6 +130,7 @@ struct Stream {
     torn: bool,
     headers_left: u32,
     encoder: Option<String>,
+    picture: bool,
     audio: blake3::Hasher,
     audio_bytes: u64,
     /// What the first page of sound says more than it holds.
@@ -178,6 +179,7 @@ impl Stream {
             torn: false,
             headers_left,
             encoder: None,
+            picture: false,
             audio: blake3::Hasher::new(),
             audio_bytes: 0,
             origin: None,
@@ -229,6 +231,11 @@ impl Stream {
             let bytes = body.get(at..at + len).unwrap_or_default();
             at += len;
             let most = if self.headers_left > 0 && self.packets == 0 { COMMENT_LEN } else { PACKET_LEN };
+            if self.headers_left > 0 {
+                // Its usual spellings; only the beginning of a comment is kept.
+                let name = |window: &[u8]| window.eq_ignore_ascii_case(b"METADATA_BLOCK_PICTURE=");
+                self.picture |= bytes.windows(23).any(name);
+            }
             let room = most.saturating_sub(self.packet.len()).min(bytes.len());
             self.packet.extend_from_slice(&bytes[..room]);
             if len == 255 {
@@ -356,6 +363,7 @@ impl Stream {
             encoder: self.encoder,
             integrity,
             sink,
+            has_picture: self.picture,
         })
     }
 }

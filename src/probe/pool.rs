@@ -152,6 +152,7 @@ impl Worker {
             };
             match answer {
                 Answer::Progress(now) if now > done => (done, deadline) = (now, stall()),
+                Answer::Judging => deadline = judging(),
                 Answer::Progress(_) => {}
                 Answer::Outcome(outcome) => return Ok(outcome),
             }
@@ -266,6 +267,11 @@ fn how_it_died(status: ExitStatus) -> String {
 
 fn gave_up(reason: &str) -> Outcome {
     Outcome::GaveUp { reason: reason.to_owned() }
+}
+
+/// The processor time that a worker is granted bounds this; on a busy machine it takes longer by the clock.
+fn judging() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(4 * limits::WORKER_CPU_S)
 }
 
 fn stall() -> tokio::time::Instant {
