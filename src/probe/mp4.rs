@@ -106,7 +106,7 @@ impl Facts {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one box: what it is, where, and within what")]
+    /// One box: what it is, where its header and body begin and it ends, and within what it stands.
     fn look(
         &mut self,
         input: &mut Input<'_>,

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use super::wire::{Answer, ORDER_LEN, Order, PREFIX, frame};
 
@@ -67,7 +67,7 @@ impl Pulse {
         while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
             let parts = [IoSlice::new(rest)];
             sent += rustix::io::retry_on_intr(|| {
-                rustix::net::sendmsg(self.socket.as_fd(), &parts, &mut Default::default(), SendFlags::NOSIGNAL)
+                rustix::net::sendmsg(self.socket.as_fd(), &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
             })?;
         }
         Ok(())
