@@ -123,6 +123,8 @@ pub struct ReleaseMatch {
     pub missing: Vec<(u32, u32)>,
 }
 
+type Rule<'a> = &'a dyn Fn(&Candidate, &TrackInRelease) -> bool;
+
 /// Gives every file at most one track and every track at most one file: first by recording, then by place with a length
 /// within ±3 s (C26), then by title, artist and length. A copy of a track that has its file already counts as none.
 pub fn match_release(release: &Release, files: &[Candidate]) -> ReleaseMatch {
@@ -145,7 +147,7 @@ pub fn match_release(release: &Release, files: &[Candidate]) -> ReleaseMatch {
     };
     let mut found: Vec<Option<(u32, u32)>> = vec![None; files.len()];
     let mut taken = BTreeSet::new();
-    let rules: [&dyn Fn(&Candidate, &TrackInRelease) -> bool; 3] = [&by_recording, &by_place, &by_words];
+    let rules: [Rule<'_>; 3] = [&by_recording, &by_place, &by_words];
     for rule in rules {
         for (file, place) in files.iter().zip(&mut found) {
             if place.is_some() {

@@ -205,7 +205,7 @@ impl TryFrom<WireRelease> for Release {
         };
         // Unknown parts sort first, so among the events of one year the vaguest counts.
         let first_event = wire.release_events.iter().filter_map(|event| date(event.date.as_deref())).min();
-        let code = wire.release_events.iter().filter_map(|event| event.area.as_ref()?.codes.first()).next();
+        let code = wire.release_events.iter().find_map(|event| event.area.as_ref()?.codes.first());
         let mut media = Vec::with_capacity(wire.media.len());
         for (at, medium) in (1..).zip(wire.media) {
             media.push(read_medium(release, at, &artist, medium)?);

@@ -1,5 +1,7 @@
 use super::*;
 
+type Door = fn(&mut Resolution);
+
 fn known() -> Known {
     Known { duration_ms: 200_000, has_fingerprint: true, ..Known::default() }
 }
@@ -119,7 +121,7 @@ fn without_means_it_ends_unresolved() {
 
 #[test]
 fn doors_that_do_not_fit_the_state_change_nothing() {
-    let every: [(&str, fn(&mut Resolution)); 5] = [
+    let every: [(&str, Door); 5] = [
         ("local", |way| way.on_local(Some((RecordingId(1), 0.0)))),
         ("sounds", |way| way.on_sounds(&[])),
         ("recording", |way| way.on_recording(None)),
