@@ -111,3 +111,47 @@ fn scrambled(key: u32) -> u32 {
     let key = (key ^ (key >> 16)).wrapping_mul(0x9e37_79b1);
     (key ^ (key >> 15)).wrapping_mul(0x85eb_ca77)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(seed: u32, count: u32) -> Vec<u32> {
+        (0..count).map(|at| scrambled(seed.wrapping_mul(7_919).wrapping_add(at))).collect()
+    }
+
+    /// One bit of each word differs, another one each time.
+    fn damaged(words: &[u32]) -> Vec<u32> {
+        words.iter().zip(0..).map(|(word, at)| word ^ 1 << (at % 32)).collect()
+    }
+
+    #[test]
+    fn the_same_sound_is_found_at_its_offset() {
+        let first = words(1, 900);
+        let later = damaged(&first[5..]);
+        let likeness = compare(&later, &first, 8).unwrap();
+        assert_eq!((likeness.offset, likeness.overlap), (5, 895));
+        assert!((likeness.error_rate - 1.0 / 32.0).abs() < 1e-6);
+        assert_eq!(likeness.verdict(), Verdict::Same);
+        assert_eq!(compare(&first, &later, 8).unwrap().offset, -5);
+        assert_eq!(compare(&first, &words(2, 900), 8).unwrap().verdict(), Verdict::Different);
+        assert_eq!(compare(&first[..39], &first, 8), None);
+        assert_eq!(compare(&[], &[], usize::MAX >> 40), None);
+    }
+
+    #[test]
+    fn few_keys_find_it_among_many() {
+        let library: Vec<Vec<u32>> = (0..300).map(|seed| words(seed, 900)).collect();
+        let keys: Vec<_> = library.iter().map(|words| index_keys(words)).collect();
+        assert!(keys.iter().all(|keys| keys.len() == KEYS_MAX));
+        let wanted = index_keys(&damaged(&library[77][4..]));
+        let hits = wanted.iter().flat_map(|key| (0..300).filter(|&at| keys[at].contains(key)));
+        assert_eq!(rank(hits, 5)[0].0, 77);
+    }
+
+    #[test]
+    fn rank_is_bounded() {
+        assert_eq!(rank([3, 1, 3, 2, 3, 1], 2), vec![(3, 3), (1, 2)]);
+        assert_eq!(rank(0..100_000, usize::MAX).len(), CANDIDATES_MAX);
+    }
+}
