@@ -3,7 +3,7 @@
 //! Decides how decoded samples become what AcoustID's reference program would hash: mixed to one channel, brought to
 //! 11,025 Hz by [`Resampler`] and rounded to 16 bits. All of it happens in `f32` and rounding comes last, as that program
 //! does for decoders that give `f32` and for integers of more than 16 bits. For 16-bit sources it rounds after mixing and
-//! again after each filter; the difference is one step of 16 bits, and changes less than one word in a thousand.
+//! again after each filter; the difference is one step of 16 bits, and changes at most some words in a thousand.
 
 use rusty_chromaprint::{Configuration, FingerprintCompressor};
 
@@ -210,7 +210,7 @@ mod tests {
         let mut printer = Fingerprinter::new(44_100, 0);
         printer.push(&[]);
         assert_eq!(printer.finish(), Vec::<u32>::new());
-        words(44_100, &[f32::NAN; 200_000], 4_096);
+        words(44_100, &vec![f32::NAN; 200_000], 4_096);
     }
 
     #[test]

@@ -251,7 +251,7 @@ mod tests {
 
     /// Ten blocks of a square wave, the `n`-th at `levels[n]`.
     fn square(levels: &[f32; 10]) -> Vec<f32> {
-        let sample = |place: usize| if place % 2 == 0 { 1.0 } else { -1.0 } * levels[place / 3_000];
+        let sample = |place: usize| if place.is_multiple_of(2) { 1.0 } else { -1.0 } * levels[place / 3_000];
         (0..30_000).map(sample).collect()
     }
 

@@ -77,8 +77,7 @@ pub fn compare(a: &[u32], b: &[u32], offset_max: usize) -> Option<Likeness> {
 /// The keys under which the local index holds a fingerprint, and by which it is looked up: at most [`KEYS_MAX`].
 ///
 /// Of the words' top 24 bits those that come first in a scrambled order that depends on nothing but the bits: where two
-/// fingerprints share words, they mostly choose the same ones, wherever in the track they stand. Words next to silence
-/// (all bits of a row alike) are left out.
+/// fingerprints share words, they mostly choose the same ones, wherever in the track they stand.
 pub fn index_keys(words: &[u32]) -> BTreeSet<u32> {
     let mut chosen = BTreeMap::new();
     for word in words {

@@ -142,12 +142,9 @@ fn channel_weight(channel: usize, channels: usize) -> f64 {
     const SURROUND: f64 = 1.41;
     match (channels, channel) {
         (_, _) if channel >= channels => 0.0,
-        // Left, right, two at the back.
-        (4, 2..) => SURROUND,
-        // Left, right, centre, two at the back.
-        (5, 3..) => SURROUND,
         (6.., 3) => 0.0,
-        (6..=8, 4..) => SURROUND,
+        // Behind left and right; behind the centre; behind the LFE.
+        (4, 2..) | (5, 3..) | (6..=8, 4..) => SURROUND,
         _ => 1.0,
     }
 }
@@ -312,9 +309,9 @@ mod tests {
     #[test]
     fn silence_and_no_numbers_measure_nothing() {
         let nothing = LoudnessResult { integrated_lufs: None, range_lu: None, true_peak_dbtp: None, sample_peak: 0.0 };
-        assert_eq!(measure(44_100, &[&[0.0; 44_100]], 4_096), nothing);
+        assert_eq!(measure(44_100, &[&vec![0.0; 44_100]], 4_096), nothing);
         let meter = LoudnessMeter::new(44_100, 2);
         assert_eq!(meter.finish(), nothing);
-        assert_eq!(measure(44_100, &[&[f32::NAN; 44_100]], 4_096).integrated_lufs, None);
+        assert_eq!(measure(44_100, &[&vec![f32::NAN; 44_100]], 4_096).integrated_lufs, None);
     }
 }

@@ -211,6 +211,6 @@ mod tests {
         assert!(resampled(44_100, &[0.5], 1).len() <= 12);
         assert!(Resampler::new(999, 11_025).is_none());
         assert!(Resampler::new(768_001, 11_025).is_none());
-        assert!(resampled(767_999, &[0.1; 50_000], 4_096).len() > 700);
+        assert!(resampled(767_999, &vec![0.1; 50_000], 4_096).len() > 700);
     }
 }

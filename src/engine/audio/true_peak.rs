@@ -34,7 +34,9 @@ impl Phase {
             *tap = sinc * kaiser(x / HALF as f64);
         }
         let sum: f64 = exact.iter().sum();
-        exact.iter_mut().for_each(|tap| *tap /= sum);
+        for tap in &mut exact {
+            *tap /= sum;
+        }
         // Less the linear interpolation, the taps sum to zero. Summed twice they weigh second differences instead of
         // samples, when the first moment is taken out and weighed with a first difference.
         let mut rest = exact;
