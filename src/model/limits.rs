@@ -90,6 +90,9 @@ pub const WAITING_USERS: usize = 512;
 pub const WAITING_MESSAGES: usize = 2_048;
 /// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
 pub const WAITING_REPLIES: usize = 128;
+/// Messages sent on silent connections and kept until it is clear that they arrived; one more is not kept, and lost with
+/// its connection.
+pub const UNHEARD_MESSAGES: usize = 2_048;
 /// Attempts to reach somebody, with their tokens; one more fails at once.
 pub const ATTEMPTS: usize = 1_024;
 /// Dials that others asked of us through the server and that wait for their turn; one more is refused.
