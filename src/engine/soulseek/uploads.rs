@@ -1,30 +1,31 @@
 //! Uploads that are not over: who may have what, in which order, and what the other side is told.
 //!
 //! ```text
-//! asked ──look-up──> waiting ──slot──> offered ──accepted──> opening ──connected──> sending ──> over
+//! asked ──look-up──> waiting ──slot──> checking ──still shared──> offered ──accepted──> opening ──connected──> sending ──> over
 //!   └ not shared, banned, too much: denied          └ "Queued": waiting again, later
 //! ```
 //!
 //! The index decides what is shared; a path is never joined to a folder here. Waiting uploads live in memory only: after
 //! a restart the other side asks again, and a queue that strangers fill costs the card no writes. Finished ones are kept.
 
+mod asking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use asking::{Asked, deny};
+
 use super::Settings;
-use super::chance::Chance;
 use super::effect::{About, Effect, Effects};
-use super::io::{FileAction, FileEvent, Notice, Refusal, Reply, SendEnd, SharedLocation};
+use super::io::{FileAction, FileEvent, Notice, Refusal, Reply, SendEnd};
 use super::peer::PeerMessage;
 use super::queue::UploadQueue;
 use super::server::ToServer;
 use crate::model::id::{CommandId, ConnId, Token, TransferId, Username};
-use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::time::Now;
 use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
-use crate::model::units::MIB;
 use crate::model::view::FlowView;
 
 /// An offer is answered within this, or the upload is over (Nicotine+ 3.3 waits as long).
@@ -42,6 +43,8 @@ enum Phase {
     Waiting,
     /// Told "Queued" by the other side: back into the queue at this moment.
     Postponed(Duration),
+    /// It has a slot; the index is asked whether it is still shared.
+    Checking { until: Duration },
     /// TransferRequest sent.
     Offered { token: Token, until: Duration },
     /// The other side wants it.
@@ -56,13 +59,8 @@ struct Upload {
     /// On our disk; may not be UTF-8, so the record's own copy is for people.
     file: PathBuf,
     phase: Phase,
-}
-
-/// Somebody's wish while the index looks the file up.
-#[derive(Debug)]
-struct Asked {
-    /// Answer by TransferResponse as well: the legacy form of asking.
-    legacy: Option<Token>,
+    /// When the index last said that it is shared.
+    looked_at: Duration,
 }
 
 /// The machine.
@@ -156,9 +154,9 @@ impl Uploads {
         out: &mut Effects,
     ) -> bool {
         match message {
-            PeerMessage::QueueUpload { path } => self.on_asked(user, path, None, settings, out),
+            PeerMessage::QueueUpload { path } => self.on_asked(user, path, None, settings, now, out),
             PeerMessage::TransferRequest { upload: false, token, path, .. } => {
-                self.on_asked(user, path, Some(*token), settings, out);
+                self.on_asked(user, path, Some(*token), settings, now, out);
             }
             PeerMessage::TransferResponse { token, answer } => {
                 let offered = self.all.iter().find(|(_, upload)| {
@@ -179,101 +177,6 @@ impl Uploads {
             _ => return false,
         }
         true
-    }
-
-    fn on_asked(
-        &mut self,
-        user: &Username,
-        path: &WireText,
-        legacy: Option<Token>,
-        settings: &Settings,
-        out: &mut Effects,
-    ) {
-        if settings.banned.contains(user) {
-            return deny(user, path, legacy, denial::BANNED, out);
-        }
-        let known = self.all.values().any(|u| u.transfer.user == *user && u.transfer.path == *path);
-        let key = (user.clone(), path.clone());
-        if known || self.asked.contains_key(&key) {
-            if let Some(token) = legacy {
-                let answer = Err(WireText::from(denial::QUEUED));
-                out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
-            }
-            return;
-        }
-        if path.as_str().len() > limits::PATH_LEN {
-            return deny(user, path, legacy, denial::NOT_SHARED, out);
-        }
-        let theirs = self.all.values().filter(|u| u.transfer.user == *user).count()
-            + self.asked.keys().filter(|(asker, _)| asker == user).count();
-        let everybody = self.all.len() + self.asked.len();
-        let full = theirs >= settings.user_queue_files as usize
-            || everybody >= (settings.queue_files as usize).min(limits::UPLOADS);
-        if full {
-            return deny(user, path, legacy, denial::FILES, out);
-        }
-        self.asked.insert(key, Asked { legacy });
-        out.ask(super::io::ShareAsk::File { user: user.clone(), path: path.clone() });
-    }
-
-    /// The index has looked a file up.
-    pub fn on_found(
-        &mut self,
-        user: &Username,
-        path: &WireText,
-        found: Option<SharedLocation>,
-        settings: &Settings,
-        chance: &mut Chance,
-        now: Now,
-        out: &mut Effects,
-    ) {
-        let Some(asked) = self.asked.remove(&(user.clone(), path.clone())) else { return };
-        let Some(location) = found else {
-            return deny(user, path, asked.legacy, denial::NOT_SHARED, out);
-        };
-        let bytes = |mine: bool| -> u64 {
-            let counted = self.all.values().filter(|u| !mine || u.transfer.user == *user);
-            counted.map(|u| u.transfer.size).fold(location.size, u64::saturating_add)
-        };
-        let over = |used: u64, mib: u64| mib > 0 && used > mib.saturating_mul(MIB) && used != location.size;
-        if over(bytes(true), settings.user_queue_mib) || over(bytes(false), settings.queue_mib) {
-            return deny(user, path, asked.legacy, denial::MEGABYTES, out);
-        }
-        if let Some(token) = asked.legacy {
-            let answer = Err(WireText::from(denial::QUEUED));
-            out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
-        }
-        let id = TransferId::from_random(chance.wide());
-        let transfer = Transfer {
-            id,
-            direction: Direction::Upload,
-            user: user.clone(),
-            path: path.clone(),
-            size: location.size,
-            state: TransferState::QueuedLocally,
-            requested_at: now.wall,
-            enqueued_at: Some(now.wall),
-            started_at: None,
-            ended_at: None,
-            start_offset: 0,
-            bytes_done: 0,
-            average_speed: 0,
-            place_in_queue: None,
-            reason: None,
-            attempts: 0,
-            next_attempt_at: None,
-            removed: false,
-            batch: None,
-            destination: None,
-            local_path: Some(location.local_path.display().to_string()),
-            partial: None,
-            rung: None,
-            tried: Vec::new(),
-        };
-        self.all.insert(id, Upload { transfer, file: location.local_path, phase: Phase::Waiting });
-        self.queue.push(user, id);
-        out.notice(Notice::TransferChanged(id, Direction::Upload));
-        self.fill_slots(settings, now, out);
     }
 
     /// We are on the network.
@@ -297,17 +200,21 @@ impl Uploads {
                 .map(|u| u.transfer.user.clone())
                 .collect();
             let Some(id) = self.queue.next(&busy) else { return };
-            self.tokens = self.tokens.wrapping_add(1);
-            let token = Token(self.tokens);
-            let Some(upload) = self.all.get_mut(&id) else { continue };
-            upload.phase = Phase::Offered { token, until: now.in_(OFFER) };
-            upload.transfer.state = TransferState::Requested;
-            upload.transfer.attempts += 1;
-            let Transfer { user, path, size, .. } = &upload.transfer;
-            let message = PeerMessage::TransferRequest { upload: true, token, path: path.clone(), size: Some(*size) };
-            out.user(user, message, About::Upload(id));
-            out.notice(Notice::TransferChanged(id, Direction::Upload));
+            self.begin(id, now, out);
         }
+    }
+
+    fn offer(&mut self, id: TransferId, now: Now, out: &mut Effects) {
+        let Some(upload) = self.all.get_mut(&id) else { return };
+        self.tokens = self.tokens.wrapping_add(1);
+        let token = Token(self.tokens);
+        upload.phase = Phase::Offered { token, until: now.in_(OFFER) };
+        upload.transfer.state = TransferState::Requested;
+        upload.transfer.attempts += 1;
+        let Transfer { user, path, size, .. } = &upload.transfer;
+        let message = PeerMessage::TransferRequest { upload: true, token, path: path.clone(), size: Some(*size) };
+        out.user(user, message, About::Upload(id));
+        out.notice(Notice::TransferChanged(id, Direction::Upload));
     }
 
     fn on_answer(
@@ -505,6 +412,7 @@ impl Uploads {
 
     /// Deadlines.
     pub fn on_timeout(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        self.give_up_look_ups(now, out);
         let due: Vec<TransferId> = self
             .all
             .iter()
@@ -519,6 +427,11 @@ impl Uploads {
                     upload.phase = Phase::Waiting;
                     upload.transfer.reason = None;
                     self.queue.push(&upload.transfer.user, id);
+                }
+                Phase::Checking { .. } => {
+                    let Transfer { user, path, .. } = &upload.transfer;
+                    deny(user, path, None, denial::READ_ERROR, out);
+                    self.end(id, Ending::Errored, Some("the share index does not answer".to_owned()), now, out);
                 }
                 Phase::Offered { .. } => {
                     self.end(
@@ -545,7 +458,8 @@ impl Uploads {
 
     /// The next deadline.
     pub fn next_timeout(&self) -> Option<Duration> {
-        self.all.values().filter_map(|upload| deadline(upload.phase)).min()
+        let uploads = self.all.values().filter_map(|upload| deadline(upload.phase));
+        uploads.chain(self.asked.values().map(|asked| asked.until)).min()
     }
 
     fn end(&mut self, id: TransferId, ending: Ending, reason: Option<String>, now: Now, out: &mut Effects) {
@@ -568,17 +482,11 @@ fn deadline(phase: Phase) -> Option<Duration> {
     match phase {
         Phase::Waiting => None,
         Phase::Postponed(at) => Some(at),
-        Phase::Offered { until, .. } | Phase::Opening { until, .. } | Phase::Sending { until, .. } => Some(until),
+        Phase::Checking { until }
+        | Phase::Offered { until, .. }
+        | Phase::Opening { until, .. }
+        | Phase::Sending { until, .. } => Some(until),
     }
-}
-
-fn deny(user: &Username, path: &WireText, legacy: Option<Token>, reason: &str, out: &mut Effects) {
-    let reason = WireText::from(reason);
-    let message = match legacy {
-        Some(token) => PeerMessage::TransferResponse { token, answer: Err(reason) },
-        None => PeerMessage::UploadDenied { path: path.clone(), reason },
-    };
-    out.user(user, message, About::Nothing);
 }
 
 /// Bytes per second since `began`; at least a millisecond is taken to have passed.
