@@ -145,6 +145,11 @@ pub const UPLOADS: usize = 5_000;
 pub const FAILOVER_USERS: usize = 8;
 /// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
 pub const OVERLAP_BYTES: u64 = 64 * KIB;
+/// Bytes per second that a user must take of an upload, over `UPLOAD_FLOOR_S`; one who takes less loses the slot. Chosen:
+/// the slowest modem takes three times as much.
+pub const UPLOAD_FLOOR: u64 = KIB;
+/// Seconds over which that is measured.
+pub const UPLOAD_FLOOR_S: u64 = 600;
 /// Finished transfers kept in each direction; the oldest is forgotten.
 pub const FINISHED_TRANSFERS: usize = 10_000;
 /// Batches kept; the oldest is forgotten.

@@ -23,6 +23,7 @@ use super::peer::PeerMessage;
 use super::queue::UploadQueue;
 use super::server::ToServer;
 use crate::model::id::{CommandId, ConnId, Token, TransferId, Username};
+use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::time::Now;
 use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
@@ -34,8 +35,12 @@ const OFFER: Duration = Duration::from_secs(30);
 const OPENING: Duration = Duration::from_secs(60);
 /// Without progress for so long an upload is stopped; the shell gives up a silent socket earlier.
 const STALL: Duration = Duration::from_secs(120);
-/// A user whose download slots are full is offered the file again after this.
+/// A user whose download slots are full is offered the file again after this, then after twice as long, up to the
+/// longest. One who asks again is served as soon as a slot is free.
 const LATER: Duration = Duration::from_secs(60);
+const LATER_MAX: Duration = Duration::from_secs(30 * 60);
+/// Who takes less than `limits::UPLOAD_FLOOR` over this time loses the slot.
+const FLOOR_WINDOW: Duration = Duration::from_secs(limits::UPLOAD_FLOOR_S);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -50,7 +55,14 @@ enum Phase {
     /// The other side wants it.
     Opening { token: Token, until: Duration },
     /// Bytes flow.
-    Sending { began: Duration, until: Duration },
+    Sending { began: Duration, until: Duration, window: Window },
+}
+
+/// Where an upload was when its speed was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    since: Duration,
+    position: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +73,8 @@ struct Upload {
     phase: Phase,
     /// When the index last said that it is shared.
     looked_at: Duration,
+    /// Times the other side had no free slot, in a row.
+    postponed: u32,
 }
 
 /// The machine.
@@ -229,6 +243,7 @@ impl Uploads {
         match refused {
             None => {
                 let Some(upload) = self.all.get_mut(&id) else { return };
+                upload.postponed = 0;
                 upload.phase = Phase::Opening { token, until: now.in_(OPENING) };
                 upload.transfer.state = TransferState::Initializing;
                 out.push(Effect::OpenFile { user: upload.transfer.user.clone(), transfer: id });
@@ -236,7 +251,9 @@ impl Uploads {
             }
             Some(denial::QUEUED) => {
                 let Some(upload) = self.all.get_mut(&id) else { return };
-                upload.phase = Phase::Postponed(now.in_(LATER));
+                let pause = LATER.saturating_mul(1 << upload.postponed.min(6)).min(LATER_MAX);
+                upload.phase = Phase::Postponed(now.in_(pause));
+                upload.postponed = upload.postponed.saturating_add(1);
                 upload.transfer.state = TransferState::QueuedLocally;
                 upload.transfer.reason = Some("the other side has no free download slot".to_owned());
                 out.notice(Notice::TransferChanged(id, Direction::Upload));
@@ -259,7 +276,8 @@ impl Uploads {
             // Called off meanwhile.
             return out.push(Effect::Hang(conn));
         };
-        upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+        let window = Window { since: now.mono, position: 0 };
+        upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL), window };
         upload.transfer.state = TransferState::InProgress;
         upload.transfer.started_at = Some(now.wall);
         out.file(FileAction::Send {
@@ -311,21 +329,32 @@ impl Uploads {
         now: Now,
         out: &mut Effects,
     ) {
+        let sending = self.count(|phase| matches!(phase, Phase::Sending { .. }));
         let Some(upload) = self.all.get_mut(&id) else { return };
-        let Phase::Sending { began, .. } = upload.phase else { return };
+        let Phase::Sending { began, window, .. } = upload.phase else { return };
         let transfer = &mut upload.transfer;
         match event {
             FileEvent::Started { offset } => {
                 transfer.start_offset = *offset;
                 transfer.bytes_done = *offset;
-                upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+                let window = Window { since: now.mono, position: *offset };
+                upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL), window };
                 out.notice(Notice::TransferChanged(id, Direction::Upload));
             }
             FileEvent::Progress { position } => {
                 self.bytes = self.bytes.saturating_add(position.saturating_sub(transfer.bytes_done));
                 transfer.bytes_done = *position;
                 transfer.average_speed = speed(position.saturating_sub(transfer.start_offset), began, now);
-                upload.phase = Phase::Sending { began, until: now.in_(STALL) };
+                let Some(window) = window.at(*position, limited(settings, sending), now) else {
+                    let (user, path) = (transfer.user.clone(), transfer.path.clone());
+                    out.file(FileAction::Stop { transfer: id });
+                    // Who still wants it asks again, and waits behind the others.
+                    out.user(&user, PeerMessage::UploadFailed { path }, About::Nothing);
+                    let reason = format!("taken more slowly than {} bytes/s", limits::UPLOAD_FLOOR);
+                    self.end(id, Ending::TimedOut, Some(reason), now, out);
+                    return self.fill_slots(settings, now, out);
+                };
+                upload.phase = Phase::Sending { began, until: now.in_(STALL), window };
             }
             FileEvent::Sent(end) => {
                 let (ending, reason) = match end {
@@ -487,6 +516,25 @@ fn deadline(phase: Phase) -> Option<Duration> {
         | Phase::Opening { until, .. }
         | Phase::Sending { until, .. } => Some(until),
     }
+}
+
+impl Window {
+    /// The window now that this position is reached; `None`: the user took too little for its whole length.
+    fn at(self, position: u64, limited: bool, now: Now) -> Option<Self> {
+        let passed = now.mono.saturating_sub(self.since);
+        if passed < FLOOR_WINDOW {
+            return Some(self);
+        }
+        let floor = limits::UPLOAD_FLOOR.saturating_mul(passed.as_secs());
+        let enough = limited || position.saturating_sub(self.position) >= floor;
+        enough.then_some(Self { since: now.mono, position })
+    }
+}
+
+/// Whether our own speed limit may be why an upload is slow: its share of it is not well above the floor.
+fn limited(settings: &Settings, sending: u32) -> bool {
+    let share = |limit: u64| limit / u64::from(sending.max(1));
+    settings.upload_limit.is_some_and(|limit| share(limit) < limits::UPLOAD_FLOOR * 4)
 }
 
 /// Bytes per second since `began`; at least a millisecond is taken to have passed.

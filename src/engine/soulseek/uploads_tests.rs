@@ -306,3 +306,46 @@ fn look_ups_that_are_never_answered_are_given_up() {
     rig.later(30).told(&["ann denied a: File read error."]);
     assert_eq!((rig.uploads.iter().count(), rig.uploads.next_timeout()), (0, None));
 }
+
+#[test]
+fn who_never_has_room_is_offered_ever_more_rarely_and_who_asks_again_at_once() {
+    let mut rig = Rig::new();
+    rig.asks("ann", "a").found(1).told(&["ann offered a 101"]);
+    let queued = |token| PeerMessage::TransferResponse { token: Token(token), answer: Err("Queued".into()) };
+    let mut token = 101;
+    for pause in [60, 120, 240, 480, 960, 1_800, 1_800] {
+        rig.says("ann", &queued(token)).told(&[]);
+        rig.later(pause - 1).told(&[]).later(1).found(1);
+        token += 1;
+        rig.told(&[&format!("ann offered a {token}")]);
+    }
+    rig.says("ann", &queued(token)).told(&[]);
+    rig.asks("ann", "a").told(&[&format!("ann offered a {}", token + 1)]);
+}
+
+#[test]
+fn who_takes_next_to_nothing_loses_the_slot() {
+    let mut rig = Rig::new();
+    rig.settings.upload_slots = 1;
+    let drip = |rig: &mut Rig, id, from: u64, step: u64| {
+        for minute in 1..=10 {
+            rig.now.mono += Duration::from_secs(60);
+            rig.file(id, &FileEvent::Progress { position: from + minute * step });
+        }
+    };
+    let id = rig.sending("ann", "a", 101);
+    rig.asks("bob", "b").found(1);
+    rig.file(id, &FileEvent::Started { offset: 1_000 });
+    drip(&mut rig, id, 1_000, 60 * 1_024);
+    rig.told(&[]);
+    // The same with a speed limit of ours that leaves little.
+    rig.settings.upload_limit = Some(4_000);
+    drip(&mut rig, id, 700_000, 1);
+    rig.told(&[]);
+    rig.settings.upload_limit = Some(5_000);
+    drip(&mut rig, id, 700_010, 60 * 1_023);
+    rig.found(1).told(&["stop", "ann failed a", "bob offered b 102"]);
+    let kept = rig.kept.pop().unwrap();
+    assert_eq!(kept.state, TransferState::Completed(Ending::TimedOut));
+    assert_eq!(kept.reason.as_deref(), Some("taken more slowly than 1024 bytes/s"));
+}

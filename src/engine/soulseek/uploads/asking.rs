@@ -42,12 +42,21 @@ impl Uploads {
         if settings.banned.contains(user) {
             return deny(user, path, legacy, denial::BANNED, out);
         }
-        let known = self.all.values().any(|u| u.transfer.user == *user && u.transfer.path == *path);
+        let known = self.all.iter_mut().find(|(_, u)| u.transfer.user == *user && u.transfer.path == *path);
         let key = (user.clone(), path.clone());
-        if known || self.asked.contains_key(&key) {
+        if known.is_some() || self.asked.contains_key(&key) {
             if let Some(token) = legacy {
                 let answer = Err(WireText::from(denial::QUEUED));
                 out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
+            }
+            // Whoever asks again has room by now.
+            if let Some((&id, upload)) = known
+                && matches!(upload.phase, Phase::Postponed(_))
+            {
+                upload.phase = Phase::Waiting;
+                upload.transfer.reason = None;
+                self.queue.push(user, id);
+                self.fill_slots(settings, now, out);
             }
             return;
         }
@@ -122,7 +131,10 @@ impl Uploads {
             rung: None,
             tried: Vec::new(),
         };
-        self.all.insert(id, Upload { transfer, file: location.local_path, phase: Phase::Waiting, looked_at: now.mono });
+        self.all.insert(
+            id,
+            Upload { transfer, file: location.local_path, phase: Phase::Waiting, looked_at: now.mono, postponed: 0 },
+        );
         self.queue.push(user, id);
         out.notice(Notice::TransferChanged(id, Direction::Upload));
         self.fill_slots(settings, now, out);
