@@ -143,6 +143,8 @@ pub const BATCH_FILES: usize = 1_000;
 pub const UPLOADS: usize = 5_000;
 /// Users one download is tried with.
 pub const FAILOVER_USERS: usize = 8;
+/// Users who banned us, remembered for a while; the one longest ago is forgotten.
+pub const REFUSING_USERS: usize = 256;
 /// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
 pub const OVERLAP_BYTES: u64 = 64 * KIB;
 /// Bytes per second that a user must take of an upload, over `UPLOAD_FLOOR_S`; one who takes less loses the slot. Chosen:
