@@ -19,8 +19,8 @@ use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, ReceiveEnd, Refusal, Reply, SendEnd,
-    ShareAsk,
+    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
+    SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
 use crate::model::id::{CommandId, TransferId};
@@ -380,9 +380,26 @@ impl Task {
                     Some((transfer, generation))
                 });
             }
-            FileAction::Place { transfer, file, folder, name, check } => {
+            FileAction::Place { transfer, file, folder, name, size, check, meant } => {
+                // Where it goes must be on record before it is there.
+                let recorded = if meant.is_some() {
+                    let (go, recorded) = oneshot::channel();
+                    self.ack(Ack::Begin(go)).await?;
+                    Some(recorded)
+                } else {
+                    None
+                };
                 self.jobs.spawn(async move {
-                    let _ = pump.place(PlaceOrder { transfer, file, folder, name, check }, &inputs).await;
+                    if let Some(recorded) = recorded
+                        && recorded.await.is_err()
+                    {
+                        let placed = FileEvent::Placed(Err(PlaceError::DiskFull));
+                        let _ = inputs.send(Input::File(transfer, placed)).await;
+                        return None;
+                    }
+                    // What came of it is reported as well.
+                    let order = PlaceOrder { transfer, file, folder, name, size, check, meant };
+                    let _ = pump.place(order, &inputs).await;
                     None
                 });
             }

@@ -388,7 +388,7 @@ impl Uploads {
                 self.end(id, ending, reason, now, out);
                 self.fill_slots(settings, now, out);
             }
-            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Placed(_) => {}
+            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Meant(_) | FileEvent::Placed(_) => {}
         }
     }
 

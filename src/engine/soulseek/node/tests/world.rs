@@ -628,6 +628,11 @@ pub(super) fn address(at: usize) -> Ipv4Addr {
 }
 
 impl Station {
+    /// Every record is durable.
+    pub(super) fn all_kept(&self) -> bool {
+        !self.acks.iter().any(|ack| matches!(ack, Ack::Store(_)))
+    }
+
     /// A record as the engine last asked for it to be kept.
     fn recorded(&self, id: TransferId) -> Option<&Transfer> {
         let waiting = self.acks.iter().rev().find_map(|ack| match ack {
