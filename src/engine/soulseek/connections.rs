@@ -148,7 +148,7 @@ struct Conn {
     busy_until: Duration,
     /// A newer connection of the same user delivers: this one goes soon.
     replaced: bool,
-    /// Sent after a silence, and nothing came back yet.
+    /// Sent in a doubtful moment, and nothing came back yet.
     unheard: Vec<Unheard>,
 }
 

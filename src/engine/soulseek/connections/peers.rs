@@ -42,23 +42,28 @@ pub(super) enum Waiting {
     Message(PeerMessage),
     /// `GetSharedFileList`, with the reply let in.
     ShareList,
+    /// One of these for the second time.
+    Again(Box<Waiting>),
 }
 
 impl Waiting {
-    /// Whether it is worth keeping for a second delivery. Large answers are not: whoever asked is still talking.
+    /// Whether it is worth keeping for a second delivery, and there was none. Large answers are not: whoever asked is
+    /// still talking.
     fn kept(&self) -> bool {
         !matches!(
             self,
-            Self::Message(
-                PeerMessage::FileSearchResponse(_)
-                    | PeerMessage::FolderContentsResponse { .. }
-                    | PeerMessage::UserInfoResponse(_)
-            )
+            Self::Again(_)
+                | Self::Message(
+                    PeerMessage::FileSearchResponse(_)
+                        | PeerMessage::FolderContentsResponse { .. }
+                        | PeerMessage::UserInfoResponse(_)
+                )
         )
     }
 }
 
-/// Sent on a connection that had been silent, which the other side may have closed in the same moment.
+/// Sent on a connection that the other side may have closed in the same moment: as idle, or because there is another one
+/// between us, as after a race that both of its connections won.
 #[derive(Debug)]
 pub(super) struct Unheard {
     item: Waiting,
@@ -141,11 +146,10 @@ impl Connections {
         }
     }
 
-    /// A peer connection was closed by the other side: what was sent on it just now, after a silence, is sent once more.
-    /// This ends: a connection that has just been made is not silent, so nothing sent there is kept again.
+    /// A peer connection was closed by the other side: what was sent on it just now and may be lost is sent once more.
     pub(super) fn redeliver(&mut self, user: &Username, unheard: Vec<Unheard>, now: Now, out: &mut Effects) {
         for Unheard { item, about, .. } in unheard.into_iter().filter(|unheard| unheard.until > now.mono) {
-            self.deliver(user, item, about, now, out);
+            self.deliver(user, Waiting::Again(Box::new(item)), about, now, out);
         }
     }
 
@@ -195,17 +199,24 @@ impl Connections {
     }
 
     fn send_on(&mut self, id: ConnId, user: &Username, item: Waiting, about: About, now: Now, out: &mut Effects) {
+        let twins = self.reach.get(user).is_some_and(|reach| reach.conns.len() > 1);
         let kept: usize = self.conns.values().map(|conn| conn.unheard.len()).sum();
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.unheard.retain(|unheard| unheard.until > now.mono);
             let silent = now.mono.saturating_sub(conn.last) > SILENT || !conn.unheard.is_empty();
+            let doubtful = silent || twins;
             let room = kept < limits::UNHEARD_MESSAGES && conn.unheard.len() < limits::WAITING_PER_USER;
-            if silent && room && item.kept() {
+            if doubtful && room && item.kept() {
                 conn.unheard.push(Unheard { item: item.clone(), about, until: now.in_(NEWS) });
             }
             conn.last = now.mono;
         }
+        self.say(id, user, item, now, out);
+    }
+
+    fn say(&mut self, id: ConnId, user: &Username, item: Waiting, now: Now, out: &mut Effects) {
         match item {
+            Waiting::Again(item) => self.say(id, user, *item, now, out),
             Waiting::Message(message) => out.net(NetAction::SendPeer(id, message)),
             Waiting::ShareList => {
                 self.lists.insert(user.clone(), now.in_(SHARE_LIST));

@@ -28,14 +28,14 @@ fn what_was_heard_or_is_old_or_met_no_silence_is_not_sent_again() {
     for case in ["answered", "answered elsewhere", "old", "busy", "violation"] {
         let mut rig = Rig::new();
         let old = rig.bob();
-        let twin = rig.call_in("bob", BOB, ConnectionType::Peer);
+        let twin = (case == "answered elsewhere").then(|| rig.call_in("bob", BOB, ConnectionType::Peer));
         rig.says(old);
         rig.pass(if case == "busy" { 4 } else { 6 });
         rig.send("bob");
         assert_eq!(rig.did().last(), Some(&message(old)), "{case}");
         match case {
             "answered" => rig.says(old),
-            "answered elsewhere" => rig.says(twin),
+            "answered elsewhere" => rig.says(twin.unwrap()),
             "old" => rig.pass(10),
             _ => {}
         }
@@ -67,4 +67,23 @@ fn a_pile_for_a_silent_user_is_bounded() {
     assert_eq!(rig.it.conns[&bob].unheard.len(), limits::WAITING_PER_USER);
     rig.says(bob);
     assert!(rig.it.conns[&bob].unheard.is_empty());
+}
+
+/// Nicotine+ 3.3.11 speaks on the connection it made for us, and closes it as our own call comes in.
+#[test]
+fn what_was_said_on_the_connection_that_lost_the_race_is_said_on_the_other_one() {
+    let mut rig = Rig::new();
+    let (dial, token) = rig.race();
+    rig.conn(dial, ConnEvent::Dialled);
+    let call = rig.pierce(token);
+    rig.says(call);
+    rig.did();
+    rig.events();
+    rig.send("bob");
+    assert_eq!(rig.did(), [message(call)]);
+    rig.conn(call, gone(false));
+    assert_eq!((rig.did(), rig.events()), (vec![message(dial)], vec![]));
+    // Once: what is closed after that was not for a connection's sake.
+    rig.conn(dial, gone(false));
+    assert_eq!((rig.did(), rig.events()), (vec![], vec![]));
 }
