@@ -2,6 +2,7 @@
 //!
 //! Everybody else holds a [`NodeHandle`]: commands get one reply, and a reply is sent only when every record the engine
 //! wrote before it is durable. When the task fails it is made anew from the store; connections are lost, nothing else.
+//! That the owner, or another login of the account, wants it off the network outlives it in [`Parts`].
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +24,7 @@ use crate::engine::soulseek::io::{
     SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
+use crate::engine::soulseek::session::Standing;
 use crate::model::id::{CommandId, TransferId};
 use crate::model::limits;
 use crate::model::time::Now;
@@ -95,6 +97,8 @@ pub struct Parts {
     pub network: Mutex<Option<Network>>,
     /// How long searches of others took, from the question to the index's answer, waiting for its turn included.
     pub search_lookups: Histogram,
+    /// Why the engine stays off the network, for the next one.
+    standing: Mutex<Standing>,
     messages: Mutex<mpsc::Receiver<Message>>,
 }
 
@@ -119,6 +123,7 @@ pub fn parts(
         events,
         network: Mutex::new(None),
         search_lookups: Histogram::new(LOOKUP_SECONDS),
+        standing: Mutex::default(),
         messages: Mutex::new(receive),
     };
     (Arc::new(parts), NodeHandle { messages: send })
@@ -154,7 +159,8 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         Ok::<_, crate::store::StoreError>((store.live_transfers()?, store.wishes()?))
     });
     let (live, wishes) = loaded.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    let node = Node::new(settings, seed, live, wishes, parts.clock.now());
+    let standing = parts.standing.lock().await.clone();
+    let node = Node::new(settings, seed, live, wishes, standing, parts.clock.now());
     let (acks, acked) = mpsc::channel(ACKS);
     let mut task = Task {
         node,
@@ -175,7 +181,13 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let mut messages = parts.messages.lock().await;
     let mut counts = parts.sharing.view();
     counts.mark_changed();
+    let mut hold = None;
     let outcome = loop {
+        // Written down as it changes: an engine that fails has no time for it.
+        let holds = task.node.session().hold();
+        if hold.replace(holds) != Some(holds) {
+            *parts.standing.lock().await = task.node.session().standing();
+        }
         let deadline =
             task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| at.saturating_sub(parts.clock.now().mono));
         // In random order: users who say more than the engine can hear must not silence pages, tools and the watchdog.
