@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use super::lookups::Lookups;
 use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
@@ -38,8 +39,6 @@ const INPUTS: usize = 512;
 const MESSAGES: usize = 256;
 /// Records and replies waiting for the disk; the engine waits.
 const ACKS: usize = 1_024;
-/// Index look-ups at once.
-const LOOKUPS: usize = 2;
 /// Bounds of the look-up histogram, seconds: fine around the bars of 2 and 10 ms.
 const LOOKUP_SECONDS: [f64; 14] =
     [0.0001, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.2, 1.0];
@@ -172,7 +171,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         jobs: JoinSet::new(),
         generation: 0,
         acks,
-        lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        lookups: Lookups::default(),
         parts: parts.clone(),
         cancel: cancel.clone(),
     };
@@ -279,7 +278,7 @@ struct Task {
     jobs: JoinSet<Option<(TransferId, u64)>>,
     generation: u64,
     acks: mpsc::Sender<Ack>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     parts: Arc<Parts>,
     cancel: CancellationToken,
 }
@@ -446,8 +445,7 @@ impl Task {
         let parts = matches!(ask, ShareAsk::Search { .. }).then(|| self.parts.clone());
         let asked_at = self.parts.clock.now().mono;
         self.jobs.spawn(async move {
-            let _permit = lookups.acquire().await.ok()?;
-            let answer = tokio::task::spawn_blocking(move || sharing.answer(ask)).await.ok()??;
+            let answer = lookups.run(move || sharing.answer(ask)).await??;
             if let Some(parts) = parts {
                 let took = parts.clock.now().mono.saturating_sub(asked_at);
                 parts.search_lookups.observe(took.as_secs_f64());
