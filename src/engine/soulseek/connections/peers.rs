@@ -47,14 +47,15 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
-    /// Whether it is worth keeping for a second delivery, and there was none. Large answers are not: whoever asked is
-    /// still talking.
+    /// Whether it may be kept for a second delivery, and there was none. Large answers are not: whoever asked is still
+    /// talking. Nor is the answer to an offer: heard twice it makes Nicotine+ 3.3.11 open two file connections, and fail.
     fn kept(&self) -> bool {
         !matches!(
             self,
             Self::Again(_)
                 | Self::Message(
-                    PeerMessage::FileSearchResponse(_)
+                    PeerMessage::TransferResponse { .. }
+                        | PeerMessage::FileSearchResponse(_)
                         | PeerMessage::FolderContentsResponse { .. }
                         | PeerMessage::UserInfoResponse(_)
                 )

@@ -87,3 +87,17 @@ fn what_was_said_on_the_connection_that_lost_the_race_is_said_on_the_other_one()
     rig.conn(dial, gone(false));
     assert_eq!((rig.did(), rig.events()), (vec![], vec![]));
 }
+
+#[test]
+fn the_answer_to_an_offer_is_never_said_twice() {
+    let mut rig = Rig::new();
+    let old = rig.bob();
+    rig.call_in("bob", BOB, ConnectionType::Peer);
+    rig.says(old);
+    rig.did();
+    let answer = PeerMessage::TransferResponse { token: Token(5), answer: Ok(None) };
+    rig.it.send(&"bob".into(), answer, ABOUT, rig.now, &mut rig.out);
+    assert_eq!(rig.did().len(), 1);
+    rig.conn(old, gone(false));
+    assert_eq!(rig.did(), []);
+}
