@@ -276,7 +276,7 @@ impl Downloads {
                 out.server(ToServer::WatchUser { user: name.as_str().into() });
             }
             let cautious = self.refuses(name, now);
-            self.users.insert(name.clone(), User { watched, cautious, ..User::default() });
+            self.users.insert(name.clone(), User { cautious, watched, ..User::default() });
         }
         if let Some(user) = self.users.get_mut(name) {
             user.paths.insert(path.as_str().to_owned(), id);
