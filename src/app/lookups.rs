@@ -54,7 +54,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn look_ups_that_hang_or_panic_do_not_stop_the_others() {
         let lookups = Lookups::default();
-        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let (release, hung) = std::sync::mpsc::sync_channel::<()>(1);
         let hung = Arc::new(std::sync::Mutex::new(hung));
         let hanging: Vec<_> = (0..LOOKUPS)
             .map(|_| {
