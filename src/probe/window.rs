@@ -52,11 +52,6 @@ impl<'w, 'p> Window<'w, 'p> {
         Ok(&self.buffer[self.start..])
     }
 
-    /// Whether the file has no more bytes than those in view.
-    pub(super) fn ended(&self) -> bool {
-        self.ended
-    }
-
     /// Whether a tag that was read over holds a picture.
     pub(super) fn has_picture(&self) -> bool {
         self.has_picture
