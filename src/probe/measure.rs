@@ -114,8 +114,8 @@ pub(super) fn warm_up() {
 }
 
 /// Measures an open file of `len` bytes.
-pub(super) fn measure(file: File, len: u64, extension: &str, pulse: &mut Pulse) -> Outcome {
-    match attempt(&file, len, extension, pulse) {
+pub(super) fn measure(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Outcome {
+    match attempt(file, len, extension, pulse) {
         Ok(measured) => Outcome::Measured(Box::new(measured)),
         Err(Failure::Corrupted(reason)) => Outcome::Corrupted { reason: clip(&reason).to_owned() },
         Err(Failure::Unsupported(reason)) => Outcome::Unsupported { reason: clip(&reason).to_owned() },

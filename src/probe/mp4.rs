@@ -57,7 +57,7 @@ impl Facts {
     pub(super) fn read(input: &mut Input<'_>) -> io::Result<Self> {
         let mut facts = Self { left: BOXES, ..Self::default() };
         let len = input.len();
-        facts.walk(input, 0, len, DEPTH, b"file")?;
+        facts.walk(input, 0, len, DEPTH, *b"file")?;
         Ok(facts)
     }
 
@@ -82,7 +82,7 @@ impl Facts {
         }
     }
 
-    fn walk(&mut self, input: &mut Input<'_>, from: u64, to: u64, depth: u32, within: &[u8; 4]) -> io::Result<()> {
+    fn walk(&mut self, input: &mut Input<'_>, from: u64, to: u64, depth: u32, within: [u8; 4]) -> io::Result<()> {
         let mut at = from;
         while at.saturating_add(8) <= to && self.left > 0 {
             self.left -= 1;
@@ -115,7 +115,7 @@ impl Facts {
         body: u64,
         end: u64,
         depth: u32,
-        within: &[u8; 4],
+        within: [u8; 4],
     ) -> io::Result<()> {
         let mut bytes = [0; BODY_LEN];
         let len = usize::try_from(end - body).unwrap_or(usize::MAX).min(BODY_LEN);
@@ -125,18 +125,18 @@ impl Facts {
         };
         match &kind {
             b"moov" | b"trak" | b"mdia" | b"minf" | b"stbl" | b"edts" | b"ilst" | b"wave" => {
-                self.walk(input, body, end, depth - 1, &kind)?;
+                self.walk(input, body, end, depth - 1, kind)?;
             }
-            b"udta" | b"meta" if matches!(within, b"moov" | b"udta" | b"trak" | b"file") => {
-                if within != b"udta" {
+            b"udta" | b"meta" if matches!(&within, b"moov" | b"udta" | b"trak" | b"file") => {
+                if within != *b"udta" {
                     self.tag_boxes.push(at + 4);
                 }
                 // `meta` begins with a version; QuickTime's does not.
                 let skip = if kind == *b"meta" && take(input, body)?.get(4..8) != Some(b"hdlr") { 4 } else { 0 };
-                self.walk(input, body + skip, end, depth - 1, &kind)?;
+                self.walk(input, body + skip, end, depth - 1, kind)?;
             }
-            b"stsd" => self.walk(input, body + 8, end, depth - 1, &kind)?,
-            b"mp4a" => self.walk(input, body + 28, end, depth - 1, &kind)?,
+            b"stsd" => self.walk(input, body + 8, end, depth - 1, kind)?,
+            b"mp4a" => self.walk(input, body + 28, end, depth - 1, kind)?,
             b"covr" => self.has_picture = true,
             b"mvhd" => self.movie_scale = scale(&take(input, body)?),
             b"mdhd" if self.media_scale == 0 => self.media_scale = scale(&take(input, body)?),

@@ -230,7 +230,7 @@ fn declared(frame: &[u8], header: &Header) -> Option<Declared> {
 /// The preset's usual name, from LAME's numbers or else from the bit rates seen.
 fn preset(method: u8, preset: u16, low: u32, high: u32) -> Option<String> {
     match (method, preset) {
-        (3..=5, 410..=500) if preset % 10 == 0 => Some(format!("V{}", (500 - preset) / 10)),
+        (3..=5, 410..=500) if preset.is_multiple_of(10) => Some(format!("V{}", (500 - preset) / 10)),
         (3..=5, 1_001 | 1_006) => Some("V2".to_owned()),
         (3..=5, 1_002 | 1_004) => Some("V0".to_owned()),
         (2 | 9, 8..=320) => Some(format!("ABR_{preset}")),

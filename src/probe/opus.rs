@@ -39,11 +39,9 @@ impl Head {
     /// Reads the packet that begins with `OpusHead`.
     pub(super) fn parse(packet: &[u8]) -> Result<Self, Failure> {
         let wrong = || Failure::corrupted("impossible Opus header");
-        let &[version, channels, a, b, c, d, e, f, g, h, family, ref rest @ ..] =
-            packet.strip_prefix(b"OpusHead").ok_or_else(wrong)?
-        else {
-            return Err(wrong());
-        };
+        let body = packet.strip_prefix(b"OpusHead").ok_or_else(wrong)?;
+        let (&fixed, rest) = body.split_first_chunk::<11>().ok_or_else(wrong)?;
+        let [version, channels, .., family] = fixed;
         let count = usize::from(channels);
         if version & 0xf0 != 0 || count == 0 {
             return Err(wrong());
@@ -51,9 +49,9 @@ impl Head {
         let mut head = Self {
             channels: count,
             detail: OpusDetail {
-                pre_skip: u16::from_le_bytes([a, b]),
-                input_sample_rate_hz: u32::from_le_bytes([c, d, e, f]),
-                gain_q8: i16::from_le_bytes([g, h]),
+                pre_skip: u16::from_le_bytes([fixed[2], fixed[3]]),
+                input_sample_rate_hz: u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+                gain_q8: i16::from_le_bytes([fixed[8], fixed[9]]),
                 ..OpusDetail::default()
             },
             streams: 1,

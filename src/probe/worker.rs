@@ -39,8 +39,8 @@ fn serve(pulse: &mut Pulse) -> io::Result<()> {
         let size = rustix::fs::fstat(&file)?.st_size;
         let size = u64::try_from(size).unwrap_or(0);
         sandbox::grant_cpu(size).map_err(io::Error::other)?;
-        let result =
-            panic::catch_unwind(AssertUnwindSafe(|| measure::measure(File::from(file), size, &extension, pulse)));
+        let file = File::from(file);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| measure::measure(&file, size, &extension, pulse)));
         match result {
             Ok(outcome) => pulse.say(&Answer::Outcome(outcome))?,
             Err(panicked) => {

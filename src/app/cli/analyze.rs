@@ -154,10 +154,9 @@ fn detail(measured: &Measured) -> Value {
 /// The usual form, in groups of 8, 4, 4, 4 and 12 digits.
 fn uuid(id: u128) -> String {
     let digits = format!("{id:032x}");
-    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| digits[part].to_owned());
-    [a, b, c, d, e].join("-")
+    [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-")
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
