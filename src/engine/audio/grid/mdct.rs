@@ -99,7 +99,7 @@ impl Mdct {
 }
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes are small")]
-fn window(lines: usize, shape: Shape) -> Vec<f32> {
+pub(super) fn window(lines: usize, shape: Shape) -> Vec<f32> {
     let sine = |n: usize, of: usize| (PI * (n as f64 + 0.5) / (2 * of) as f64).sin();
     let vorbis = |n: usize, of: usize| (PI / 2.0 * sine(n, of).powi(2)).sin();
     let rise: Vec<f64> = match shape {
