@@ -2,9 +2,17 @@
 
 pub mod canonical;
 pub mod container;
-#[cfg(test)]
-mod fixture;
+pub mod dynamics;
+pub mod fingerprint;
 pub mod grid;
+pub mod loudness;
 pub mod quality;
+pub mod resample;
+pub mod sketch;
 pub mod spectrum;
 pub mod transcode;
+
+#[cfg(test)]
+mod fixture;
+mod levels;
+mod true_peak;
