@@ -9,6 +9,7 @@ pub mod config_file;
 pub mod desk;
 pub mod hash;
 pub mod logging;
+mod lookups;
 pub mod publish;
 pub mod pump;
 pub mod run;
