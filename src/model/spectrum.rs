@@ -22,7 +22,7 @@ pub struct Spectrum {
     pub flatness: f32,
     /// Energy above 16 kHz over all energy.
     pub hf_energy_ratio: f32,
-    /// The steepest fall above 1 kHz.
+    /// The steepest fall above 1 kHz after which nothing rises again.
     pub edge: Edge,
     /// 90th percentile of each band's mean level, dB; empty when nothing was measured, else [`PROFILE_BANDS`] long.
     pub loud_db: Vec<i8>,
@@ -36,16 +36,16 @@ pub struct Spectrum {
     pub grids: Vec<Grid>,
 }
 
-/// The steepest fall of level with frequency.
+/// The steepest fall of level with frequency, above which nothing comes again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Edge {
     /// Its middle, Hz; 0 when nothing was measured.
     pub hz: u32,
-    /// Fall from the mean of the 410 Hz below to that of the 410 Hz above, 90 Hz left out on each side, dB.
+    /// Fall from the mean of the 410 Hz below to the highest mean of any 410 Hz above, 90 Hz left out on each side, dB.
     pub depth_db: f32,
     /// Level below the edge, dB.
     pub below_db: f32,
-    /// Level above it, dB.
+    /// The highest mean level of any 410 Hz above it, dB.
     pub above_db: f32,
     /// Hz it takes to fall by the inner 80 % of its depth.
     pub width_hz: u32,

@@ -67,7 +67,12 @@ impl Pulse {
         while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
             let parts = [IoSlice::new(rest)];
             sent += rustix::io::retry_on_intr(|| {
-                rustix::net::sendmsg(self.socket.as_fd(), &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+                rustix::net::sendmsg(
+                    self.socket.as_fd(),
+                    &parts,
+                    &mut SendAncillaryBuffer::default(),
+                    SendFlags::NOSIGNAL,
+                )
             })?;
         }
         Ok(())

@@ -105,6 +105,40 @@ impl Seek for Again<'_> {
 mod tests {
     use super::*;
 
+    /// A FLAC of metadata alone: a picture of so many bytes, then a comment.
+    fn flac(picture: u32) -> File {
+        use std::io::Write as _;
+        let mut bytes = b"fLaC\0\0\0\x22".to_vec();
+        bytes.extend([16, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0x0a, 0xc4, 0x42, 0xf0]);
+        bytes.extend([0; 20]);
+        bytes.push(6);
+        bytes.extend(&picture.to_be_bytes()[1..]);
+        bytes.resize(bytes.len() + picture as usize, 1);
+        let items = ["TITLE=A title", "MUSICBRAINZ_TRACKID=01234567-89ab-cdef-0123-456789abcdef", "TRACKNUMBER=3/9"];
+        let mut comment = vec![0, 0, 0, 0, 3, 0, 0, 0];
+        for item in items {
+            comment.extend(u32::try_from(item.len()).unwrap().to_le_bytes());
+            comment.extend(item.as_bytes());
+        }
+        bytes.push(0x84);
+        bytes.extend(&u32::try_from(comment.len()).unwrap().to_be_bytes()[1..]);
+        bytes.extend(comment);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn tags_behind_a_large_picture_are_read() {
+        for picture in [10, 3_000_000] {
+            let file = flac(picture);
+            let (tags, _) = read(&file, file.metadata().unwrap().len());
+            assert_eq!(tags.title.as_deref(), Some("A title"), "{picture}");
+            assert_eq!(tags.recording_id, Some(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), "{picture}");
+            assert_eq!(tags.track, Some(3), "{picture}");
+        }
+    }
+
     #[test]
     fn identifiers_are_read_as_they_are_written() {
         let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;

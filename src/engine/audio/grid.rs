@@ -102,8 +102,7 @@ impl GridMeter {
     /// Searches every grid that can exist at this sample rate. Empty when no excerpt was worth it.
     pub fn finish(mut self) -> Vec<Grid> {
         self.kept.retain(|excerpt| excerpt.worth > 0.0);
-        // The best ones, then in the order of the stream again.
-        self.kept.sort_by(|a, b| b.worth.total_cmp(&a.worth));
+        self.kept.sort_by(|a, b| b.worth.total_cmp(&a.worth).then(a.start.cmp(&b.start)));
         self.kept.truncate(SEARCHED);
         self.kept.sort_by_key(|excerpt| excerpt.start);
         if self.kept.is_empty() || !(16_000..=48_000).contains(&self.sample_rate_hz) {
@@ -111,7 +110,7 @@ impl GridMeter {
         }
         let signals: Vec<Signal> = self.kept.iter().enumerate().map(|(i, excerpt)| Signal::of(excerpt, i)).collect();
         let mut grids = vec![mp3(&signals)];
-        let sine = mdct(&signals, GridCodec::Aac, Shape::Sine);
+        let sine = glance(&signals, |signals| mdct(signals, GridCodec::Aac, Shape::Sine));
         let kaiser = mdct(&signals, GridCodec::Aac, Shape::Kaiser);
         grids.push(if sine.strength > kaiser.strength { sine } else { kaiser });
         grids.push(mdct(&signals, GridCodec::Vorbis, Shape::Vorbis));
@@ -122,8 +121,18 @@ impl GridMeter {
     }
 }
 
-/// Excerpts searched.
+/// Excerpts searched at most.
 const SEARCHED: usize = 12;
+/// Excerpts of a first look.
+const GLANCED: usize = 4;
+/// Strength of the first look from which all excerpts are searched.
+const SECOND_LOOK: f32 = 3.8;
+
+/// Looks at a few excerpts, and at all of them only when those hint at something: for AAC's rarer window.
+fn glance(signals: &[Signal], mut look: impl FnMut(&[Signal]) -> Grid) -> Grid {
+    let first = look(&signals[..signals.len().min(GLANCED)]);
+    if first.strength < SECOND_LOOK || signals.len() <= GLANCED { first } else { look(signals) }
+}
 
 /// How telling an excerpt is.
 fn worth(left: &[f32], right: &[f32]) -> f32 {
@@ -318,3 +327,6 @@ impl Resampler {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

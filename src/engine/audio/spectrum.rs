@@ -240,7 +240,7 @@ fn mean(values: &[f32]) -> f32 {
     values.iter().sum::<f32>() / values.len().max(1) as f32
 }
 
-/// The steepest fall above 1 kHz; `hz` is the width of a row.
+/// The steepest fall above 1 kHz after which nothing rises again; `hz` is the width of a row.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -250,16 +250,22 @@ fn mean(values: &[f32]) -> f32 {
 fn steepest(loud: &[f32], hz: f32) -> Edge {
     let far = ((500.0 / hz) as usize).max(3);
     let near = ((90.0 / hz) as usize).max(1);
-    let mut best = (far, f32::MIN);
-    for row in (((1000.0 / hz) as usize).max(far))..loud.len().saturating_sub(far) {
-        let fall = mean(&loud[row - far..row - near]) - mean(&loud[row + near..row + far]);
+    let last = loud.len().saturating_sub(far);
+    // The highest mean of a span from each row on: a gap between two tones is not an edge.
+    let mut rises = vec![-160.0_f32; loud.len()];
+    for row in (0..last).rev() {
+        rises[row] = mean(&loud[row + near..row + far]).max(rises[row + 1]);
+    }
+    let mut best = (far.min(last), f32::MIN);
+    for row in (((1000.0 / hz) as usize).max(far))..last {
+        let fall = mean(&loud[row - far..row - near]) - rises[row];
         if fall > best.1 {
             best = (row, fall);
         }
     }
     let (row, depth_db) = best;
     let below_db = mean(&loud[row - far..row - near]);
-    let above_db = mean(&loud[row + near..row + far]);
+    let above_db = rises[row];
     // The inner 80 % of the fall.
     let (top, bottom) = (below_db - 0.1 * depth_db, above_db + 0.1 * depth_db);
     let upper = (row - far..row + far).rev().find(|&r| loud[r] >= top).unwrap_or(row - far);

@@ -11,8 +11,6 @@ pub(super) type Lines = [[f32; WIDTH]; LINES];
 const LINES: usize = 18;
 /// Time slots under one long block.
 const SLOTS: usize = 36;
-/// Samples under one long block: 36 slots of 32 and the filter's memory.
-pub(super) const SPAN: usize = (SLOTS - 1) * 32 + 512;
 
 /// The synthesis window of ISO 11172-3 table 3-B.3 times 65,536: its first half and the middle.
 #[rustfmt::skip]
@@ -83,7 +81,7 @@ impl Hybrid {
     }
 
     /// Filters an excerpt so that the lines at every offset below `offsets` can be asked for; `samples` must hold
-    /// `offsets + SPAN` samples.
+    /// `offsets + 1631` samples (the span of 36 slots of 32 and the 512 taps).
     pub(super) fn load(&mut self, samples: &[f32], offsets: usize) {
         let places = offsets + (SLOTS - 1) * 32;
         self.offsets = offsets;

@@ -42,7 +42,7 @@ impl Mdct {
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes are small")]
         let twiddle = (0..half)
             .map(|n| {
-                let angle = -PI * (n as f64 + 0.25) / lines as f64;
+                let angle = -PI * (n as f64 + 0.125) / lines as f64;
                 Complex32::new(angle.cos() as f32, angle.sin() as f32)
             })
             .collect();
@@ -99,7 +99,7 @@ impl Mdct {
 }
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes are small")]
-fn window(lines: usize, shape: Shape) -> Vec<f32> {
+pub(super) fn window(lines: usize, shape: Shape) -> Vec<f32> {
     let sine = |n: usize, of: usize| (PI * (n as f64 + 0.5) / (2 * of) as f64).sin();
     let vorbis = |n: usize, of: usize| (PI / 2.0 * sine(n, of).powi(2)).sin();
     let rise: Vec<f64> = match shape {
