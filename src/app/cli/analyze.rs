@@ -14,9 +14,6 @@ use crate::probe::{self, Outcome, Pool, Tempo};
 /// Some files are damaged, or are no audio that is decoded here.
 const SOME_FAILED: u8 = 3;
 
-/// Which rules judged, by SPEC-FACTS 2.1.
-const ANALYZER_VERSION: &str = "audioqa-1";
-
 /// Measures every file; the exit code is 0, 3 when some could not be measured, 2 when nothing could be tried.
 pub(super) fn analyze(files: &[PathBuf], fingerprint: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -63,9 +60,6 @@ fn line(path: &Path, outcome: &Outcome, fingerprint: bool) -> Value {
 }
 
 fn flat(path: &Path, measured: &Measured, fingerprint: bool) -> Value {
-    let judgement = transcode::judge(measured);
-    let suspect = judgement.verdict == Verdict::Transcode;
-    let reason = judgement.reasons.first().filter(|_| suspect).map(|reason| reason.rule);
     let mut value = json!({
         "file_path": path,
         "outcome": "measured",
@@ -100,30 +94,40 @@ fn flat(path: &Path, measured: &Measured, fingerprint: bool) -> Value {
         "nominal_lowpass_hz": measured.spectrum.nominal_lowpass_hz,
         "spectral_flatness_score": measured.spectrum.flatness,
         "hf_energy_ratio": measured.spectrum.hf_energy_ratio,
-        "flac_key": format!("{:016x}", quality::flac_key(measured)),
-        "profile_key": quality::profile_key(measured),
-        "quality_score": quality::score(measured, &judgement),
-        "verdict": judgement.verdict,
-        "confidence": judgement.confidence,
-        "source": judgement.source,
-        "reasons": judgement.reasons,
-        "transcode_suspect": suspect,
-        "transcode_reason": reason,
-        "analyzer_version": ANALYZER_VERSION,
         "bad_frames": measured.integrity.bad_frames,
         "first_bad_frame": measured.integrity.first_bad,
         "samples_missing": measured.integrity.samples_missing,
         "is_whole": measured.integrity.is_whole(),
     });
     if let Value::Object(fields) = &mut value {
-        if let Value::Object(detail) = detail(measured) {
-            fields.extend(detail);
+        for more in [judged(measured), detail(measured)] {
+            if let Value::Object(more) = more {
+                fields.extend(more);
+            }
         }
         if fingerprint {
             fields.insert("fingerprint".to_owned(), json!(measured.fingerprint));
         }
     }
     value
+}
+
+/// What the rules say.
+fn judged(measured: &Measured) -> Value {
+    let judgement = transcode::judge(measured);
+    let suspect = judgement.verdict == Verdict::Transcode;
+    json!({
+        "flac_key": format!("{:016x}", quality::flac_key(measured)),
+        "profile_key": quality::profile_key(measured),
+        "quality_score": quality::score(measured, &judgement),
+        "verdict": judgement.verdict,
+        "confidence": judgement.confidence,
+        "source": judgement.source,
+        "transcode_suspect": suspect,
+        "transcode_reason": judgement.reasons.first().filter(|_| suspect).map(|reason| reason.rule),
+        "reasons": judgement.reasons,
+        "analyzer_version": quality::ANALYZER_VERSION,
+    })
 }
 
 /// What only this codec has.
