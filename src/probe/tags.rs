@@ -11,17 +11,15 @@ use lofty::tag::{Accessor as _, ItemKey, Tag};
 use super::text::kept;
 use crate::model::variant::Tags;
 
-/// Most that one item of a tag may take in memory, bytes.
-const ITEM_LEN: usize = 1024 * 1024;
+/// Most that one item of a tag may take in memory, bytes: a picture in an Ogg comment is read before it is left out.
+const ITEM_LEN: usize = 8 * 1024 * 1024;
 
 /// Reads the tags of a file, and which program they say coded it; what cannot be read is left empty, which is no fault of
 /// the sound.
 pub(super) fn read(file: &File, len: u64) -> (Tags, Option<String>) {
-    let mut global = GlobalOptions::new();
-    global.allocation_limit(ITEM_LEN).preserve_format_specific_items(false);
+    let global = GlobalOptions::new().allocation_limit(ITEM_LEN).preserve_format_specific_items(false);
     apply_global_options(global);
-    let mut options = ParseOptions::new();
-    options.read_properties(false).read_cover_art(false).parsing_mode(ParsingMode::Relaxed);
+    let options = ParseOptions::new().read_properties(false).read_cover_art(false).parsing_mode(ParsingMode::Relaxed);
     let probe = lofty::probe::Probe::new(io::BufReader::new(Again { file, len, at: 0 })).options(options);
     let Ok(tagged) = probe.guess_file_type().map_err(drop).and_then(|probe| probe.read().map_err(drop)) else {
         return (Tags::default(), None);
