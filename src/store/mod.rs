@@ -24,7 +24,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use heed::{EnvOpenOptions, RoTxn, RwTxn};
+use heed::{EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
 pub use self::backup::{BackupSummary, restore, verify_backup};
 pub use self::error::StoreError;
@@ -115,7 +115,7 @@ pub(crate) struct Counters {
 pub(crate) struct Shared {
     env: Env,
     tables: Tables,
-    gate: gate::Gate,
+    gate: gate::Gate<RoTxn<'static, WithoutTls>>,
     page_size: usize,
     map_size_max: usize,
     poison: Mutex<Option<String>>,
@@ -159,7 +159,7 @@ impl Shared {
         }
         self.gate.alone(|| {
             #[expect(unsafe_code, reason = "LMDB leaves it to the caller that no transaction is active")]
-            // SAFETY: the gate is shut, so there is no reader; the only thread that writes is here, between two
+            // SAFETY: the gate is shut, so there is no reader and no kept snapshot; the only thread that writes is here, between two
             // transactions.
             let resized = unsafe { self.env.resize(wanted) };
             Ok(resized?)
@@ -320,9 +320,9 @@ impl Store {
     /// while the map grows or all places for readers are taken. Must not wait for a write inside.
     pub fn read<T>(&self, job: impl FnOnce(&RoTxn<'_>, &Tables) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let shared = &self.inner.shared;
-        let _seat = shared.gate.enter()?;
-        let txn = shared.env.read_txn()?;
-        job(&txn, &shared.tables)
+        let mut seat = shared.gate.enter()?;
+        let txn = seat.snapshot(|| shared.env.clone().static_read_txn())?;
+        job(txn, &shared.tables)
     }
 
     /// Whether writes are taken.
