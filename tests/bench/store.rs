@@ -10,7 +10,7 @@
 //! own ratios, for a busy machine is equally busy in one round. Reads are also told per second of processor time,
 //! which waits for nobody.
 //!
-//! Bars, beside the table without row ids: durable puts at least 1.6 times, random gets at least 3 times `SQLite`'s, anonymous memory at most 10 MiB.
+//! Bars: durable puts at least 1.6 times, random gets at least 3 times `SQLite`'s, anonymous memory at most 10 MiB.
 
 use std::error::Error;
 use std::hint::black_box;
