@@ -1,3 +1,3 @@
-//! What bytes of audio files say about themselves, without decoding them.
+//! What audio files say about themselves: their bytes as they stand, and the sound that comes out of them.
 
 pub mod container;
