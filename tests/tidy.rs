@@ -32,6 +32,10 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
             "futures_util",
             "rustix",
             "flate2",
+            "reqwest",
+            "rustls",
+            "serde",
+            "serde_json",
         ],
         "net knows sockets and nothing of disk, store, web and app",
     ),
@@ -40,6 +44,12 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
         &["model", "engine"],
         &["tokio", "tokio_uring", "io_uring", "tracing", "thiserror", "rustix", "futures_util", "tokio_util"],
         "disk knows files and nothing of net, store, web and app",
+    ),
+    (
+        "probe",
+        &["model", "engine"],
+        &["base64", "rusty_chromaprint"],
+        "probe measures one open file and knows nothing of net, disk, store, web and app",
     ),
     (
         "store",

@@ -2,12 +2,14 @@
 
 pub mod apply;
 pub mod backup;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config_file;
 pub mod desk;
 pub mod hash;
 pub mod logging;
+mod lookups;
 pub mod publish;
 pub mod pump;
 pub mod run;

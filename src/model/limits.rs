@@ -90,6 +90,9 @@ pub const WAITING_USERS: usize = 512;
 pub const WAITING_MESSAGES: usize = 2_048;
 /// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
 pub const WAITING_REPLIES: usize = 128;
+/// Messages sent on silent connections and kept until it is clear that they arrived; one more is not kept, and lost with
+/// its connection.
+pub const UNHEARD_MESSAGES: usize = 2_048;
 /// Attempts to reach somebody, with their tokens; one more fails at once.
 pub const ATTEMPTS: usize = 1_024;
 /// Dials that others asked of us through the server and that wait for their turn; one more is refused.
@@ -140,8 +143,15 @@ pub const BATCH_FILES: usize = 1_000;
 pub const UPLOADS: usize = 5_000;
 /// Users one download is tried with.
 pub const FAILOVER_USERS: usize = 8;
+/// Users who banned us, remembered for a while; the one longest ago is forgotten.
+pub const REFUSING_USERS: usize = 256;
 /// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
 pub const OVERLAP_BYTES: u64 = 64 * KIB;
+/// Bytes per second that a user must take of an upload, over `UPLOAD_FLOOR_S`; one who takes less loses the slot. Chosen:
+/// the slowest modem takes three times as much.
+pub const UPLOAD_FLOOR: u64 = KIB;
+/// Seconds over which that is measured.
+pub const UPLOAD_FLOOR_S: u64 = 600;
 /// Finished transfers kept in each direction; the oldest is forgotten.
 pub const FINISHED_TRANSFERS: usize = 10_000;
 /// Batches kept; the oldest is forgotten.
@@ -218,10 +228,28 @@ pub const TAG_TEXT_LEN: usize = 512;
 /// Words of a fingerprint: 120 s and some; further ones are left out.
 pub const FINGERPRINT_WORDS: usize = 1_024;
 
+// ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
+
+/// Bytes of one answer of MusicBrainz, inflated: a release of some 1,200 tracks. A longer one counts as none.
+pub const CATALOG_ANSWER_LEN: usize = 1536 * 1024;
+/// The same for AcoustID and Discogs, which tell less.
+pub const CATALOG_SHORT_ANSWER_LEN: usize = 256 * 1024;
+/// Values (objects, arrays, members) in one answer: what it costs to read is bounded by them. With more it counts as
+/// none.
+pub const CATALOG_ANSWER_VALUES: usize = 80_000;
+/// Questions waiting for one service; who asks one more waits for room.
+pub const CATALOG_WAITING: usize = 64;
+/// Hops from a merged id to the one that stands; with more the answer counts as wrong.
+pub const CATALOG_HOPS: usize = 3;
+/// Answers kept; the oldest is forgotten.
+pub const CATALOG_ANSWERS: u64 = 250_000;
+/// Their bytes, deflated; the oldest are forgotten.
+pub const CATALOG_BYTES: u64 = 192 * MIB;
+
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 13] {
+pub fn worst_case() -> [(&'static str, u64); 14] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
@@ -236,6 +264,7 @@ pub fn worst_case() -> [(&'static str, u64); 13] {
         ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + n(LARGE_BODIES, BODY_LEN as u64)),
         ("one password being hashed", 19 * MIB),
         ("store commits and reads", 3 * COMMIT_BYTES),
+        ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
     ]
 }

@@ -1,0 +1,3 @@
+//! Reads one audio file and says what it measures.
+
+pub mod fingerprint;
