@@ -3,10 +3,10 @@
 //! LMDB moves the map when it grows, so no reader may be inside then. The gate also keeps readers below the number of
 //! slots in LMDB's table (`MDB_READERS_FULL` otherwise). Readers wait, they are never refused.
 //!
-//! Opening a read transaction is a good part of what a small read costs: LMDB allocates it, takes a lock, and looks the table's root
-//! up once more. So a reader that leaves may leave its snapshot behind for the next. Only the newest state is kept so:
-//! a snapshot of it holds back no page the next write transaction could use, and all are dropped before a commit
-//! begins and before the map changes.
+//! Opening a read transaction is a good part of what a small read costs: LMDB allocates it, takes a lock, and looks the
+//! table's root up once more. So a reader that leaves may leave its snapshot behind for the next. Only the newest state
+//! is kept so: a snapshot of it holds back no page the next write transaction could use, and all are dropped before a
+//! commit begins and before the map changes.
 
 use std::cell::Cell;
 use std::fmt;
