@@ -160,8 +160,8 @@ impl Shared {
         }
         self.gate.alone(|| {
             #[expect(unsafe_code, reason = "LMDB leaves it to the caller that no transaction is active")]
-            // SAFETY: the gate is shut, so there is no reader and no kept snapshot; the only thread that writes is here,
-            // between two transactions.
+            // SAFETY: the gate is shut, so there is no reader and no kept snapshot; the only thread that writes is
+            // here, between two transactions.
             let resized = unsafe { self.env.resize(wanted) };
             Ok(resized?)
         })?;
