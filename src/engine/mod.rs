@@ -2,4 +2,5 @@
 //! own: time, random seeds and bytes arrive as arguments, so the same code runs in production and under a test's clock.
 
 pub mod audio;
+pub mod library;
 pub mod soulseek;

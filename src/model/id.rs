@@ -109,6 +109,14 @@ uuid_id!(
     /// Downloads that were asked for together.
     BatchId
 );
+uuid_id!(
+    /// One scan of the collection.
+    ScanId
+);
+uuid_id!(
+    /// One problem of the collection; made of its kind and subject, so not random.
+    IssueId
+);
 
 /// A number that names a search or a transfer on the wire: any `u32`, chosen by whoever asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

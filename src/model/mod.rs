@@ -2,6 +2,7 @@
 //! the outside world.
 
 pub mod config;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod music;
