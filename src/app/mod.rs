@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config_file;
 pub mod desk;
+pub mod doctor;
 pub mod hash;
 pub mod logging;
 pub mod publish;

@@ -743,6 +743,67 @@ pub struct CanonicalStats {
     pub updated_at: UnixMs,
 }
 
+/// Asked of the Doctor by pages and tools.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HealthRequest {
+    /// Begin a scan; without paths the scheduled or shared folders. Answer: `Started`.
+    Start(ScanRequest),
+    /// Answer: `Done`.
+    Stop(ScanId),
+    /// Answer: `Scan`.
+    Scan(ScanId),
+    /// All kept scans, newest first. Answer: `Scans`.
+    Scans,
+    /// Of everything, or of a folder. Answer: `Summary`.
+    Summary(Option<LocalPath>),
+    /// Answer: `Issues`.
+    Issues(IssueFilter),
+    /// Answer: `Issue`.
+    Issue(IssueId),
+    /// Open issues by artist. Answer: `Groups`.
+    ByArtist,
+    /// Open issues by release. Answer: `Groups`.
+    ByRelease,
+    /// What the owner says about an issue. Answer: `Issue`.
+    SetStatus(IssueId, IssueStatus),
+    /// What is known of a recording, by profile. Answer: `Canonical`.
+    Canonical(u128),
+    /// Copies of a recording, the best first. Answer: `Variants`.
+    Variants(u128),
+    /// One copy with its fingerprint. Answer: `Variants` of one.
+    Variant(ContentHash),
+    /// Judge everything anew from what was measured; with `true` also what was judged by the rules of now. Answer:
+    /// `Rejudged`.
+    Rejudge(bool),
+}
+
+/// The Doctor's answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HealthAnswer {
+    /// It is so.
+    Done,
+    /// A scan began.
+    Started(ScanId),
+    /// One scan, and how far it is if it runs.
+    Scan(Box<Scan>, Option<Box<Progress>>),
+    /// Scans.
+    Scans(Vec<Scan>),
+    /// Counts and score.
+    Summary(Box<HealthSummary>),
+    /// Rows of this page, and how many there are in all.
+    Issues(Vec<Issue>, usize),
+    /// One.
+    Issue(Box<Issue>),
+    /// Groups, the largest first.
+    Groups(Vec<IssueGroup>),
+    /// Statistics.
+    Canonical(Vec<CanonicalStats>),
+    /// Copies.
+    Variants(Vec<Variant>),
+    /// How many judgements changed.
+    Rejudged(u64),
+}
+
 /// The hyphenated form of an id of MusicBrainz or `AcoustID`.
 pub fn uuid_text(id: u128) -> String {
     IssueId(id).to_string()

@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 
 use serde::Serialize;
 
+use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub searches_answered: u64,
     /// Searches of others seen since start.
     pub searches_seen: u64,
+    /// The library scan, if one runs.
+    pub library_scan: Progress,
 }
 
 /// The server connection.
@@ -432,6 +435,8 @@ pub enum Request {
     Backup(String),
     /// Stop the process in an orderly way. Answer: `Done`.
     Shutdown,
+    /// Something of the Collection Doctor. Answer: `Health`.
+    Health(HealthRequest),
 }
 
 /// Answers to requests.
@@ -492,6 +497,8 @@ pub enum Response {
     UserStatus(UserStatusView),
     /// Endpoint.
     Endpoint(SocketAddrV4),
+    /// Of the Collection Doctor.
+    Health(HealthAnswer),
 }
 
 /// A user's share list as a stream of folders. Taken folder by folder, so that no list is whole in memory.

@@ -9,6 +9,7 @@ mod backup;
 mod error;
 mod folder;
 mod gate;
+pub mod library;
 mod lists;
 mod migrate;
 pub mod records;

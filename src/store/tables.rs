@@ -8,6 +8,7 @@ use heed::types::Bytes;
 use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
+use super::library::LibraryTables;
 use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
@@ -51,6 +52,8 @@ pub struct Tables {
     pub settings: Table,
     /// The share index.
     pub shares: ShareTables,
+    /// The Doctor's.
+    pub library: LibraryTables,
 }
 
 impl Tables {
@@ -68,6 +71,7 @@ impl Tables {
             batch_keys: open("batch-keys-1")?,
             settings: open("settings-1")?,
             shares: ShareTables::open(env, txn)?,
+            library: LibraryTables::open(env, txn)?,
         })
     }
 
@@ -83,6 +87,7 @@ impl Tables {
         ]
         .into_iter()
         .chain(self.shares.tables())
+        .chain(self.library.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

@@ -71,4 +71,6 @@ pub fn all_file_kinds() -> impl Iterator<Item = IssueKind> {
 }
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod tests;
