@@ -2,6 +2,7 @@
 
 mod client;
 mod desk;
+mod passwords;
 
 use std::time::Duration;
 

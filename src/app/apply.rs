@@ -129,10 +129,22 @@ impl Applier {
         }
         let network = self.parts.network.lock().await.clone();
         let mut net_settings = self.parts.net.lock().await;
-        if old.soulseek.listen_port != new.soulseek.listen_port
-            && let Some(network) = &network
-        {
-            net_settings.port = network.rebind(new.soulseek.listen_port).await.map_err(|error| error.to_string())?;
+        if old.soulseek.listen_port != new.soulseek.listen_port {
+            let wanted = new.soulseek.listen_port;
+            net_settings.port = match &network {
+                Some(network) => match network.rebind(wanted).await {
+                    Ok(port) => port,
+                    Err(error) => {
+                        // All or nothing: the folders were understood before.
+                        if old.shares != new.shares {
+                            let _ = self.parts.sharing.configure(shares(old, &self.folders));
+                        }
+                        return Err(error.to_string());
+                    }
+                },
+                // It is being made anew, and takes the port then.
+                None => wanted,
+            };
         }
         net_settings.server = server(new);
         drop(net_settings);

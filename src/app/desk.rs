@@ -1,9 +1,10 @@
 //! Answers the web layer: reads come from the store, the index or the engine; orders go to the engine.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
@@ -73,12 +74,39 @@ pub async fn run(
         let Some(ask) = ask else { return Ok(()) };
         let desk = desk.clone();
         tokio::spawn(async move {
-            let response = desk.answer(ask.request).await.unwrap_or_else(Response::Refused);
-            // Whoever asked may have gone.
-            let _ = ask.answer.send(response);
+            let lets_go = waits_for_others(&ask.request);
+            tell(ask.answer, lets_go, desk.answer(ask.request)).await;
             drop(permit);
         });
     }
+}
+
+/// Waits for the answer and gives it; where it `lets_go`, only as long as somebody waits for it.
+async fn tell(
+    mut to: oneshot::Sender<Response>,
+    lets_go: bool,
+    answer: impl Future<Output = Result<Response, Refusal>>,
+) {
+    let response = tokio::select! {
+        response = answer => response.unwrap_or_else(Response::Refused),
+        () = to.closed(), if lets_go => return,
+    };
+    // Whoever asked may have gone.
+    let _ = to.send(response);
+}
+
+/// Whether the answer comes from the network and changes nothing here: such a question is let go of when nobody waits
+/// for its answer any more. Everything else is brought to its end.
+fn waits_for_others(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Browse(_)
+            | Request::Folder(..)
+            | Request::Place(_)
+            | Request::UserInfo(_)
+            | Request::UserStatus(_)
+            | Request::UserEndpoint(_)
+    )
 }
 
 fn restarting() -> Refusal {
@@ -217,25 +245,36 @@ impl Desk {
         })
     }
 
+    /// Waits until the store shows all that the engine has recorded so far. Between a look at the engine and one at the
+    /// store, so that a transfer that is just over is seen by one of them. Writes nothing, so it costs no sync.
+    async fn settled(&self) {
+        // A store that takes no more writes says so elsewhere; it is read all the same.
+        let _ = self.store.apply(Vec::new()).await;
+    }
+
     /// Live ones from the engine, then finished ones from the store, as one list.
     async fn transfers(&self, filter: TransferFilter) -> Result<Response, Refusal> {
         let wanted = filter.clone();
+        let limit = filter.limit.min(limits::PAGE_ROWS);
         let live = self.node.look(move |node, _| {
             let shown = |t: &&Transfer| {
                 (wanted.include_removed || !t.removed) && wanted.user.as_ref().is_none_or(|user| t.user == *user)
             };
-            let mut rows: Vec<Transfer> = node.live(wanted.direction).filter(shown).cloned().collect();
-            rows.sort_by(|a, b| b.requested_at.cmp(&a.requested_at).then_with(|| a.path.cmp(&b.path)));
-            rows
+            let mut all: Vec<&Transfer> = node.live(wanted.direction).filter(shown).collect();
+            all.sort_by(|a, b| b.requested_at.cmp(&a.requested_at).then_with(|| a.path.cmp(&b.path)));
+            // Only what is asked for is copied: there may be thousands, and the engine waits meanwhile.
+            let rows: Vec<Transfer> = all.iter().skip(wanted.offset).take(limit).copied().cloned().collect();
+            let listed: BTreeSet<TransferId> = all.iter().map(|transfer| transfer.id).collect();
+            (rows, listed)
         });
-        let live = live.await.ok_or_else(restarting)?;
-        let limit = filter.limit.min(limits::PAGE_ROWS);
-        let count = live.len();
-        let mut rows: Vec<Transfer> = live.into_iter().skip(filter.offset).take(limit).collect();
+        let (mut rows, listed) = live.await.ok_or_else(restarting)?;
+        self.settled().await;
+        let count = listed.len();
         let finished =
             TransferFilter { offset: filter.offset.saturating_sub(count), limit: limit - rows.len(), ..filter };
         let (more, finished_count) = self.read(move |store| store.transfers(&finished)).await?;
-        rows.extend(more);
+        // What has ended between the two looks is in both.
+        rows.extend(more.into_iter().filter(|transfer| !listed.contains(&transfer.id)));
         Ok(Response::Transfers(rows, count + finished_count))
     }
 
@@ -244,6 +283,7 @@ impl Desk {
         if let Some(transfer) = live {
             return Ok(transfer);
         }
+        self.settled().await;
         self.read(move |store| store.transfer(direction, id)).await?.ok_or(Refusal::NotFound)
     }
 
@@ -358,8 +398,8 @@ impl Desk {
         if path.exists() {
             return Err(Refusal::Invalid(format!("{} exists already", path.display())));
         }
-        let (store, file) = (self.store.clone(), self.sources.data_file());
-        let written = blocking(move || super::backup::write(&store, &file, &path)).await?;
+        let (store, sources) = (self.store.clone(), self.sources.clone());
+        let written = blocking(move || super::backup::write(&store, &sources, &path)).await?;
         written.map(Response::Text).map_err(Refusal::Invalid)
     }
 
@@ -395,5 +435,31 @@ fn file_view(file: RemoteFile) -> FileView {
         code: file.code,
         extension: file.extension.as_str().to_owned(),
         attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_stranger_on_behalf_of_nobody() {
+        let (to, heard) = oneshot::channel();
+        let asked = tokio::spawn(tell(to, waits_for_others(&Request::Browse("u".into())), std::future::pending()));
+        tokio::task::yield_now().await;
+        drop(heard);
+        asked.await.unwrap();
+
+        // A change is brought to its end.
+        let (to, heard) = oneshot::channel();
+        drop(heard);
+        let mut done = false;
+        let work = async {
+            tokio::task::yield_now().await;
+            done = true;
+            Ok(Response::Done)
+        };
+        tell(to, waits_for_others(&Request::ChangeSettings(Vec::new())), work).await;
+        assert!(done);
     }
 }

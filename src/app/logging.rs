@@ -83,7 +83,11 @@ impl Text {
         if name != "message" {
             let _ = write!(self.0, "{name}=");
         }
-        for c in value.chars().take(LINE_LEN) {
+        for c in value.chars() {
+            // One shown control character is longer than itself.
+            if self.0.len() >= LINE_LEN {
+                return;
+            }
             if c.is_control() {
                 self.0.extend(c.escape_default());
             } else {
@@ -128,6 +132,16 @@ pub fn install(level: &str, clock: Clock) -> LogTail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let tail = LogTail::new(Clock::start());
+        let subscriber = tracing_subscriber::registry().with(tail.clone());
+        let remote = "\u{7}".repeat(100_000);
+        tracing::subscriber::with_default(subscriber, || tracing::info!(a = remote, b = remote, "said"));
+        let length = tail.after(0)[0].text.len();
+        assert!((LINE_LEN..LINE_LEN + 16).contains(&length), "{length}");
+    }
 
     #[test]
     fn the_tail_keeps_the_newest_lines_escaped() {

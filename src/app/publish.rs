@@ -1,5 +1,6 @@
 //! The state of things, gathered about once a second for the page, `/metrics` and systemd.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use super::soulseek::NodeHandle;
 use super::supervise::Supervisor;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
-use crate::model::config::Config;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
 use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
@@ -45,8 +45,6 @@ pub struct Publisher {
     pub free_min: u64,
     /// How the port mapping stands.
     pub mapping: watch::Receiver<String>,
-    /// Configuration at the start, for what does not change.
-    pub config: Config,
     /// Sentences known since the start.
     pub warnings: Vec<String>,
     /// Told when the shares have changed.
@@ -89,9 +87,10 @@ impl Publisher {
         let node = self.node.look(Node::view).await.unwrap_or_default();
         let parts = self.applier.parts();
         let shares = parts.sharing.view().borrow().clone();
-        let (free, total) = self.space();
-        let store = parts.store.clone();
-        let unread = tokio::task::spawn_blocking(move || store.unread()).await;
+        let (store, incomplete) = (parts.store.clone(), self.applier.folders().incomplete.clone());
+        // A disk may take its time with either.
+        let looked_at = tokio::task::spawn_blocking(move || (store.unread().unwrap_or(0), space(&incomplete))).await;
+        let (unread, (free, total)) = looked_at.unwrap_or_default();
         let network = parts.network.lock().await.clone();
         let config = parts.settings.lock().await.clone();
         let mut warnings = self.warnings.clone();
@@ -137,18 +136,17 @@ impl Publisher {
             },
             tasks: self.supervisor.views(),
             warnings,
-            unread_messages: unread.ok().and_then(Result::ok).unwrap_or(0),
+            unread_messages: unread,
             searches_answered: node.searches_answered,
             searches_seen: node.searches_seen,
         }
     }
+}
 
-    /// Free and total bytes where partial files lie.
-    fn space(&self) -> (u64, u64) {
-        let folder = &self.applier.folders().incomplete;
-        rustix::fs::statvfs(folder.as_path())
-            .map_or((0, 0), |fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
-    }
+/// Free and total bytes of the disk this folder lies on.
+fn space(folder: &Path) -> (u64, u64) {
+    rustix::fs::statvfs(folder)
+        .map_or((0, 0), |fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Applier, Folders};
+use super::backup;
 use super::cli::{could_not, say};
 use super::clock::Clock;
 use super::desk::{self, Desk};
@@ -31,7 +32,7 @@ use crate::model::units::{KIB, MIB};
 use crate::model::view::Snapshot;
 use crate::net::port_mapping::{Mode, PortMapping};
 use crate::store::{Store, StoreOptions};
-use crate::web::{ApiKey, Ask, Role, Server, WebSettings};
+use crate::web::{ApiKey, Ask, Bound, Role, Server, WebSettings};
 
 /// An orderly stop leaves within this.
 const STOP: Duration = Duration::from_secs(5);
@@ -50,6 +51,13 @@ pub fn serve(sources: Sources) -> ExitCode {
         Ok(passed) => passed,
         Err(sentence) => return could_not(&sentence),
     };
+    if let Err(sentence) = sources.no_restore_runs() {
+        return could_not(&sentence);
+    }
+    // Before a sample is put where the restored configuration belongs.
+    if let Err(error) = sources.finish_restore() {
+        return could_not(&format!("an interrupted restore could not be completed: {error}"));
+    }
     if let Err(error) = sources.prepare() {
         return could_not(&format!("the data directory {} cannot be used: {error}", sources.data.display()));
     }
@@ -106,6 +114,9 @@ async fn run(
     let store_dir = sources.data.join("store");
     let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    // Before anybody is told that we are here: a taken port ends the start.
+    let web = web(&config, &sources.data, clock, passed);
+    let bound = Bound::new(&web).map_err(|error| error.to_string())?;
     let (disk, backend) = disk(&config)?;
     tracing::info!(backend = backend.name, reason = backend.reason, "disk");
     let limiter =
@@ -141,8 +152,10 @@ async fn run(
         Ok(Ok(gone)) => tracing::info!(gone, "forgotten partial files were removed"),
         failed => tracing::warn!(?failed, "forgotten partial files could not be looked for"),
     }
+    // Left by a backup that was killed. Usually nothing is there.
+    let _ = tokio::fs::remove_dir_all(backup::scratch(&sources.data)).await;
     let (kept, kept_folders) = (store.clone(), applier.folders().clone());
-    supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), cancel)).await;
+    supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), clock, cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
 
     let shutdown = CancellationToken::new();
@@ -170,7 +183,6 @@ async fn run(
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
         mapping: PortMapping::start(listen_port, mode, cancel.clone()),
-        config: config.clone(),
         warnings,
         events: events.clone(),
     };
@@ -179,7 +191,7 @@ async fn run(
     supervisor.run("status", move |cancel| publish::run(publishing.clone(), snapshots.clone(), cancel)).await;
 
     let web_desk = crate::web::Desk::new(snapshot.clone(), asks, events);
-    let web = Server::start(web(&config, &sources.data, clock, passed), web_desk, cancel.child_token()).await;
+    let web = Server::begin(bound, web, web_desk, cancel.child_token()).await;
     let web = web.map_err(|error| error.to_string())?;
     greet(&web, &config);
     notify(&snapshot, &node, &store, &cancel);

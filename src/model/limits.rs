@@ -71,13 +71,13 @@ pub const CONN_BACKLOG: usize = CONN_MAILBOX + WAITING_PER_USER;
 /// Their bytes, roughly; a larger backlog closes the connection. One message alone may be larger.
 pub const CONN_BACKLOG_BYTES: usize = 2 * 1024 * 1024;
 /// The same for all connections together: past it, a message of more than a few KiB closes its connection.
-pub const BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+pub const BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 /// Seconds in which a connection must take 16 KiB of what we send, or have room in its mailbox again.
 pub const WRITE_STALL_S: u64 = 10;
 /// Seconds from a frame's first byte to its last; for share lists, between two pieces of it.
 pub const FRAME_S: u64 = 60;
 /// Bytes of large frames (above 64 KiB) being received, all users together; further ones wait in their sockets.
-pub const FRAMES_AT_ONCE_BYTES: usize = 32 * 1024 * 1024;
+pub const FRAMES_AT_ONCE_BYTES: usize = 20 * 1024 * 1024;
 /// Messages waiting for the server; with more the connection to it is given up.
 pub const SERVER_BACKLOG: usize = 4_096;
 /// Seconds the connection to the server may take to come about, name lookup included.
@@ -175,10 +175,14 @@ pub const CHILDREN: usize = 10;
 pub const PAGE_ROWS: usize = 10_000;
 /// Web connections; further ones wait in the kernel's backlog.
 pub const WEB_CONNECTIONS: usize = 32;
+/// Web connections of one address that is not loopback (a browser takes six); one more is closed.
+pub const WEB_CONNECTIONS_PER_ADDRESS: usize = 12;
 /// Event streams; one more is refused with 503.
 pub const EVENT_STREAMS: usize = 16;
 /// Bytes of a request body; a longer one is refused with 413.
 pub const BODY_LEN: usize = 1024 * 1024;
+/// Request bodies above 16 KiB at once; further ones wait in their sockets.
+pub const LARGE_BODIES: usize = 8;
 /// Log lines kept for the page; the oldest is dropped.
 pub const LOG_LINES: usize = 1_000;
 /// Sessions signed in; the oldest is forgotten.
@@ -233,22 +237,22 @@ pub const SCAN_AHEAD: usize = 64;
 
 // ---- The sum ----
 
-/// Frames above `FRAME_PEER / 16` that are being received hold a share of this; the others wait, and TCP slows them.
-pub const LARGE_FRAMES_BYTES: usize = 24 * 1024 * 1024;
-
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 10] {
+pub fn worst_case() -> [(&'static str, u64); 13] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
         ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
-        ("large frames being received", LARGE_FRAMES_BYTES as u64),
+        ("large frames being received", FRAMES_AT_ONCE_BYTES as u64),
+        ("messages waiting in connections", BACKLOG_BYTES as u64),
+        ("search replies waiting for connections", n(WAITING_REPLIES, 50 * KIB)),
         ("connections with users and their small frames", n(USER_CONNECTIONS, 64 * KIB)),
         ("search results", n(SEARCHES * SEARCH_ROWS, 400)),
         ("downloads that are not over", n(DOWNLOADS, 1_024)),
         ("uploads that are not over", n(UPLOADS, 768)),
-        ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + 8 * MIB),
-        ("store commits and reads", 4 * COMMIT_BYTES),
+        ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + n(LARGE_BODIES, BODY_LEN as u64)),
+        ("one password being hashed", 19 * MIB),
+        ("store commits and reads", 3 * COMMIT_BYTES),
         ("log lines, messages and tables of users", 8 * MIB),
     ]
 }
@@ -269,7 +273,8 @@ pub fn fits(config: &super::config::Config) -> Result<(), String> {
 
 // The relations the table rests on.
 const _: () = {
-    assert!(FRAME_RESULTS as usize <= LARGE_FRAMES_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(FRAME_RESULTS as usize <= FRAMES_AT_ONCE_BYTES, "one large frame must fit, or none ever arrives");
+    assert!(WEB_CONNECTIONS_PER_ADDRESS < WEB_CONNECTIONS, "one host leaves some to others");
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use heed::CompactionOption;
 use heed::types::{Bytes, DecodeIgnore, Str};
@@ -24,6 +25,8 @@ const MAGIC: &[u8] = b"slskdn-backup-1\n";
 const SECTION_HEAD: usize = 8 + 32;
 /// The longest configuration file that is taken along.
 const CONFIG_LEN: u64 = 1024 * 1024;
+/// The configuration file of a restored backup, in the store's folder.
+pub const RESTORED_CONFIG: &str = "restored.yml";
 /// Largest map a check of a backup may need: the file, and room to open tables.
 const CHECK_MAP_ROOM: u64 = 1024 * 1024;
 
@@ -73,6 +76,19 @@ impl Store {
         folder::sync(dir)?;
         Ok(path)
     }
+}
+
+/// The newest snapshot in a folder and when it was written; none where there is no such folder.
+///
+/// # Errors
+/// The folder or the file cannot be looked at.
+pub fn newest_snapshot(dir: &Path) -> Result<Option<(PathBuf, SystemTime)>, StoreError> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let Some((_, path)) = snapshots(dir)?.pop() else { return Ok(None) };
+    let written = fs::metadata(&path).and_then(|found| found.modified()).map_err(StoreError::io("look at", &path))?;
+    Ok(Some((path, written)))
 }
 
 /// Snapshots in a folder, oldest first.
@@ -166,18 +182,34 @@ fn hash_of(from: &mut impl Read, length: u64, to: &mut impl Write) -> io::Result
 }
 
 /// Checks a backup whole: hashes, that the store in it opens with a format this program knows, that every table has as
-/// many rows as it says and every known record decodes. Needs room for the store in the system's temporary folder.
-pub fn verify_backup(file: &Path) -> Result<BackupSummary, StoreError> {
+/// many rows as it says and every known record decodes. Needs room for the store in `scratch`, which must lie on a disk
+/// of this computer; it is made if it is absent.
+pub fn verify_backup(file: &Path, scratch: &Path) -> Result<BackupSummary, StoreError> {
     static CHECKS: AtomicU32 = AtomicU32::new(0);
-    let name = format!("slskdn-verify-{}-{}", std::process::id(), CHECKS.fetch_add(1, Ordering::Relaxed));
-    let dir = fresh_folder(&std::env::temp_dir().join(name))?;
+    let name = format!("{}-{}", std::process::id(), CHECKS.fetch_add(1, Ordering::Relaxed));
+    let dir = fresh_folder(&scratch.join(name))?;
     let checked = unpack(file, &dir).and_then(|(length, config)| check(file, &dir, length, config));
     let removed = fs::remove_dir_all(&dir).map_err(StoreError::io("remove", &dir));
     checked.and_then(|summary| removed.map(|()| summary))
 }
 
+/// Where a restore into this folder works; it is there only while one runs, or after one was interrupted.
+pub fn unfinished(into: &Path) -> PathBuf {
+    let mut beside = into.as_os_str().to_owned();
+    beside.push(".restoring");
+    PathBuf::from(beside)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(StoreError::io("write", path))
+}
+
 /// Puts a backup into `into`, which must be absent or empty (a left-over lock file counts as empty). Everything
-/// [`verify_backup`] checks is checked in a folder beside it first, which is then renamed.
+/// [`verify_backup`] checks is checked in a folder beside it first ([`unfinished`]), which is then renamed. The
+/// configuration, if there is one, arrives with it as [`RESTORED_CONFIG`], for the caller to take away: after an
+/// interruption there is all of the backup, or nothing.
 pub fn restore(file: &Path, into: &Path) -> Result<BackupSummary, StoreError> {
     let io = |what| StoreError::io(what, into);
     let above = folder::parent(into);
@@ -197,12 +229,13 @@ pub fn restore(file: &Path, into: &Path) -> Result<BackupSummary, StoreError> {
     }
     // Somebody may have the empty store open; the lock is held until the folder is replaced.
     let _lock = if into.exists() { Some(folder::lock(into)?) } else { None };
-    let mut beside = into.as_os_str().to_owned();
-    beside.push(".restoring");
-    let dir = fresh_folder(Path::new(&beside))?;
+    let dir = fresh_folder(&unfinished(into))?;
     let restored = unpack(file, &dir).and_then(|(length, config)| {
         let summary = check(file, &dir, length, config)?;
         remove_if_there(&dir.join("lock.mdb"))?;
+        if let Some(config) = &summary.config {
+            write_synced(&dir.join(RESTORED_CONFIG), config)?;
+        }
         folder::sync(&dir)?;
         remove_if_there(&into.join(folder::LOCK))?;
         fs::rename(&dir, into).map_err(io("put the restored store into"))?;

@@ -1,9 +1,7 @@
 //! Typed reads: what the pages, the API and a start-up ask for.
 
 use super::records::{Conversation, SETTING_VERSION, decode, get};
-use super::tables::{
-    batch_id_key, message_key_id, setting_key, transfer_id_key, transfer_key_marks, transfer_range, user_key,
-};
+use super::tables::{batch_id_key, setting_key, transfer_id_key, transfer_key_marks, transfer_range, user_key};
 use super::{Store, StoreError, Ticket, apply};
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::limits;
@@ -105,20 +103,6 @@ impl Store {
                 unread = unread.saturating_add(decode::<Conversation>(entry?.1)?.unread);
             }
             Ok(unread)
-        })
-    }
-
-    /// Whether a received message with this id of the server's is kept: the server repeats what was not acknowledged.
-    pub fn has_message(&self, user: &Username, id: u32) -> Result<bool, StoreError> {
-        let user = user_key(user)?;
-        self.read(|txn, tables| {
-            // At most `limits::MESSAGES_PER_USER` keys, and a repeated one is near the end.
-            for entry in tables.messages.rev_prefix_iter(txn, &user)? {
-                if message_key_id(entry?.0) == Some((id, true)) {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
         })
     }
 

@@ -157,12 +157,6 @@ pub fn message_key(message: &PrivateMessage) -> Result<Vec<u8>, StoreError> {
     Ok(key)
 }
 
-/// Id and direction, read from the end of a message's key.
-pub(super) fn message_key_id(key: &[u8]) -> Option<(u32, bool)> {
-    let (rest, incoming) = key.split_last().map(|(last, rest)| (rest, *last == 1))?;
-    Some((u32::from_be_bytes(*rest.last_chunk()?), incoming))
-}
-
 /// Newest first, id.
 pub fn batch_key(batch: &Batch) -> [u8; 24] {
     let mut key = [0; 24];

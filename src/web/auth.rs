@@ -2,7 +2,11 @@
 //!
 //! There is no default password. Until one is set, whoever reaches us over the loopback bind is the owner; everybody
 //! else needs the set-up code, which only the terminal and the log show. Values are kept through the desk, under
-//! `web.password`, `web.session_secret` and `web.sessions`. Which request needs what is [`super::guard`]'s.
+//! `web.password`, `web.configured_password`, `web.session_secret` and `web.sessions`. Which request needs what is
+//! [`super::guard`]'s.
+//!
+//! A password in the configuration counts above the one set on the page. Whichever way the password in force changes,
+//! sessions and tokens that were given under the old one end: also when it happened while the program was stopped.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,8 +28,12 @@ pub use super::token::Token;
 use super::token::{LIFE_S, Secret, same};
 
 const PASSWORD: &str = "web.password";
+/// The hash of the configuration's password, as of the last start with one.
+const CONFIGURED: &str = "web.configured_password";
 const SECRET: &str = "web.session_secret";
 const SESSIONS: &str = "web.sessions";
+/// The configuration's key.
+const KEY: &str = "web.authentication.password";
 /// Letters of a set-up code: no vowels (no words), nothing that looks alike. 10 of 24 letters are 45 bits, against five
 /// tries per quarter of an hour.
 const CODE_LETTERS: &[u8; 24] = b"bcdfghjkmnpqrstvwxz23456";
@@ -46,6 +54,9 @@ pub enum SignInError {
     /// There is a password already.
     #[error("a password is set already")]
     AlreadySet,
+    /// The configuration names one, which would count again at the next start.
+    #[error("the password is set by {0}; change it there, and start the program anew")]
+    Configured(String),
     /// The password could not be kept.
     #[error("the password could not be kept: the store did not answer")]
     NotKept,
@@ -141,27 +152,23 @@ fn read_sessions(bytes: &[u8]) -> Vec<Session> {
 impl Auth {
     /// Fetches what is kept; makes and keeps a secret on the first run. Makes a set-up code while there is no password.
     pub async fn load(desk: Desk, settings: &WebSettings) -> Result<Self, LoadError> {
-        let text = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-        let password = match &settings.password {
-            // Hashed like any other, so that checking it costs and hides the same.
-            Some(named) => {
-                let (named, salt, cost) = (named.clone(), random().map_err(LoadError::Random)?, settings.password_cost);
-                let hashed = tokio::task::spawn_blocking(move || password::hash(&named, salt, cost)).await;
-                // Never "no password": that would open a loopback bind.
-                Some(hashed.ok().and_then(Result::ok).ok_or(LoadError::Password)?)
-            }
-            None => text(desk.value(PASSWORD).await.map_err(LoadError::Desk)?),
-        };
+        let InForce { password, configured, changed } = InForce::find(&desk, settings).await?;
         let kept = desk.value(SECRET).await.map_err(LoadError::Desk)?;
-        let secret = if let Some(secret) = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
-            secret
+        let kept = kept.filter(|_| !changed).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let (secret, sessions) = if let Some(secret) = kept {
+            let sessions = desk.value(SESSIONS).await.map_err(LoadError::Desk)?;
+            (secret, sessions.map(|bytes| read_sessions(&bytes)).unwrap_or_default())
         } else {
             let fresh = random().map_err(LoadError::Random)?;
             desk.keep_value(SECRET, Some(fresh.to_vec())).await.map_err(LoadError::Desk)?;
-            fresh
+            desk.keep_value(SESSIONS, None).await.map_err(LoadError::Desk)?;
+            (fresh, Vec::new())
         };
-        let sessions = desk.value(SESSIONS).await.map_err(LoadError::Desk)?;
-        let sessions = sessions.map(|bytes| read_sessions(&bytes)).unwrap_or_default();
+        if changed {
+            // Last: a start that is interrupted before does all of it again.
+            let hash = password.clone().filter(|_| configured).map(String::into_bytes);
+            desk.keep_value(CONFIGURED, hash).await.map_err(LoadError::Desk)?;
+        }
         let setup_code = if password.is_none() { Some(new_code().map_err(LoadError::Random)?) } else { None };
         Ok(Self {
             desk,
@@ -173,6 +180,24 @@ impl Auth {
             backoff: Mutex::new(Backoff::default()),
             failed: AtomicU64::new(0),
         })
+    }
+
+    /// Where the configuration sets the password, if it does: what the page sets would not count at the next start.
+    pub async fn set_by(&self) -> Result<Option<String>, Refusal> {
+        let settings = self.desk.settings().await?;
+        let named = settings.into_iter().find(|setting| setting.key == KEY && !setting.value.is_empty());
+        Ok(named.map(|setting| setting.source))
+    }
+
+    async fn may_be_set_here(&self) -> Result<(), SignInError> {
+        match self.set_by().await {
+            Ok(None) => Ok(()),
+            Ok(Some(source)) => Err(SignInError::Configured(source)),
+            Err(refusal) => {
+                tracing::error!(?refusal, "the configuration could not be read");
+                Err(SignInError::NotKept)
+            }
+        }
     }
 
     fn now_s(&self) -> u64 {
@@ -225,6 +250,7 @@ impl Auth {
     /// Sets the first password with the set-up code. `code` is not asked for where the owner needs none (`None`).
     pub async fn set_up(&self, from: IpAddr, code: Option<&str>, new: &str) -> Result<(), SignInError> {
         check_new(new)?;
+        self.may_be_set_here().await?;
         if let Some(code) = code {
             self.begin(from)?;
             let known = self.setup_code().ok_or(SignInError::AlreadySet)?;
@@ -245,6 +271,7 @@ impl Auth {
     /// Replaces the password. Ends all sessions and tokens.
     pub async fn change_password(&self, from: IpAddr, current: &str, new: &str) -> Result<(), SignInError> {
         check_new(new)?;
+        self.may_be_set_here().await?;
         self.sign_in(from, current).await?;
         let Ok(_turn) = self.hashing.acquire().await else { return Err(SignInError::NotKept) };
         self.keep_password(new).await
@@ -343,6 +370,37 @@ impl Auth {
             }
         }
         found
+    }
+}
+
+/// The password that counts.
+struct InForce {
+    /// Its hash.
+    password: Option<String>,
+    /// It is the configuration's.
+    configured: bool,
+    /// The configuration had another at the last start, or had one and has none, or the other way round.
+    changed: bool,
+}
+
+impl InForce {
+    async fn find(desk: &Desk, settings: &WebSettings) -> Result<Self, LoadError> {
+        let text = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        let known = text(desk.value(CONFIGURED).await.map_err(LoadError::Desk)?);
+        let Some(named) = settings.password.clone() else {
+            let password = text(desk.value(PASSWORD).await.map_err(LoadError::Desk)?);
+            return Ok(Self { password, configured: false, changed: known.is_some() });
+        };
+        let (salt, cost) = (random().map_err(LoadError::Random)?, settings.password_cost);
+        let work = move || match known {
+            Some(known) if password::verify(&named, Some(&known), cost) => Ok((known, false)),
+            _ => password::hash(&named, salt, cost).map(|fresh| (fresh, true)),
+        };
+        // Hashed like any other, so that checking it costs and hides the same. A failure is never "no password": that
+        // would open a loopback bind.
+        let hashed = tokio::task::spawn_blocking(work).await;
+        let (phc, changed) = hashed.ok().and_then(Result::ok).ok_or(LoadError::Password)?;
+        Ok(Self { password: Some(phc), configured: true, changed })
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct Counts {
     pub(crate) panics: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
+    /// Connections closed at once: their address held its share already.
+    pub(crate) turned_away: AtomicU64,
     /// Open connections.
     pub(crate) connections: AtomicU64,
 }
@@ -45,6 +47,7 @@ impl Counts {
             ("sign_ins_failed", "counter", "Wrong passwords and set-up codes", sign_ins_failed),
             ("panics", "counter", "Handlers that panicked", self.panics.load(Relaxed)),
             ("accepted", "counter", "Connections accepted", self.accepted.load(Relaxed)),
+            ("turned_away", "counter", "Connections of an address that held its share", self.turned_away.load(Relaxed)),
             ("connections", "gauge", "Open connections", self.connections.load(Relaxed)),
             ("event_streams", "gauge", "Open event streams", event_streams),
         ] {

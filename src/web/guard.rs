@@ -32,7 +32,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::SemaphorePermit;
 use tower::ServiceExt;
 
 use crate::model::limits;
@@ -54,7 +55,7 @@ pub const PUBLIC: [&str; 9] = [
     "/api/v0/session/enabled",
 ];
 
-/// Bytes of a body from somebody not yet known: enough for a password.
+/// Bytes of a body from somebody not yet known: enough for a password. Longer ones count as large.
 const STRANGERS_BODY: usize = 16 * 1024;
 /// An overlong body is read on for so much, so that the refusal is heard; then the connection is closed.
 const DRAIN: usize = 8 * limits::BODY_LEN;
@@ -188,7 +189,8 @@ pub(crate) async fn answer(web: Arc<Web>, router: Router, peer: Peer, request: R
     };
     let path = path.unwrap_or_default();
     let mut response = match (outcome, visit) {
-        (Ok(bytes), Some(visit)) => {
+        // The permit of a large body lasts as long as the body is of use.
+        (Ok((bytes, _large)), Some(visit)) => {
             parts.extensions.insert(visit);
             let request = Request::from_parts(parts, Body::from(bytes));
             let handled = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
@@ -275,14 +277,14 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 }
 
 /// Gates 2 to 6. Fills `visit` as soon as it is known, for the refusal's page.
-async fn admit(
-    web: &Arc<Web>,
+async fn admit<'w>(
+    web: &'w Arc<Web>,
     peer: Peer,
     parts: &Parts,
     path: &str,
     body: Incoming,
     visit: &mut Option<Visit>,
-) -> Result<Bytes, Denied> {
+) -> Result<(Bytes, Option<SemaphorePermit<'w>>), Denied> {
     let public = PUBLIC.contains(&path);
     let is_change = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let seen = identify(web, peer, &parts.headers);
@@ -306,6 +308,9 @@ async fn admit(
         None if public => STRANGERS_BODY,
         None => return denied(StatusCode::UNAUTHORIZED, "sign in first"),
     };
+    let is_large =
+        body_limit > STRANGERS_BODY && body.size_hint().exact().is_none_or(|len| len > STRANGERS_BODY as u64);
+    let large = if is_large { web.bodies.acquire().await.ok() } else { None };
     let bytes = read_body(&parts.headers, body, body_limit, web.settings.body_timeout).await?;
     let is_api = path.starts_with("/api/");
     let lone_tool = matches!(&access, Some(Access { by: By::Open, .. }))
@@ -319,7 +324,7 @@ async fn admit(
             return denied(StatusCode::FORBIDDEN, "the form is out of date: go back, load the page again, try again");
         }
     }
-    Ok(bytes)
+    Ok((bytes, large))
 }
 
 fn identify(web: &Web, peer: Peer, headers: &HeaderMap) -> Visit {

@@ -32,6 +32,7 @@ use super::desk::Desk;
 use super::guard::{self, Peer};
 use super::info::InfoCache;
 use super::routes;
+use super::seats::{Seat, Seats};
 use super::settings::WebSettings;
 
 /// Connections of the command line, apart from the page's: it must get through when browsers hold all of those.
@@ -91,6 +92,8 @@ pub struct Web {
     pub(crate) counts: Counts,
     /// Permits of event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Permits of large bodies.
+    pub(crate) bodies: Semaphore,
     /// Share lists fetched lately.
     pub(crate) browsed: BrowseCache,
     /// What users told about themselves lately.
@@ -111,6 +114,34 @@ impl fmt::Debug for Web {
     }
 }
 
+/// Sockets that listen; callers wait in the kernel until [`Server::begin`].
+#[derive(Debug)]
+pub struct Bound(Vec<(SocketAddr, TcpListener)>);
+
+impl Bound {
+    /// Binds every address and takes the passed sockets.
+    ///
+    /// # Errors
+    /// A port is taken, or the system refuses.
+    pub fn new(settings: &WebSettings) -> Result<Self, StartError> {
+        let mut listeners = Vec::new();
+        for address in &settings.addresses {
+            listeners.push(bind(*address)?);
+        }
+        for passed in &settings.listeners {
+            let take = || {
+                let listener = passed.try_clone()?;
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            };
+            listeners.push(take().map_err(StartError::Passed)?);
+        }
+        let with_address = |listener: TcpListener| Ok((listener.local_addr()?, listener));
+        let found: io::Result<Vec<_>> = listeners.into_iter().map(with_address).collect();
+        found.map(Self).map_err(StartError::Passed)
+    }
+}
+
 /// The page and the API, listening.
 #[derive(Debug)]
 pub struct Server {
@@ -127,25 +158,29 @@ enum Listener {
 }
 
 impl Server {
-    /// Binds every address, gets the secrets ready through the desk (somebody must be answering there) and begins to
-    /// accept. Ends when `stop` is cancelled; [`Server::stopped`] waits for it.
+    /// Binds and begins.
+    ///
+    /// # Errors
+    /// As [`Bound::new`] and [`Server::begin`].
     pub async fn start(settings: WebSettings, desk: Desk, stop: CancellationToken) -> Result<Self, StartError> {
-        let mut listeners = Vec::new();
-        for address in &settings.addresses {
-            listeners.push(bind(*address)?);
-        }
-        for passed in &settings.listeners {
-            let take = || {
-                let listener = passed.try_clone()?;
-                listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener)
-            };
-            listeners.push(take().map_err(StartError::Passed)?);
-        }
+        let bound = Bound::new(&settings)?;
+        Self::begin(bound, settings, desk, stop).await
+    }
+
+    /// Gets the secrets ready through the desk (somebody must be answering there) and begins to accept. Ends when
+    /// `stop` is cancelled; [`Server::stopped`] waits for it.
+    ///
+    /// # Errors
+    /// The control socket cannot be made, or the secrets cannot be had.
+    pub async fn begin(
+        bound: Bound,
+        settings: WebSettings,
+        desk: Desk,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let mut addresses = Vec::new();
         let mut all = Vec::new();
-        for listener in listeners {
-            let address = listener.local_addr().map_err(StartError::Passed)?;
+        for (address, listener) in bound.0 {
             addresses.push(address);
             all.push(Listener::Tcp(listener, address.ip().to_canonical().is_loopback()));
         }
@@ -163,6 +198,7 @@ impl Server {
             hosts: our_names(&settings.allowed_hosts),
             counts: Counts::default(),
             streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
+            bodies: Semaphore::new(limits::LARGE_BODIES),
             browsed: BrowseCache::default(),
             told: InfoCache::default(),
             stop: stop.clone(),
@@ -170,13 +206,15 @@ impl Server {
         });
         let router = routes::router(Arc::clone(&web));
         let permits = Arc::new(Semaphore::new(web.settings.connections));
+        let seats = Arc::<Seats>::default();
         let tasks = TaskTracker::new();
         for listener in all {
             let permits = match listener {
                 Listener::Tcp(..) => Arc::clone(&permits),
                 Listener::Control(_) => Arc::new(Semaphore::new(CONTROL_CONNECTIONS)),
             };
-            let door = Door { web: Arc::clone(&web), router: router.clone(), permits, tasks: tasks.clone() };
+            let (web, router) = (Arc::clone(&web), router.clone());
+            let door = Door { web, router, permits, seats: Arc::clone(&seats), tasks: tasks.clone() };
             tasks.spawn(door.keep(listener));
         }
         tasks.close();
@@ -261,6 +299,7 @@ struct Door {
     web: Arc<Web>,
     router: Router,
     permits: Arc<Semaphore>,
+    seats: Arc<Seats>,
     tasks: TaskTracker,
 }
 
@@ -292,8 +331,12 @@ impl Door {
                 let (stream, remote) = listener.accept().await?;
                 // Without either the connection is of no use; the caller has left.
                 let Ok(local) = stream.local_addr() else { return Ok(()) };
+                let Some(seat) = self.seats.take(remote.ip()) else {
+                    self.web.counts.turned_away.fetch_add(1, Relaxed);
+                    return Ok(());
+                };
                 let _ = stream.set_nodelay(true);
-                self.serve(stream, Peer::Tcp { remote, local, loopback_bind: *loopback_bind }, permit);
+                self.serve(stream, Peer::Tcp { remote, local, loopback_bind: *loopback_bind }, (permit, Some(seat)));
             }
             Listener::Control(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -302,7 +345,7 @@ impl Door {
                     tracing::warn!(uid, "another user knocked at the control socket");
                     return Ok(());
                 }
-                self.serve(stream, Peer::Control, permit);
+                self.serve(stream, Peer::Control, (permit, None));
             }
         }
         Ok(())
@@ -312,7 +355,7 @@ impl Door {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
-        permit: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Option<Seat>),
     ) {
         let web = Arc::clone(&self.web);
         let router = self.router.clone();
@@ -339,7 +382,7 @@ impl Door {
                     let _ = tokio::time::timeout(STOP_WITHIN, connection).await;
                 }
             }
-            drop((open, permit));
+            drop((open, place));
         });
     }
 }

@@ -94,9 +94,9 @@ class Browser:
         self.until(f"the answer is {words}", lambda: all(word in self.text for word in words), again=False)
 
     def row(self, words):
-        """The text of the table row with these words, or nothing."""
+        """The text of the table row with these words; empty if there is none."""
         found = self.driver.find_elements(By.XPATH, f"//tbody/tr[contains(., {quoted(words)})]")
-        return found[0].text if found else None
+        return found[0].text if found else ""
 
     # ---- Doing ----
 

@@ -53,7 +53,7 @@ def test_search_download_cancel_clear(page, world, box):
     page.until("the file is found", lambda: page.has(f"//button[@aria-label='Download {name}']"))
     ask_for(page, name)
     page.open(f"{box.url}/downloads")
-    page.until("it is finished", lambda: "finished" in (page.row(name) or ""))
+    page.until("it is finished", lambda: "finished" in page.row(name))
     assert "single source" in page.row(name)
     here = box.downloads / "Álbum" / name
     assert sha256(here) == sha256(original(world.them, word))
@@ -61,7 +61,7 @@ def test_search_download_cancel_clear(page, world, box):
     # The search knows it now.
     page.driver.back()
     page.driver.refresh()
-    page.until("the result is marked", lambda: "finished" in (page.row(name) or ""))
+    page.until("the result is marked", lambda: "finished" in page.row(name))
     assert not page.has(f"//button[@aria-label='Download {name}']")
 
     # Another one is stopped on its way.
@@ -71,13 +71,13 @@ def test_search_download_cancel_clear(page, world, box):
     ask_for(page, mix)
     page.open(f"{box.url}/downloads")
     page.until("it moves, at a speed that is told", lambda: re.search(
-        r"[1-9]\d* % · .* MiB of 24.0 MiB · .*iB/s · .* left", page.row(mix) or ""))
+        r"[1-9]\d* % · .* MiB of 24.0 MiB · .*iB/s · .* left", page.row(mix)))
     page.click(f"Cancel {mix}")
     page.says("Cancel this download?", "may have to be fetched again")
     page.click("Cancel the download")
-    page.until("it is cancelled", lambda: "cancelled" in (page.row(mix) or ""), 20)
+    page.until("it is cancelled", lambda: "cancelled" in page.row(mix), 20)
     page.click(f"Remove {mix} from the list")
-    page.until("it is gone", lambda: page.row(mix) is None and name in page.text, 10)
+    page.until("it is gone", lambda: not page.row(mix) and name in page.text, 10)
     clear(page)
     assert here.exists(), "clearing the list leaves the files"
 
@@ -98,7 +98,7 @@ def test_browse_a_user_and_download_from_there(page, world, box):
     page.until("the folder is shown", lambda: page.row(name))
     ask_for(page, name)
     page.open(f"{box.url}/downloads")
-    page.until("it is finished", lambda: "finished" in (page.row(name) or ""))
+    page.until("it is finished", lambda: "finished" in page.row(name))
     assert [f for f in box.downloads.rglob("*") if f.is_file() and sha256(f) == sha256(world.them.files[name])]
     clear(page)
 
@@ -141,7 +141,7 @@ def test_shares_are_scanned_again(page, box):
         page.says("The scan has begun")
         page.sees("18 files in")
         page.click("Look at everything others see")
-        page.until("it is listed", lambda: "123 B" in (page.row(new.name) or ""))
+        page.until("it is listed", lambda: "123 B" in page.row(new.name))
     finally:
         new.unlink()
     page.open(f"{box.url}/shares")

@@ -88,7 +88,7 @@ pub(super) fn to_server(bits: &Bits) -> Vec<ToServer> {
     let Bits { a, b, c, n, m, flag, bytes, .. } = bits.clone();
     let (token, user) = (Token(n), a.clone());
     vec![
-        ToServer::Login { user: a.clone(), password: b.clone(), major: n, hash: c.clone(), minor: m },
+        ToServer::Login { user: a.clone(), password: b.clone().into(), major: n, hash: c.clone().into(), minor: m },
         ToServer::SetWaitPort { port: m, obfuscated: bits.some((1, n)) },
         ToServer::GetPeerAddress { user: user.clone() },
         ToServer::WatchUser { user: user.clone() },
@@ -129,7 +129,7 @@ pub(super) fn from_server(bits: &Bits) -> Vec<FromServer> {
         FromServer::Login(Ok(LoginGreeting {
             greeting: a.clone(),
             own_ip: bits.ip(),
-            password_hash: bits.some(b.clone()),
+            password_hash: bits.some(b.clone().into()),
             supporter: bits.some(m % 2 == 0),
         })),
         FromServer::Login(Err(LoginRefusal { reason: a.clone(), detail: bits.some(b.clone()) })),

@@ -28,13 +28,7 @@ async fn down(rig: &mut Rig, says: &str) {
 }
 
 fn login() -> ToServer {
-    ToServer::Login {
-        user: WireText::from("us"),
-        password: WireText::from("pw"),
-        major: 177,
-        hash: WireText::from("h"),
-        minor: 1,
-    }
+    ToServer::Login { user: WireText::from("us"), password: "pw".into(), major: 177, hash: "h".into(), minor: 1 }
 }
 
 #[tokio::test]
@@ -139,9 +133,10 @@ async fn another_configured_server_ends_the_connection_to_the_old_one() {
 async fn a_server_that_is_not_there_is_one_sentence() {
     let mut rig = Rig::start().await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    rig.net.set_server(nobody.to_string());
+    let nobody = nobody.to_string();
+    rig.net.set_server(nobody.clone());
     rig.net.perform(NetAction::ServerConnect);
-    down(&mut rig, "cannot be reached").await;
+    down(&mut rig, &format!("{nobody}: ")).await;
     rig.net.set_server("no port here".to_owned());
     rig.net.perform(NetAction::ServerConnect);
     down(&mut rig, "\"no port here\" cannot be resolved").await;

@@ -1,4 +1,5 @@
 """Fixtures of the operating tests; see box.py and ../interop/world.py."""
+
 import subprocess
 
 import pytest
@@ -26,9 +27,7 @@ def world(request):
     marker = request.node.get_closest_marker("world")
     world = World(**(marker.kwargs if marker else {"big_mib": 1}))
     yield world
-    world.close()
-    if not request.node.stash.get(FAILED, False):
-        subprocess.run(["rm", "-rf", str(world.tmp)], check=True)
+    world.close(keep=request.node.stash.get(FAILED, False))
 
 
 @pytest.fixture
@@ -59,6 +58,4 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         item.stash[FAILED] = True
-        if "world" in item.fixturenames and call.when == "call":
-            report.sections.append(("logs", f"kept in {item.funcargs['world'].tmp}"))
     return report

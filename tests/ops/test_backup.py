@@ -1,4 +1,5 @@
 """Backups: while the daemon runs and without it, their return, and what is refused."""
+import os
 import stat
 
 import pytest
@@ -104,6 +105,47 @@ def test_a_damaged_backup_is_refused(filled, box, tmp_path, damage):
     assert str(file) in told, told
     run("--data", filled.home, "backup", tmp_path / "good")
     run("--data", other.home, "restore", tmp_path / "good")
+
+
+@pytest.mark.parametrize("how", ["start", "again"])
+def test_a_restore_cut_off_before_the_configuration_is_completed(filled, box, tmp_path, how):
+    before, file = state(filled), tmp_path / "file"
+    run("--data", filled.home, "backup", file)
+    filled.stop()
+    other = box("other")
+    run("--data", other.home, "restore", file)
+    # As a power cut leaves it: the store is in its place, the configuration still lies in it.
+    (other.home / "slskdn.yml").rename(other.home / "store" / "restored.yml")
+    if how == "again":
+        assert "is now complete, and the configuration" in run("--data", other.home, "restore", file).stdout
+        assert stat.S_IMODE((other.home / "slskdn.yml").stat().st_mode) == 0o600
+    other.start()
+    assert state(other) == before
+    assert not (other.home / "store" / "restored.yml").exists()
+
+
+def test_a_restore_cut_off_before_the_store_is_not_forgotten(filled, box, tmp_path):
+    before, file = state(filled), tmp_path / "file"
+    run("--data", filled.home, "backup", file)
+    filled.stop()
+    other = box("other")
+    (other.home / "store.restoring").mkdir(parents=True)
+    (other.home / "store.restoring" / "data.mdb").write_bytes(b"half")
+    told = refuses(*other.flags(), "serve")
+    assert "run it again, or remove" in told and str(other.home / "store.restoring") in told, told
+    assert not (other.home / "store").exists()
+    run("--data", other.home, "restore", file)
+    other.start()
+    assert state(other) == before
+
+
+def test_a_name_that_is_not_text(filled, tmp_path):
+    name = os.fsencode(tmp_path) + b"/b\xff.backup"
+    told = run("--data", filled.home, "backup", os.fsdecode(name), code=2).stderr
+    assert "can only be told a name in UTF-8" in told, told
+    filled.stop()
+    run("--data", filled.home, "backup", os.fsdecode(name))
+    assert os.path.exists(name)
 
 
 def test_an_own_configuration_survives_a_restore(filled, box, tmp_path):

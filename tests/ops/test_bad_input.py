@@ -68,12 +68,17 @@ def test_too_little_memory(tmp_path):
 @pytest.mark.parametrize("key", ["soulseek.listen_port", "web.port"])
 def test_a_taken_port(box, key):
     one = box()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as taken, socket.socket() as server:
+        for each in (taken, server):
+            each.bind(("127.0.0.1", 0))
+            each.listen()
         free, port = one.settings[key], taken.getsockname()[1]
         one.settings[key] = port
-        told = refuses(*one.flags(), "serve")
+        account = {"address": "127.0.0.1", "port": server.getsockname()[1], "username": "me", "password": "pw"}
+        told = refuses(*one.flags(), *[x for k, v in account.items() for x in ("--set", f"soulseek.{k}={v}")], "serve")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
     assert str(port) in told and key in told and "another program" in told, told
     one.settings[key] = free
     one.start()

@@ -63,7 +63,7 @@ fn a_damaged_backup_is_refused_and_leaves_nothing() {
     let file = dir.path().join("good.backup");
     store.backup_with(&file, Some(b"web:\n  port: 5030\n")).unwrap();
     let good = fs::read(&file).unwrap();
-    let summary = verify_backup(&file).unwrap();
+    let summary = verify_backup(&file, &dir.path().join("scratch")).unwrap();
     assert_eq!(summary.config.as_deref(), Some(&b"web:\n  port: 5030\n"[..]));
     assert_eq!(summary.tables.iter().find(|(name, _)| name == "transfers-1").unwrap().1, 49);
 
@@ -71,7 +71,7 @@ fn a_damaged_backup_is_refused_and_leaves_nothing() {
     let into = dir.path().join("restored");
     let refused = |bytes: &[u8], what: &str| {
         fs::write(&bad, bytes).unwrap();
-        let error = verify_backup(&bad).unwrap_err();
+        let error = verify_backup(&bad, &dir.path().join("scratch")).unwrap_err();
         assert!(matches!(error, StoreError::BackupDamaged { .. } | StoreError::NotABackup(_)), "{what}: {error}");
         assert!(restore(&bad, &into).is_err(), "{what}");
         assert!(!into.exists() && !dir.path().join("restored.restoring").exists(), "{what} leaves nothing");
@@ -134,7 +134,16 @@ fn snapshots_are_numbered_and_few() {
         fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["notes", "snapshot-00000004.backup", "snapshot-00000005.backup", "snapshot-00000006.backup"]);
-    assert_eq!(verify_backup(&newest).unwrap().tables.iter().find(|(name, _)| name == "settings-1").unwrap().1, 5);
+    assert_eq!(
+        verify_backup(&newest, &dir.path().join("scratch"))
+            .unwrap()
+            .tables
+            .iter()
+            .find(|(name, _)| name == "settings-1")
+            .unwrap()
+            .1,
+        5
+    );
 }
 
 /// A made-up next format: wishes move to a table of the next version, their words in capitals.

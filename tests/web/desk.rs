@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use slskdn::model::id::{SearchId, TransferId, Username};
@@ -30,6 +31,8 @@ const AT: UnixMs = UnixMs(1_767_323_045_000);
 pub(super) struct Told {
     orders: Arc<Mutex<Vec<Request>>>,
     pub(super) values: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    /// The configuration names a password.
+    pub(super) password_configured: Arc<AtomicBool>,
 }
 
 impl Told {
@@ -202,22 +205,30 @@ fn respond(told: &Told, request: Request) -> Response {
             message(false, "Yes, give me a minute."),
             message(true, EVIL),
         ]),
-        Request::Settings => Response::Settings(
-            [
-                ("soulseek.username", "someone", "file slskdn.yml:1:1"),
-                ("soulseek.password", "(set)", "environment variable SLSKDN_SOULSEEK_PASSWORD"),
-                ("soulseek.listen_port", "50300", "built-in"),
-                ("web.port", "5030", "file slskdn.yml:2:1"),
-                ("soulseek.description", EVIL, "file slskdn.yml:3:1"),
-            ]
-            .map(|(key, value, source)| SettingView {
-                key: key.into(),
-                value: value.into(),
-                source: source.into(),
-                fixed: source.starts_with("environment"),
-            })
-            .to_vec(),
-        ),
+        Request::Settings => {
+            let password = if told.password_configured.load(Ordering::Relaxed) { "(set)" } else { "" };
+            Response::Settings(
+                [
+                    ("soulseek.username", "someone", "file slskdn.yml:1:1"),
+                    ("soulseek.password", "(set)", "environment variable SLSKDN_SOULSEEK_PASSWORD"),
+                    ("soulseek.listen_port", "50300", "built-in"),
+                    ("web.port", "5030", "file slskdn.yml:2:1"),
+                    ("soulseek.description", EVIL, "file slskdn.yml:3:1"),
+                    (
+                        "web.authentication.password",
+                        password,
+                        "environment variable SLSKDN_WEB_AUTHENTICATION_PASSWORD",
+                    ),
+                ]
+                .map(|(key, value, source)| SettingView {
+                    key: key.into(),
+                    value: value.into(),
+                    source: source.into(),
+                    fixed: source.starts_with("environment"),
+                })
+                .to_vec(),
+            )
+        }
         Request::SettingsYaml | Request::Metrics => Response::Text("slskdn_up 1\n".to_owned()),
         Request::Log(_) => Response::Log(
             (0..)

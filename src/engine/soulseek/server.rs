@@ -76,7 +76,7 @@ pub struct LoginGreeting {
     /// Our address as the server sees it.
     pub own_ip: Ipv4Addr,
     /// md5hex of the password, where sent.
-    pub password_hash: Option<WireText>,
+    pub password_hash: Option<Hidden>,
     /// Supporter flag, where sent.
     pub supporter: Option<bool>,
 }
@@ -92,12 +92,28 @@ pub struct PossibleParent {
     pub port: u32,
 }
 
+/// A password or what is made of one: it goes over the wire and into no log.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden(pub WireText);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(…)")
+    }
+}
+
+impl<T: Into<WireText>> From<T> for Hidden {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
 /// Client to server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "fields are named as in the protocol text")]
 pub enum ToServer {
     /// 1. The hash is md5hex(username + password).
-    Login { user: WireText, password: WireText, major: u32, hash: WireText, minor: u32 },
+    Login { user: WireText, password: Hidden, major: u32, hash: Hidden, minor: u32 },
     /// 2. Our listening port; the obfuscated one where given.
     SetWaitPort { port: u32, obfuscated: Option<(u32, u32)> },
     /// 3

@@ -218,9 +218,9 @@ impl Session {
         let password = settings.password.0.as_str();
         out.net(NetAction::ServerSend(ToServer::Login {
             user: WireText::from(user),
-            password: WireText::from(password),
+            password: password.into(),
             major: LOGIN_MAJOR,
-            hash: WireText::from(login_hash(user, password)),
+            hash: login_hash(user, password).into(),
             minor: LOGIN_MINOR,
         }));
     }

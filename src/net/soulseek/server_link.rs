@@ -197,13 +197,13 @@ async fn talk(shared: &Shared, link: &Link, address: &str) -> Result<(), End> {
 async fn connect(address: &str) -> Result<(TcpStream, SocketAddrV4), End> {
     let found = lookup_host(address)
         .await
-        .map_err(|error| End::gone(format!("the server address {address:?} cannot be resolved: {error}")))?;
-    let mut last = End::gone(format!("the server address {address:?} has no IPv4 address"));
+        .map_err(|error| End::gone(format!("the address {address:?} cannot be resolved: {error}")))?;
+    let mut last = End::gone(format!("the address {address:?} has no IPv4 address"));
     for at in found {
         let SocketAddr::V4(at) = at else { continue };
         match TcpStream::connect(at).await {
             Ok(stream) => return Ok((stream, at)),
-            Err(error) => last = End::gone(format!("{address} cannot be reached: {error}")),
+            Err(error) => last = End::gone(format!("{address}: {error}")),
         }
     }
     Err(last)

@@ -49,6 +49,8 @@ struct SettingsPage {
     groups: Vec<Group>,
     rows: Vec<Row>,
     has_password: bool,
+    /// Where the configuration sets it, if it does.
+    set_by: Option<String>,
 }
 
 struct Group {
@@ -125,6 +127,7 @@ fn groups(settings: &[SettingView]) -> Vec<Group> {
 
 pub(super) async fn show(desktop: Desktop) -> Response {
     let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
+    let set_by = answer_or_return!(desktop, desktop.web.auth.set_by().await);
     html(&SettingsPage {
         head: desktop.head("Settings", "settings"),
         groups: groups(&settings),
@@ -137,6 +140,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
             })
             .collect(),
         has_password: desktop.web.auth.has_password(),
+        set_by: set_by.map(|source| show::visible(&source)),
     })
 }
 
@@ -180,7 +184,7 @@ pub(super) async fn password(desktop: Desktop, fields: Fields) -> Response {
         Err(why @ SignInError::Wrong) => {
             desktop.problem(sign_in::status_of(&why), "that is not the current password; nothing was changed")
         }
-        Err(why) => desktop.problem(sign_in::status_of(&why), &why.to_string()),
+        Err(why) => desktop.problem(sign_in::status_of(&why), &show::visible(&why.to_string())),
     }
 }
 

@@ -104,7 +104,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
         percent: super::status::percent_of(shares.progress),
         ready: shares.ready,
         scanned_at: shares.scanned_at.map(show::moment),
-        problems: shares.problems.iter().map(|problem| show::visible(problem)).collect(),
+        problems: shares.problems.iter().map(|problem| super::sentence(&show::visible(problem))).collect(),
         roots: shares
             .roots
             .iter()

@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use crate::web::auth::SignInError;
 use crate::web::guard::By;
+use crate::web::show;
 
 use super::{Desktop, Fields, Head, html, sentence};
 
@@ -27,7 +28,7 @@ pub(super) fn status_of(why: &SignInError) -> StatusCode {
         SignInError::Wrong => StatusCode::UNAUTHORIZED,
         SignInError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
         SignInError::BadPassword => StatusCode::BAD_REQUEST,
-        SignInError::AlreadySet => StatusCode::CONFLICT,
+        SignInError::AlreadySet | SignInError::Configured(_) => StatusCode::CONFLICT,
         SignInError::NotKept => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -44,7 +45,7 @@ fn form(desktop: &Desktop, setup: bool, problem: Option<&SignInError>) -> Respon
         problem: problem.map(|why| match why {
             SignInError::Wrong if setup => "That is not the set-up code.".to_owned(),
             SignInError::Wrong => "That is not the password.".to_owned(),
-            why => sentence(&why.to_string()),
+            why => sentence(&show::visible(&why.to_string())),
         }),
     });
     if let Some(why) = problem {

@@ -19,6 +19,7 @@ struct StatusPage {
     reason: Option<String>,
     retry_at: Option<Moment>,
     unconfigured: bool,
+    offline: bool,
     online: bool,
     username: String,
     address: String,
@@ -106,6 +107,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
     };
     let files = show::count(s.shares.counts.files, "file", "files");
     let folders = show::count(s.shares.counts.folders, "folder", "folders");
+    let unconfigured = s.server.state == ServerState::Unconfigured;
     let well = |task: &&TaskView| task.state == "running" && task.restarts == 0 && task.last_error.is_none();
     let trouble: Vec<&TaskView> = s.tasks.iter().filter(|task| !well(task)).collect();
     let mut head = desktop.head("Status", "status");
@@ -113,11 +115,12 @@ pub(super) async fn show(desktop: Desktop) -> Response {
     head.refresh_s = Some(30);
     html(&StatusPage {
         head,
-        warnings: s.warnings.iter().map(|warning| show::visible(warning)).collect(),
+        warnings: s.warnings.iter().map(|warning| super::sentence(&show::visible(warning))).collect(),
         sentence,
-        reason: s.server.reason.as_deref().map(show::visible),
+        reason: s.server.reason.as_deref().filter(|_| !unconfigured).map(|why| super::sentence(&show::visible(why))),
         retry_at: s.server.retry_at.map(show::moment),
-        unconfigured: s.server.state == ServerState::Unconfigured,
+        unconfigured,
+        offline: s.server.state == ServerState::Disconnected,
         online: s.server.state == ServerState::LoggedIn,
         username,
         address: show::visible(&s.server.address),

@@ -1,7 +1,7 @@
 //! Bytes of the messages between client and server.
 
 use super::{
-    ConnectionType, FromServer, LoginGreeting, LoginRefusal, Obfuscation, PossibleParent, ToServer, UserStats,
+    ConnectionType, FromServer, Hidden, LoginGreeting, LoginRefusal, Obfuscation, PossibleParent, ToServer, UserStats,
     UserStatus,
 };
 use crate::engine::soulseek::frame::{FrameError, Reader, Writer, check_length};
@@ -137,7 +137,7 @@ impl ToServer {
         let mut w = Writer::wide(self.code());
         match self {
             Self::Login { user, password, major, hash, minor } => {
-                w.text(user).text(password).u32(*major).text(hash).u32(*minor);
+                w.text(user).text(&password.0).u32(*major).text(&hash.0).u32(*minor);
             }
             Self::SetWaitPort { port, obfuscated } => {
                 w.u32(*port);
@@ -215,7 +215,13 @@ impl ToServer {
     pub fn decode(code: u32, body: &[u8]) -> Result<Self, FrameError> {
         let r = &mut Reader::new(body);
         Ok(match code {
-            1 => Self::Login { user: name(r)?, password: name(r)?, major: r.u32()?, hash: name(r)?, minor: r.u32()? },
+            1 => Self::Login {
+                user: name(r)?,
+                password: name(r)?.into(),
+                major: r.u32()?,
+                hash: name(r)?.into(),
+                minor: r.u32()?,
+            },
             2 => Self::SetWaitPort { port: r.u32()?, obfuscated: r.tail(|r| Ok((r.u32()?, r.u32()?))) },
             3 => Self::GetPeerAddress { user: name(r)? },
             5 => Self::WatchUser { user: name(r)? },
@@ -452,7 +458,7 @@ fn write_login(w: &mut Writer, answer: &Result<LoginGreeting, LoginRefusal>) {
         Ok(LoginGreeting { greeting, own_ip, password_hash, supporter }) => {
             w.bool(true).text(greeting).ip(*own_ip);
             if let Some(hash) = password_hash {
-                w.text(hash);
+                w.text(&hash.0);
                 if let Some(supporter) = supporter {
                     w.bool(*supporter);
                 }
@@ -470,7 +476,7 @@ fn write_login(w: &mut Writer, answer: &Result<LoginGreeting, LoginRefusal>) {
 fn read_login(r: &mut Reader<'_>) -> Result<Result<LoginGreeting, LoginRefusal>, FrameError> {
     Ok(if r.bool()? {
         let (greeting, own_ip) = (speech(r)?, r.ip()?);
-        let password_hash = r.tail(name);
+        let password_hash = r.tail(name).map(Hidden);
         let supporter = if password_hash.is_some() { r.tail(Reader::bool) } else { None };
         Ok(LoginGreeting { greeting, own_ip, password_hash, supporter })
     } else {
