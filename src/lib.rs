@@ -9,5 +9,6 @@ pub mod disk;
 pub mod engine;
 pub mod model;
 pub mod net;
+pub mod probe;
 pub mod store;
 pub mod web;

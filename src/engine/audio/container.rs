@@ -9,7 +9,7 @@ mod ogg;
 
 use thiserror::Error;
 
-pub use flac::FlacCheck;
+pub use flac::{FlacCheck, FlacHeader, flac_header};
 pub use ogg::OggCheck;
 
 /// Bytes taken at once, so that memory stays bounded whatever a caller feeds.
