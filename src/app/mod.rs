@@ -5,6 +5,7 @@ pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config_file;
+pub mod control;
 pub mod desk;
 pub mod doctor;
 pub mod hash;

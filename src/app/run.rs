@@ -15,11 +15,15 @@ use super::backup;
 use super::cli::{could_not, say};
 use super::clock::Clock;
 use super::desk::{self, Desk};
+use super::doctor::service::{self, Doctor};
+use super::doctor::shells::{FourFactors, Nobody, Workers};
+use super::doctor::{Ground, load};
 use super::logging::{self, LogTail};
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
 use super::settings::Sources;
 use super::sharing::Sharing;
+use super::sharing::rules::Rules;
 use super::soulseek::{self, NodeHandle};
 use super::supervise::Supervisor;
 use super::upkeep;
@@ -136,6 +140,8 @@ async fn run(
     let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
     let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
 
+    let doctor = doctor(&config, &folders, &store, clock)?;
+
     // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
     let mut net = apply::net(&config, &folders);
     net.port = free_port(&config)?;
@@ -158,6 +164,9 @@ async fn run(
     supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), clock, cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
 
+    let treating = doctor.clone();
+    supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
+
     let shutdown = CancellationToken::new();
     let (asks, asked) = mpsc::channel::<Ask>(ASKS);
     let asked = Arc::new(Mutex::new(asked));
@@ -169,6 +178,7 @@ async fn run(
         sources: sources.clone(),
         resolved: Mutex::new(Arc::new(resolved)),
         applier: applier.clone(),
+        doctor: doctor.clone(),
         shutdown: shutdown.clone(),
     });
     supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;
@@ -179,6 +189,7 @@ async fn run(
         started_at,
         node: node.clone(),
         applier,
+        doctor,
         supervisor: supervisor.clone(),
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
@@ -211,6 +222,25 @@ async fn run(
     }
     drop(store);
     Ok(())
+}
+
+/// The Doctor with its workers, which start when the first file is to be measured.
+fn doctor(config: &Config, folders: &Folders, store: &Store, clock: Clock) -> Result<Doctor, String> {
+    let workers = load::cores().saturating_sub(1).max(1);
+    let measure = Workers::new(workers, tokio::runtime::Handle::current()).map_err(|error| error.to_string())?;
+    let settings = apply::shares(config, folders);
+    let rules = Rules::new(&settings.filters, &settings.excluded).map_err(|error| error.to_string())?;
+    let ground = Ground {
+        store: store.clone(),
+        measure: Arc::new(measure),
+        judge: Arc::new(FourFactors),
+        catalogue: Arc::new(Nobody),
+        rules: Arc::new(rules),
+        clock,
+        thresholds: apply::thresholds(config),
+        workers,
+    };
+    Ok(Doctor::new(ground, apply::schedule(config, folders)))
 }
 
 fn make(folder: &Path) -> Result<(), String> {

@@ -187,11 +187,14 @@ impl LibraryTables {
         limit: usize,
     ) -> Result<Vec<Todo>, StoreError> {
         let mut found = Vec::new();
-        let from = after.map_or_else(|| vec![kind as u8], |todo| {
-            let mut key = todo.key();
-            key.push(0);
-            key
-        });
+        let from = after.map_or_else(
+            || vec![kind as u8],
+            |todo| {
+                let mut key = todo.key();
+                key.push(0);
+                key
+            },
+        );
         for entry in self.todo.range(txn, &(Bound::Included(from.as_slice()), Bound::Unbounded))? {
             let (key, _) = entry?;
             if found.len() >= limit || key.first() != Some(&(kind as u8)) {

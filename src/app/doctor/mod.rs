@@ -4,17 +4,20 @@
 //! What is found is decided by `engine::library` and `engine::audio`; who measures and who knows recordings is behind
 //! the traits here, so that tests bring their own.
 
+mod answer;
 pub mod load;
 pub mod report;
 pub mod scan;
 pub mod service;
 pub mod settle;
+pub mod shells;
 pub mod walk;
 
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::clock::Clock;
@@ -39,8 +42,20 @@ pub enum Outcome {
 
 /// Measures files. Called from threads that may wait.
 pub trait Measure: Send + Sync {
-    /// Reads and decodes one open file. `rest` is how many times the work it rests between its steps.
-    fn measure(&self, file: File, name: &str, rest: f32) -> Outcome;
+    /// Whether anything can be measured here at all.
+    ///
+    /// # Errors
+    /// One sentence.
+    fn ready(&self) -> Result<(), String>;
+    /// Opens a regular file, and nothing a link leads to.
+    ///
+    /// # Errors
+    /// The system's reason.
+    fn open(&self, path: &Path) -> std::io::Result<File>;
+    /// Reads and decodes one open file.
+    fn measure(&self, file: File, name: &str) -> Outcome;
+    /// Rest after each step so many thousandths of the time it took, from now on.
+    fn set_rest(&self, permille: u32);
 }
 
 /// Thinks about what was measured. Pure.
@@ -122,6 +137,9 @@ pub enum DoctorError {
         /// Files known of it.
         known: u64,
     },
+    /// Nothing can be measured here.
+    #[error("{0}")]
+    NotReady(String),
     /// No threads to work with.
     #[error("no thread to work with: {0}")]
     Thread(std::io::Error),

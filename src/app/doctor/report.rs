@@ -1,6 +1,6 @@
 //! What a scan came to, for a person at a terminal.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width};
 
 use crate::model::health::{HealthSummary, Issue, IssueKind, Progress, Scan, Severity};
@@ -8,6 +8,9 @@ use crate::model::units::Bytes;
 
 /// Issues listed one by one; the rest is counted.
 pub const LISTED: usize = 100;
+
+/// Columns where there is no terminal to ask.
+const WIDTH: u16 = 120;
 
 /// The report: what was done, the counts, the worst issues. `below` is left out of the paths' beginnings.
 pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], total: usize, below: &str) -> String {
@@ -70,7 +73,12 @@ fn table(issues: &[Issue], below: &str) -> Table {
         let path = path.strip_prefix(below).map(|rest| rest.trim_start_matches('/')).unwrap_or(&path);
         let place = if path.is_empty() { "." } else { path };
         let severity = Cell::new(issue.severity.name()).fg(colour(issue.severity));
-        table.add_row([severity, Cell::new(issue.kind.title()), Cell::new(plain(place)), Cell::new(plain(&issue.reason))]);
+        table.add_row([
+            severity,
+            Cell::new(issue.kind.title()),
+            Cell::new(plain(place)),
+            Cell::new(plain(&issue.reason)),
+        ]);
     }
     table.set_constraints([
         ColumnConstraint::ContentWidth,
@@ -83,7 +91,10 @@ fn table(issues: &[Issue], below: &str) -> Table {
 
 fn new_table() -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    if table.width().is_none() {
+        table.set_width(WIDTH);
+    }
     table
 }
 

@@ -19,9 +19,7 @@ use super::{DoctorError, Ground, Outcome, settle};
 use crate::engine::library::detect::{self, Copy};
 use crate::engine::library::scan::{Step, may_forget, step, time_left_ms};
 use crate::engine::library::{FILE_KINDS, all_file_kinds};
-use crate::model::health::{
-    FileOutcome, FileRow, Identity, LocalPath, MatchedBy, Progress, Scan, ScanStatus, Variant,
-};
+use crate::model::health::{FileOutcome, FileRow, Identity, LocalPath, MatchedBy, Progress, Scan, ScanStatus, Variant};
 use crate::model::limits;
 use crate::model::time::UnixMs;
 use crate::model::variant::Measured;
@@ -39,14 +37,12 @@ const ROWS: usize = 500;
 /// Problems of a walk that are logged.
 const PROBLEMS: u32 = 20;
 
-/// Stops a scan, and tells its workers how much to rest.
+/// Stops a scan, and says how many files it may work on.
 #[derive(Debug, Default)]
 pub struct Reins {
     stop: AtomicBool,
     /// The program ends: the scan goes on at the next start.
     halt: AtomicBool,
-    /// Thousandths of the work.
-    rest: AtomicU32,
     /// Files at once; 0 is as many as there are workers.
     workers: AtomicU32,
 }
@@ -68,15 +64,9 @@ impl Reins {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Takes a tempo.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
-    pub fn set(&self, tempo: crate::engine::library::governor::Tempo) {
-        self.rest.store((tempo.rest * 1_000.0).clamp(0.0, 1e6) as u32, Ordering::Relaxed);
-        self.workers.store(u32::try_from(tempo.workers).unwrap_or(0), Ordering::Relaxed);
-    }
-
-    fn rest(&self) -> f32 {
-        f32::from(u16::try_from(self.rest.load(Ordering::Relaxed)).unwrap_or(u16::MAX)) / 1_000.0
+    /// At most so many files at once from now on.
+    pub fn set_workers(&self, workers: usize) {
+        self.workers.store(u32::try_from(workers).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn may_work(&self, worker: usize) -> bool {
@@ -170,12 +160,7 @@ struct Run<'g> {
 }
 
 impl<'g> Run<'g> {
-    fn new(
-        ground: &'g Ground,
-        scan: &'g mut Scan,
-        reins: &'g Reins,
-        progress: &'g watch::Sender<Progress>,
-    ) -> Self {
+    fn new(ground: &'g Ground, scan: &'g mut Scan, reins: &'g Reins, progress: &'g watch::Sender<Progress>) -> Self {
         let began = ground.clock.now().mono;
         Self {
             ground,
@@ -192,6 +177,7 @@ impl<'g> Run<'g> {
 
     fn all(mut self) -> Result<(), DoctorError> {
         let roots = walk::roots(&self.scan.request)?;
+        self.ground.measure.ready().map_err(DoctorError::NotReady)?;
         // Counted anew by this walk, which meets every file again.
         self.scan.counts.files = 0;
         let met = self.measure(&roots)?;
@@ -387,8 +373,7 @@ impl<'g> Run<'g> {
                     return Err(DoctorError::Stopped);
                 }
                 let from = after.clone();
-                let rows =
-                    store.read(|txn, tables| tables.library.files_in(txn, &folder.0, from.as_ref(), ROWS))?;
+                let rows = store.read(|txn, tables| tables.library.files_in(txn, &folder.0, from.as_ref(), ROWS))?;
                 let Some(last) = rows.last() else { break };
                 after = Some(last.path.clone());
                 let gone: Vec<LocalPath> = rows.into_iter().map(|row| row.path).filter(is_gone).collect();
@@ -456,9 +441,7 @@ fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorErro
         Ok(None)
     })?;
     Ok(match found {
-        Some(recording) => {
-            Identity { recording_id: Some(recording), matched_by: MatchedBy::Fingerprint, ..pending }
-        }
+        Some(recording) => Identity { recording_id: Some(recording), matched_by: MatchedBy::Fingerprint, ..pending },
         None => pending,
     })
 }
@@ -534,7 +517,8 @@ fn feed(
                 Ok((Step::Pass, _)) => told.send(Answer::Passed).is_ok(),
                 Ok((step, twin)) => {
                     // Two new names of one file must not both claim its old row.
-                    let step = if step == Step::Rename && !linked.insert(met.seen.inode) { Step::Measure } else { step };
+                    let step =
+                        if step == Step::Rename && !linked.insert(met.seen.inode) { Step::Measure } else { step };
                     jobs.send(Job { met, step, twin }).is_ok()
                 }
                 Err(error) => {
@@ -552,13 +536,7 @@ fn feed(
 }
 
 /// Measures files until there are no more.
-fn work(
-    ground: &Ground,
-    worker: usize,
-    waiting: &Mutex<Receiver<Job>>,
-    answers: &SyncSender<Answer>,
-    reins: &Reins,
-) {
+fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers: &SyncSender<Answer>, reins: &Reins) {
     loop {
         while !reins.may_work(worker) && !reins.must_stop() {
             std::thread::sleep(Duration::from_millis(500));
@@ -572,7 +550,7 @@ fn work(
         }
         let answer = match (step, twin) {
             (Step::Rename, Some(row)) => Answer::Renamed(met, Box::new(row)),
-            _ => measure(ground, met, reins),
+            _ => measure(ground, met),
         };
         if answers.send(answer).is_err() {
             return;
@@ -580,15 +558,15 @@ fn work(
     }
 }
 
-fn measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
+fn measure(ground: &Ground, met: Met) -> Answer {
     let path = walk::to_path(&met.path);
-    let file = match open(&path) {
+    let file = match ground.measure.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Answer::Fleeting,
         Err(error) => return Answer::Done(met, Outcome::Broken(format!("it cannot be read: {error}"))),
     };
     let name = String::from_utf8_lossy(met.path.name()).into_owned();
-    let outcome = ground.measure.measure(file, &name, reins.rest());
+    let outcome = ground.measure.measure(file, &name);
     let still = std::fs::symlink_metadata(&path).ok().as_ref().and_then(walk::seen);
     if still.is_some_and(|still| still == met.seen) {
         Answer::Done(met, outcome)
@@ -596,12 +574,4 @@ fn measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
         // Half old, half new: the next scan meets it in peace.
         Answer::Fleeting
     }
-}
-
-/// Opens a regular file and nothing a link leads to.
-fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).unwrap_or(0);
-    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
 }

@@ -25,6 +25,8 @@ const CATCH_UP: Duration = Duration::from_secs(600);
 /// When and what to scan by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
+    /// Scans may be asked for.
+    pub enabled: bool,
     /// Folders; empty: the shared ones.
     pub paths: Vec<LocalPath>,
     /// Between two scans; `None`: never by itself.
@@ -82,7 +84,7 @@ struct Running {
 
 struct Inner {
     ground: Ground,
-    schedule: Mutex<Schedule>,
+    schedule: Schedule,
     /// Held for a few instructions.
     running: Mutex<Running>,
     changed: Notify,
@@ -103,7 +105,7 @@ impl Doctor {
     pub fn new(ground: Ground, schedule: Schedule) -> Self {
         let inner = Inner {
             ground,
-            schedule: Mutex::new(schedule),
+            schedule,
             running: Mutex::default(),
             changed: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
@@ -116,11 +118,6 @@ impl Doctor {
     /// What it works with.
     pub fn ground(&self) -> &Ground {
         &self.inner.ground
-    }
-
-    /// Another schedule from now on.
-    pub fn reschedule(&self, schedule: Schedule) {
-        *self.inner.schedule.lock().unwrap_or_else(PoisonError::into_inner) = schedule;
     }
 
     /// How many transfers are under way.
@@ -145,8 +142,11 @@ impl Doctor {
     /// # Errors
     /// When one runs, or there is nothing to look at.
     pub fn start(&self, mut request: ScanRequest) -> Result<ScanId, StartError> {
+        if !self.schedule().enabled {
+            return Err(StartError::Nowhere("the configuration says library_health.enabled: false".to_owned()));
+        }
         if request.paths.is_empty() {
-            request.paths = self.schedule().paths;
+            request.paths.clone_from(&self.schedule().paths);
         }
         if request.paths.is_empty() {
             return Err(StartError::Nowhere("no folder is named, and none is shared".to_owned()));
@@ -183,8 +183,8 @@ impl Doctor {
         is_it
     }
 
-    fn schedule(&self) -> Schedule {
-        self.inner.schedule.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn schedule(&self) -> &Schedule {
+        &self.inner.schedule
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Running> {
@@ -211,7 +211,9 @@ impl Doctor {
     /// The scan the schedule asks for now. Blocks.
     fn due(&self) -> Result<Option<Scan>, StoreError> {
         let schedule = self.schedule();
-        let Some(every) = schedule.every.filter(|_| !schedule.paths.is_empty()) else { return Ok(None) };
+        let Some(every) = schedule.every.filter(|_| schedule.enabled && !schedule.paths.is_empty()) else {
+            return Ok(None);
+        };
         let now = self.inner.ground.clock.now().wall;
         let scans = self.inner.ground.store.read(|txn, tables| tables.library.scans(txn))?;
         // One that failed is tried again after an hour, not at once and not after a week.
@@ -225,7 +227,7 @@ impl Doctor {
         if waits {
             return Ok(None);
         }
-        let mut request = ScanRequest::of(schedule.paths);
+        let mut request = ScanRequest::of(schedule.paths.clone());
         request.offline = schedule.offline;
         Ok(new_scan(request, now))
     }
@@ -236,9 +238,8 @@ impl Doctor {
         self.running().reins = Some(reins.clone());
         let (this, id, held) = (self.clone(), scan.id, reins.clone());
         let before = scan.counts;
-        let mut work = tokio::task::spawn_blocking(move || {
-            scan::run(&this.inner.ground, scan, &held, &this.inner.progress)
-        });
+        let mut work =
+            tokio::task::spawn_blocking(move || scan::run(&this.inner.ground, scan, &held, &this.inner.progress));
         let mut told = before;
         let outcome = loop {
             self.govern(&reins);
@@ -276,6 +277,7 @@ impl Doctor {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a handful of workers over a handful of cores")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
     fn govern(&self, reins: &Reins) {
         let cores = load::cores();
         let workers = self.inner.ground.workers;
@@ -286,7 +288,9 @@ impl Doctor {
             temperature_c: load::temperature_c(),
             transfers,
         };
-        reins.set(tempo(&load, workers, cores));
+        let tempo = tempo(&load, workers, cores);
+        self.inner.ground.measure.set_rest((tempo.rest * 1_000.0).clamp(0.0, 1e6) as u32);
+        reins.set_workers(tempo.workers);
     }
 }
 
@@ -338,17 +342,18 @@ pub async fn run(doctor: Doctor, cancel: CancellationToken) -> Result<(), String
         }
         let schedule = doctor.schedule();
         if !schedule.offline && caught_up.is_none_or(|at| mono().saturating_sub(at) >= CATCH_UP) {
-            doctor.between(&cancel, |ground, reins| {
-                let waits = ground.store.read(|txn, tables| {
-                    let mut any = false;
-                    for kind in [TodoKind::Identify, TodoKind::AskRecording, TodoKind::AskRelease] {
-                        any |= !tables.library.todo(txn, kind, None, 1)?.is_empty();
-                    }
-                    Ok(any)
-                })?;
-                if waits { settle::Settler::new(ground, reins, false).catch_up().map(drop) } else { Ok(()) }
-            })
-            .await?;
+            doctor
+                .between(&cancel, |ground, reins| {
+                    let waits = ground.store.read(|txn, tables| {
+                        let mut any = false;
+                        for kind in [TodoKind::Identify, TodoKind::AskRecording, TodoKind::AskRelease] {
+                            any |= !tables.library.todo(txn, kind, None, 1)?.is_empty();
+                        }
+                        Ok(any)
+                    })?;
+                    if waits { settle::Settler::new(ground, reins, false).catch_up().map(drop) } else { Ok(()) }
+                })
+                .await?;
             caught_up = Some(mono());
         }
         if mono().saturating_sub(recounted) >= schedule.recount_every {

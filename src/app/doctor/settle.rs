@@ -70,9 +70,10 @@ impl<'g> Settler<'g> {
         let now = self.ground.clock.now().wall;
         let issues: Vec<_> = variant.paths.iter().flat_map(|path| file_issues(&variant, path, now)).collect();
         let judged = [IssueKind::SuspectedTranscode, IssueKind::MissingMetadata];
-        Ok(self.ground.store.write_blocking(move |txn, tables| {
-            tables.library.put_known(txn, &variant, &issues, &judged, now)
-        })?)
+        Ok(self
+            .ground
+            .store
+            .write_blocking(move |txn, tables| tables.library.put_known(txn, &variant, &issues, &judged, now))?)
     }
 
     /// Statistics of changed recordings, and the issues that come of comparing their copies. Answers how many.
@@ -133,9 +134,7 @@ impl<'g> Settler<'g> {
             let settled = match self.ground.catalogue.release(id, self.offline) {
                 Fact::Known(release) => self.release(id, &release)?,
                 Fact::Unknown => Settled { done: vec![todo], ..Settled::default() },
-                Fact::Later => {
-                    Settled { done: vec![todo], todo: vec![Todo::AskRelease(id)], ..Settled::default() }
-                }
+                Fact::Later => Settled { done: vec![todo], todo: vec![Todo::AskRelease(id)], ..Settled::default() },
             };
             found += settled.issues.len() as u64;
             Ok(settled)

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::Path;
 use std::sync::Mutex;
 
 use tokio::sync::watch;
@@ -25,7 +24,17 @@ struct Words {
 }
 
 impl Measure for Words {
-    fn measure(&self, mut file: File, name: &str, _: f32) -> Outcome {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn open(&self, path: &Path) -> std::io::Result<File> {
+        File::open(path)
+    }
+
+    fn set_rest(&self, _: u32) {}
+
+    fn measure(&self, mut file: File, name: &str) -> Outcome {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         let mut measured = self.measured.lock().unwrap();

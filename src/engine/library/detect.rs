@@ -296,7 +296,8 @@ pub fn missing_metadata(copy: &Copy<'_>) -> Option<Issue> {
     };
     let has_tags = measured.tags.title.is_some() && measured.tags.artist.is_some();
     let evidence = Evidence::Unknown { has_tags, has_fingerprint: !measured.fingerprint.is_empty() };
-    let tagged = if has_tags { "its tags have title and artist but name no recording" } else { "its tags say too little" };
+    let tagged =
+        if has_tags { "its tags have title and artist but name no recording" } else { "its tags say too little" };
     Some(copy.issue(IssueKind::MissingMetadata, severity, format!("{tagged}, and {asked}"), evidence))
 }
 
@@ -332,7 +333,8 @@ pub fn multiple_variants(recording_id: u128, copies: &[Copy<'_>]) -> Option<Issu
     });
     let evidence = Evidence::Copies { copies: listed.collect() };
     let kind = IssueKind::MultipleVariants;
-    let mut issue = best.issue(kind, Severity::Low, format!("{} copies: {}", doubles.len(), forms.join(", ")), evidence);
+    let mut issue =
+        best.issue(kind, Severity::Low, format!("{} copies: {}", doubles.len(), forms.join(", ")), evidence);
     issue.id = issue_id(kind, About::Recording(recording_id));
     issue.recording_id = Some(recording_id);
     Some(issue)

@@ -44,12 +44,7 @@ pub(crate) fn variant(path: &str, score: f32) -> Variant {
     Variant {
         measured: measured(path.as_bytes()),
         judgement: Judgement { quality_score: score, verdict: Verdict::Clean, confidence: 0.9, ..Judgement::default() },
-        identity: Identity {
-            recording_id: Some(1),
-            release_id: None,
-            acoustid: None,
-            matched_by: MatchedBy::Tags,
-        },
+        identity: Identity { recording_id: Some(1), release_id: None, acoustid: None, matched_by: MatchedBy::Tags },
         paths: vec![LocalPath::from(path)],
         first_seen_at: UnixMs(1),
         last_seen_at: UnixMs(1),

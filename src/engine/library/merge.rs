@@ -16,7 +16,9 @@ use crate::model::time::UnixMs;
 pub fn merge(stored: Option<&Issue>, found: Option<Issue>, now: UnixMs) -> Option<Issue> {
     match (stored, found) {
         (None, found) => found,
-        (Some(stored), Some(found)) if stored.status == IssueStatus::Resolved => Some(Issue { detected_at: now, ..found }),
+        (Some(stored), Some(found)) if stored.status == IssueStatus::Resolved => {
+            Some(Issue { detected_at: now, ..found })
+        }
         (Some(stored), Some(found)) => {
             let renewed = Issue {
                 status: stored.status,

@@ -12,6 +12,7 @@ pub mod governor;
 pub mod merge;
 pub mod scan;
 pub mod score;
+pub mod statistics;
 
 use crate::model::health::{IssueKind, LocalPath};
 use crate::model::id::IssueId;

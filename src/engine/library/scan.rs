@@ -46,9 +46,8 @@ pub fn step(seen: &Seen, known: Option<&FileRow>, twin: Option<&FileRow>, scan: 
     {
         return Step::Pass;
     }
-    let renamed = twin.is_some_and(|row| {
-        seen.is(row) && seen.inode == row.inode && matches!(row.outcome, FileOutcome::Measured(_))
-    });
+    let renamed = twin
+        .is_some_and(|row| seen.is(row) && seen.inode == row.inode && matches!(row.outcome, FileOutcome::Measured(_)));
     if renamed && !remeasure { Step::Rename } else { Step::Measure }
 }
 

@@ -163,10 +163,7 @@ fn an_album_is_its_folder_with_the_folders_of_its_discs() {
     ];
     assert_eq!(missing(&two_discs, &all), None);
     // Without the second disc, half is absent: that is not more than half.
-    assert_eq!(
-        missing(&two_discs, &all[..2]),
-        Some((Severity::Medium, "/m/Album".into(), vec![(2, 1), (2, 2)]))
-    );
+    assert_eq!(missing(&two_discs, &all[..2]), Some((Severity::Medium, "/m/Album".into(), vec![(2, 1), (2, 2)])));
     assert_eq!(missing(&two_discs, &all[..1]).unwrap().0, Severity::High);
     // The right place with another duration is another track, and so is one whose recording is another's.
     let wrong = [all[0].clone(), present("/m/Album/CD 1/02.flac", None, None, 123_001)];
@@ -224,7 +221,9 @@ fn ids_are_for_one_problem_and_do_not_change() {
     let path = LocalPath::from("/a");
     let ids: std::collections::BTreeSet<_> = IssueKind::ALL
         .into_iter()
-        .flat_map(|kind| [About::File(&path), About::Recording(1), About::Release(1)].map(|about| issue_id(kind, about)))
+        .flat_map(|kind| {
+            [About::File(&path), About::Recording(1), About::Release(1)].map(|about| issue_id(kind, about))
+        })
         .collect();
     assert_eq!(ids.len(), 24);
     let golden = issue_id(IssueKind::CorruptedFile, About::File(&path)).to_string();

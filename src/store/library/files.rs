@@ -87,11 +87,14 @@ impl LibraryTables {
         limit: usize,
     ) -> Result<Vec<FileRow>, StoreError> {
         let prefix = folder_prefix(folder);
-        let from = after.map_or_else(|| prefix.clone(), |path| {
-            let mut key = path_key(path);
-            key.push(0);
-            key
-        });
+        let from = after.map_or_else(
+            || prefix.clone(),
+            |path| {
+                let mut key = path_key(path);
+                key.push(0);
+                key
+            },
+        );
         let mut rows = Vec::new();
         for entry in self.files.range(txn, &(Bound::Included(from.as_slice()), Bound::Unbounded))? {
             let (key, value) = entry?;
@@ -246,11 +249,7 @@ impl LibraryTables {
         now: UnixMs,
     ) -> Result<(), StoreError> {
         let Some(stored) = self.bare_variant(txn, variant.hash())? else { return Ok(()) };
-        let updated = Variant {
-            identity: variant.identity.clone(),
-            judgement: variant.judgement.clone(),
-            ..stored
-        };
+        let updated = Variant { identity: variant.identity.clone(), judgement: variant.judgement.clone(), ..stored };
         self.put_variant(txn, &updated)?;
         if updated.identity.matched_by != MatchedBy::Pending {
             self.remove_todo(txn, Todo::Identify(updated.hash()))?;

@@ -171,12 +171,7 @@ impl LibraryTables {
     }
 
     /// A file was renamed: its issues go with it, with what the owner said about them.
-    pub(super) fn move_issues(
-        &self,
-        txn: &mut RwTxn<'_>,
-        from: &LocalPath,
-        to: &LocalPath,
-    ) -> Result<(), StoreError> {
+    pub(super) fn move_issues(&self, txn: &mut RwTxn<'_>, from: &LocalPath, to: &LocalPath) -> Result<(), StoreError> {
         for kind in all_file_kinds() {
             let Some(old) = self.issue(txn, issue_id(kind, About::File(from)))? else { continue };
             let renamed = Issue { id: issue_id(kind, About::File(to)), path: to.clone(), ..old.clone() };

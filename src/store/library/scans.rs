@@ -36,9 +36,8 @@ impl LibraryTables {
 
     /// The last scan that ended and looked at this folder, or at anything.
     pub(super) fn last_scan(&self, txn: &RoTxn<'_>, folder: Option<&LocalPath>) -> Result<Option<Scan>, StoreError> {
-        let covers = |scan: &Scan| {
-            folder.is_none_or(|folder| scan.request.paths.iter().any(|path| folder.is_within(&path.0)))
-        };
+        let covers =
+            |scan: &Scan| folder.is_none_or(|folder| scan.request.paths.iter().any(|path| folder.is_within(&path.0)));
         let mut scans = self.scans(txn)?.into_iter();
         Ok(scans.find(|scan| scan.status != ScanStatus::Running && covers(scan)))
     }

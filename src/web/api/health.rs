@@ -109,10 +109,10 @@ pub(super) struct Where {
     path: Option<String>,
 }
 
-async fn summed(web: &Web, path: Option<String>) -> Result<Box<HealthSummary>, Problem> {
+async fn summed(web: &Web, path: Option<String>) -> Result<HealthSummary, Problem> {
     let path = path.map(|path| LocalPath::from(path.as_str()));
     match web.desk.health(HealthRequest::Summary(path)).await? {
-        HealthAnswer::Summary(summary) => Ok(summary),
+        HealthAnswer::Summary(summary) => Ok(*summary),
         _ => Err(mismatch()),
     }
 }

@@ -21,7 +21,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// 64 hexadecimal digits.
 pub(super) fn parse_hash(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
     let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
     if digits.len() == 64 { bytes.try_into().ok() } else { None }
 }
@@ -105,7 +106,15 @@ fn reasons(reasons: &[Reason]) -> Value {
 
 fn evidence(evidence: &Evidence) -> Value {
     match evidence {
-        Evidence::Transcode { quality_score, codec, bitrate_kbps, dynamic_range, bandwidth_hz, confidence, reasons: r } => {
+        Evidence::Transcode {
+            quality_score,
+            codec,
+            bitrate_kbps,
+            dynamic_range,
+            bandwidth_hz,
+            confidence,
+            reasons: r,
+        } => {
             json!({
                 "quality_score": quality_score, "codec": codec.name(), "bitrate": bitrate_kbps,
                 "dynamic_range": dynamic_range, "effective_bandwidth_hz": bandwidth_hz, "confidence": confidence,

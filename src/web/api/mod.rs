@@ -5,7 +5,7 @@
 
 mod events;
 mod health;
-mod health_shape;
+pub(crate) mod health_shape;
 mod openapi;
 mod people;
 mod searches;
@@ -14,6 +14,7 @@ mod system;
 mod transfers;
 pub(crate) mod v0;
 
+pub(crate) use health_shape as health_json;
 pub(crate) use people::message_text;
 pub(crate) use searches::{plain_search, search_text};
 
