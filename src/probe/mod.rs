@@ -4,6 +4,7 @@
 //! only in a worker (DESIGN decision 10): the same program, started again, locked in, given one open file after the other.
 //! What the measurements mean, and which file is next, is left to others.
 
+pub mod fingerprint;
 mod flac;
 mod generic;
 mod input;
