@@ -12,4 +12,5 @@ pub mod time;
 pub mod transfer;
 pub mod units;
 pub mod variant;
+pub mod verdict;
 pub mod view;
