@@ -1,6 +1,7 @@
 //! Everything that needs nothing installed, in one binary, by capability.
 #![allow(missing_docs, reason = "tests")]
 
+mod catalog;
 mod codec;
 mod config;
 mod disk;

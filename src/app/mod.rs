@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backup;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config_file;

@@ -2,5 +2,6 @@
 //! own: time, random seeds and bytes arrive as arguments, so the same code runs in production and under a test's clock.
 
 pub mod audio;
+pub mod catalog;
 pub mod library;
 pub mod soulseek;

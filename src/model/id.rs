@@ -118,6 +118,27 @@ uuid_id!(
     IssueId
 );
 
+uuid_id!(
+    /// A recording in MusicBrainz: one performance as it was mixed, on however many releases.
+    RecordingId
+);
+uuid_id!(
+    /// A release in MusicBrainz: one edition of an album.
+    ReleaseId
+);
+uuid_id!(
+    /// A release group in MusicBrainz: all editions of an album.
+    ReleaseGroupId
+);
+uuid_id!(
+    /// An artist in MusicBrainz.
+    ArtistId
+);
+uuid_id!(
+    /// A track in AcoustID: a cluster of fingerprints that sound the same.
+    AcoustId
+);
+
 /// A number that names a search or a transfer on the wire: any `u32`, chosen by whoever asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token(pub u32);

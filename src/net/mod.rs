@@ -1,4 +1,5 @@
 //! Sockets. Bytes become messages here and messages bytes; nothing is decided.
 
+pub mod catalog;
 pub mod port_mapping;
 pub mod soulseek;

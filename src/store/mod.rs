@@ -6,6 +6,7 @@
 
 mod apply;
 mod backup;
+pub mod catalog;
 mod error;
 mod folder;
 mod gate;

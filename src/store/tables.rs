@@ -9,6 +9,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
 use super::library::LibraryTables;
+use super::catalog::CatalogTables;
 use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
@@ -54,6 +55,8 @@ pub struct Tables {
     pub shares: ShareTables,
     /// The Doctor's.
     pub library: LibraryTables,
+    /// Answers of the catalogs.
+    pub catalog: CatalogTables,
 }
 
 impl Tables {
@@ -72,6 +75,7 @@ impl Tables {
             settings: open("settings-1")?,
             shares: ShareTables::open(env, txn)?,
             library: LibraryTables::open(env, txn)?,
+            catalog: CatalogTables::open(env, txn)?,
         })
     }
 
@@ -88,6 +92,7 @@ impl Tables {
         .into_iter()
         .chain(self.shares.tables())
         .chain(self.library.tables())
+        .chain(self.catalog.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

@@ -134,6 +134,8 @@ pub struct Config {
     pub failover: bool,
     /// Section `web`.
     pub web: Web,
+    /// Section `catalog`.
+    pub catalog: Catalog,
     /// MiB of free space below which downloads pause.
     pub min_free_mib: u64,
     /// `auto`, `io_uring` or `blocking`.
@@ -193,6 +195,36 @@ pub struct Soulseek {
 impl fmt::Debug for Soulseek {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Soulseek").field("address", &self.address).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Section `catalog`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// MusicBrainz.
+    pub musicbrainz: CatalogService,
+    /// AcoustID; without a key it is not asked.
+    pub acoustid: CatalogService,
+    /// Discogs.
+    pub discogs: CatalogService,
+    /// Nothing is asked.
+    pub offline: bool,
+    /// Told with each request; may be empty.
+    pub contact: String,
+}
+
+/// One service of the section `catalog`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CatalogService {
+    /// `http://` or `https://`, without a slash at the end.
+    pub base_url: String,
+    /// Never shown; may be empty.
+    pub key: String,
+}
+
+impl fmt::Debug for CatalogService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatalogService").field("base_url", &self.base_url).finish_non_exhaustive()
     }
 }
 
@@ -449,6 +481,7 @@ impl Reader<'_> {
             download_attempts: self.small("transfers.download.attempts"),
             failover: self.flag("transfers.download.failover"),
             web: self.web(),
+            catalog: self.catalog(),
             min_free_mib: self.number("disk.min_free_mib"),
             disk_backend: self.text("disk.backend").to_ascii_lowercase(),
             private_ranges: self.ranges(),
@@ -457,6 +490,33 @@ impl Reader<'_> {
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
+    }
+
+    fn catalog(&mut self) -> Catalog {
+        let mut service = |name: &str| {
+            let (address, key) = (format!("catalog.{name}.base_url"), format!("catalog.{name}.key"));
+            let base_url = self.text(&address).trim_end_matches('/').to_owned();
+            let host = ["http://", "https://"].iter().find_map(|scheme| base_url.strip_prefix(scheme));
+            let sane = |host: &str| {
+                !host.is_empty() && !host.starts_with('/') && !host.contains(['?', '#', '@', '\\', ' ', '\t'])
+            };
+            if !host.is_some_and(sane) {
+                self.wrong(&address, format!("an address like https://host/path is wanted, not `{base_url}`"));
+            }
+            let secret = self.text(&key);
+            if secret.len() > 255 || !secret.chars().all(|c| c.is_ascii_graphic()) {
+                self.wrong(&key, "at most 255 printable ASCII characters are allowed, without spaces".to_owned());
+            }
+            CatalogService { base_url, key: secret }
+        };
+        let (musicbrainz, acoustid, discogs) = (service("musicbrainz"), service("acoustid"), service("discogs"));
+        let contact = self.text("catalog.contact");
+        let printable = |c: char| (c == ' ' || c.is_ascii_graphic()) && !matches!(c, '(' | ')' | '\\');
+        if contact.len() > 100 || !contact.chars().all(printable) {
+            let allowed = "at most 100 printable ASCII characters are allowed, without brackets and backslashes";
+            self.wrong("catalog.contact", allowed.to_owned());
+        }
+        Catalog { musicbrainz, acoustid, discogs, offline: self.flag("catalog.offline"), contact }
     }
 
     fn shares(&mut self) -> Shares {

@@ -67,3 +67,27 @@ fn api_keys_are_collected() {
     assert_eq!(keys.len(), 1);
     assert_eq!((keys[0].name.as_str(), keys[0].role.as_str(), keys[0].cidrs.len()), ("soularr", "administrator", 2));
 }
+
+#[test]
+fn catalogs_have_addresses_and_hidden_keys() {
+    let catalog = resolve(&[]).unwrap().config.catalog;
+    assert_eq!(catalog.musicbrainz.base_url, "https://musicbrainz.org/ws/2");
+    assert_eq!((catalog.acoustid.key.as_str(), catalog.offline), ("", false));
+    let layer = vec![
+        given("catalog.musicbrainz.base_url", "http://mirror.lan:5000/ws/2/"),
+        given("catalog.acoustid.key", "hush"),
+        given("catalog.contact", "me@example.org"),
+    ];
+    let resolved = resolve(&[layer]).unwrap();
+    assert_eq!(resolved.config.catalog.musicbrainz.base_url, "http://mirror.lan:5000/ws/2");
+    assert!(resolved.effective.iter().any(|row| row.key == "catalog.acoustid.key" && row.secret));
+    assert!(!format!("{:?}", resolved.config).contains("hush"), "no secret has Debug");
+
+    for bad in ["", "musicbrainz.org", "ftp://host", "https://", "https:///ws", "http://user@host", "http://h/?a"] {
+        let told = resolve(&[vec![given("catalog.discogs.base_url", bad)]]).unwrap_err();
+        assert!(told[0].message.starts_with("an address like"), "{bad}");
+    }
+    for (key, bad) in [("catalog.contact", "a\r\nb"), ("catalog.contact", "a (b)"), ("catalog.discogs.key", "a b")] {
+        assert_eq!(resolve(&[vec![given(key, bad)]]).unwrap_err()[0].key, key, "{bad:?}");
+    }
+}
