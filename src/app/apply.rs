@@ -121,7 +121,7 @@ pub fn schedule(config: &Config, folders: &Folders) -> Schedule {
         paths,
         every: health.auto_scan.then(|| hours(health.interval_hours)),
         recount_every: hours(config.recompute_interval_hours),
-        offline: false,
+        offline: config.catalog.offline,
     }
 }
 

@@ -16,7 +16,7 @@ use super::cli::{could_not, say};
 use super::clock::Clock;
 use super::desk::{self, Desk};
 use super::doctor::service::{self, Doctor};
-use super::doctor::shells::{FourFactors, Nobody, Workers};
+use super::doctor::shells::{self, Catalogs, Rulebook, Workers};
 use super::doctor::{Ground, load};
 use super::logging::{self, LogTail};
 use super::publish::{self, Publisher};
@@ -140,7 +140,8 @@ async fn run(
     let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
     let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
 
-    let doctor = doctor(&config, &folders, &store, clock)?;
+    let cancel = CancellationToken::new();
+    let doctor = doctor(&config, &folders, &store, clock, &cancel)?;
 
     // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
     let mut net = apply::net(&config, &folders);
@@ -149,7 +150,6 @@ async fn run(
     let settings = apply::engine(&config, net.port);
     let listen_port = net.port;
     let (parts, node) = soulseek::parts(clock, store.clone(), pump, sharing.clone(), settings, net, events.clone());
-    let cancel = CancellationToken::new();
     let supervisor = Supervisor::new(clock, cancel.clone());
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
@@ -225,16 +225,24 @@ async fn run(
 }
 
 /// The Doctor with its workers, which start when the first file is to be measured.
-fn doctor(config: &Config, folders: &Folders, store: &Store, clock: Clock) -> Result<Doctor, String> {
+fn doctor(
+    config: &Config,
+    folders: &Folders,
+    store: &Store,
+    clock: Clock,
+    cancel: &CancellationToken,
+) -> Result<Doctor, String> {
+    let runtime = tokio::runtime::Handle::current();
+    let catalog = shells::catalog(&config.catalog, store, clock, cancel).map_err(|error| error.to_string())?;
     let workers = load::cores().saturating_sub(1).max(1);
-    let measure = Workers::new(workers, tokio::runtime::Handle::current()).map_err(|error| error.to_string())?;
+    let measure = Workers::new(workers, runtime.clone()).map_err(|error| error.to_string())?;
     let settings = apply::shares(config, folders);
     let rules = Rules::new(&settings.filters, &settings.excluded).map_err(|error| error.to_string())?;
     let ground = Ground {
         store: store.clone(),
         measure: Arc::new(measure),
-        judge: Arc::new(FourFactors),
-        catalogue: Arc::new(Nobody),
+        judge: Arc::new(Rulebook),
+        catalogue: Arc::new(Catalogs::new(catalog, runtime)),
         rules: Arc::new(rules),
         clock,
         thresholds: apply::thresholds(config),

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{ContentHash, IssueId, ScanId};
 use super::time::UnixMs;
 use super::variant::{Codec, Measured};
-
-/// The rules judgements are made by now. A variant judged by others is judged anew from its stored measurements.
-pub const ANALYZER: &str = "audioqa-1";
+use super::verdict::{Judgement, Reason, Verdict};
 
 /// A path on our own disks: bytes, as the file system has them. Never sent to anybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,51 +43,22 @@ impl From<&str> for LocalPath {
     }
 }
 
-/// What is thought of a copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Verdict {
-    /// Nothing speaks for a lossy past it does not admit.
-    #[default]
-    Clean,
-    /// Something does, and not enough of it.
-    Uncertain,
-    /// Made of a lossy copy, or of a poorer one than it claims.
-    Transcode,
-}
-
-impl Verdict {
-    /// Its word in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Clean => "clean",
-            Self::Uncertain => "uncertain",
-            Self::Transcode => "transcode",
-        }
-    }
-}
-
-/// One rule that fired, with its numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reason {
-    /// Which rule.
-    pub rule: String,
-    /// Its numbers by name, units in the name.
-    pub values: Vec<(String, f64)>,
-}
-
 /// What the rules make of one measured file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
+pub struct Judged {
     /// 0..=1.
     pub quality_score: f32,
-    /// Transcode or not.
-    pub verdict: Verdict,
-    /// Of the verdict, 0..=1.
-    pub confidence: f32,
-    /// Every rule that fired.
-    pub reasons: Vec<Reason>,
-    /// [`ANALYZER`] of the rules that made it.
+    /// The verdict and its reasons.
+    pub judgement: Judgement,
+    /// The version of the rules that made it.
     pub analyzer: String,
+}
+
+impl Judged {
+    /// Whether it is taken for a transcode.
+    pub fn is_suspect(&self) -> bool {
+        self.judgement.verdict == Verdict::Transcode
+    }
 }
 
 /// How a copy was matched with a recording.
@@ -132,7 +101,7 @@ pub struct Variant {
     /// What was measured.
     pub measured: Measured,
     /// What is thought of it.
-    pub judgement: Judgement,
+    pub judged: Judged,
     /// Whose recording it is.
     pub identity: Identity,
     /// Files with these bytes; at most `limits::VARIANT_PATHS`.

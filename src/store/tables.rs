@@ -8,8 +8,8 @@ use heed::types::Bytes;
 use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
-use super::library::LibraryTables;
 use super::catalog::CatalogTables;
+use super::library::LibraryTables;
 use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{could_not, print, say};
 use crate::app::apply;
@@ -18,13 +19,13 @@ use crate::app::control::{Control, ControlError};
 use crate::app::doctor::report::{LISTED, duration, plain, progress_line, report};
 use crate::app::doctor::scan::{Reins, run};
 use crate::app::doctor::service::new_scan;
-use crate::app::doctor::shells::{FourFactors, Nobody, Workers};
+use crate::app::doctor::shells::{self, Catalogs, Rulebook, Workers};
 use crate::app::doctor::walk::from_path;
 use crate::app::doctor::{DoctorError, Ground, load};
 use crate::app::settings::Sources;
 use crate::app::sharing::rules::Rules;
-use crate::engine::library::Thresholds;
 use crate::engine::library::score::health;
+use crate::model::config::resolve;
 use crate::model::health::{
     FileOutcome, HealthSummary, Issue, IssueFilter, LocalPath, Progress, Scan, ScanRequest, ScanStatus, Severity,
 };
@@ -123,7 +124,7 @@ fn bar() -> ProgressBar {
 }
 
 /// Scans in this process.
-fn here(sources: &Sources, store: Store, request: ScanRequest, as_json: bool) -> ExitCode {
+fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -136,23 +137,35 @@ fn here(sources: &Sources, store: Store, request: ScanRequest, as_json: bool) ->
     };
     // A folder is scanned with mistakes in the configuration too: only limits and excluded folders come from it.
     let config = sources.load().ok().map(|resolved| resolved.config);
-    let (filters, excluded) = config.as_ref().map_or_else(Default::default, |config| {
-        let excluded = config.shares.excluded.iter().map(PathBuf::from).collect::<Vec<_>>();
-        (config.shares.filters.clone(), excluded)
-    });
-    let rules = match Rules::new(&filters, &excluded) {
+    let Some(config) = config.or_else(|| Some(resolve(&[]).ok()?.config)) else {
+        return could_not("the configuration has mistakes: see `slskdn config check`");
+    };
+    let excluded: Vec<PathBuf> = config.shares.excluded.iter().map(PathBuf::from).collect();
+    let rules = match Rules::new(&config.shares.filters, &excluded) {
         Ok(rules) => rules,
         Err(error) => return could_not(&error.to_string()),
     };
     let clock = Clock::start();
+    let cancel = CancellationToken::new();
+    let mut services = config.catalog.clone();
+    services.offline |= request.offline;
+    let catalog = {
+        let _inside = runtime.enter();
+        match shells::catalog(&services, &store, clock, &cancel) {
+            Ok(catalog) => catalog,
+            Err(error) => return could_not(&error.to_string()),
+        }
+    };
+    // Offline, the catalogs answer from what they keep.
+    request.offline = false;
     let ground = Ground {
         store,
         measure: Arc::new(measure),
-        judge: Arc::new(FourFactors),
-        catalogue: Arc::new(Nobody),
+        judge: Arc::new(Rulebook),
+        catalogue: Arc::new(Catalogs::new(catalog, runtime.handle().clone())),
         rules: Arc::new(rules),
         clock,
-        thresholds: config.as_ref().map_or_else(Thresholds::default, apply::thresholds),
+        thresholds: apply::thresholds(&config),
         workers,
     };
     let roots = request.paths.clone();
@@ -168,6 +181,7 @@ fn here(sources: &Sources, store: Store, request: ScanRequest, as_json: bool) ->
         Err(error) => return could_not(&error.to_string()),
     };
     let told = if as_json { tell_json(&ground, &scan, &roots) } else { tell(&ground, &scan, &roots) };
+    cancel.cancel();
     match told {
         Ok(healthy) => code(&scan, healthy),
         Err(error) => could_not(&error.to_string()),

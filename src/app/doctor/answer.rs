@@ -2,8 +2,9 @@
 
 use super::DoctorError;
 use super::service::{Doctor, StartError};
-use crate::engine::library::{detect, merge};
-use crate::model::health::{HealthAnswer, HealthRequest, Variant};
+use crate::engine::library::merge;
+use crate::engine::library::statistics::best_first;
+use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::view::Refusal;
 use crate::store::StoreError;
 
@@ -97,18 +98,4 @@ impl Doctor {
             }
         })
     }
-}
-
-fn best_first(mut variants: Vec<Variant>) -> Vec<Variant> {
-    variants.sort_by(|a, b| {
-        let a_leads = detect::best_of(&[a, b]).is_some_and(|best| best.hash() == a.hash());
-        if a.hash() == b.hash() {
-            std::cmp::Ordering::Equal
-        } else if a_leads {
-            std::cmp::Ordering::Less
-        } else {
-            std::cmp::Ordering::Greater
-        }
-    });
-    variants
 }

@@ -24,8 +24,7 @@ use super::clock::Clock;
 use super::sharing::rules::Rules;
 use crate::engine::library::Thresholds;
 use crate::engine::library::detect::Release;
-use crate::model::health::{CanonicalStats, Identity, Judgement, Variant};
-use crate::model::time::UnixMs;
+use crate::model::health::{Identity, Judged, Variant};
 use crate::model::variant::Measured;
 use crate::store::{Store, StoreError};
 
@@ -61,13 +60,11 @@ pub trait Measure: Send + Sync {
 /// Thinks about what was measured. Pure.
 pub trait Judge: Send + Sync {
     /// Score and verdict.
-    fn judge(&self, measured: &Measured) -> Judgement;
+    fn judge(&self, measured: &Measured) -> Judged;
     /// Whether two fingerprints are of one recording.
     fn same_sound(&self, a: &[u32], b: &[u32]) -> bool;
-    /// Bits two sketches may differ in to be worth comparing.
-    fn sketch_distance_max(&self) -> u32;
-    /// What the copies of one recording in one profile come to; `None` without copies.
-    fn statistics(&self, recording: u128, profile: &str, copies: &[&Variant], now: UnixMs) -> Option<CanonicalStats>;
+    /// The version of the rules.
+    fn version(&self) -> &'static str;
 }
 
 /// An answer that may come later.
@@ -81,12 +78,23 @@ pub enum Fact<T> {
     Later,
 }
 
+/// What is wanted of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordingFacts {
+    /// The id that stands; after a merge another than was asked for.
+    pub id: u128,
+    /// Milliseconds.
+    pub duration_ms: Option<u64>,
+}
+
 /// Knows recordings and releases. Called from threads that may wait.
 pub trait Catalogue: Send + Sync {
-    /// Duration of a recording, milliseconds.
-    fn recording_ms(&self, id: u128, offline: bool) -> Fact<u64>;
+    /// A recording.
+    fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts>;
     /// A release with its tracks.
     fn release(&self, id: u128, offline: bool) -> Fact<Release>;
+    /// Whether [`Catalogue::identify`] can find anything out now.
+    fn can_identify(&self) -> bool;
     /// Whose recording a copy is that neither its tags nor the local index know. `Pending`: nobody could be asked.
     fn identify(&self, variant: &Variant, offline: bool) -> Identity;
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::walk::{self, Met};
 use super::{DoctorError, Ground, Outcome, settle};
+use crate::engine::audio::sketch::distance;
 use crate::engine::library::detect::{self, Copy};
 use crate::engine::library::scan::{Step, may_forget, step, time_left_ms};
 use crate::engine::library::{FILE_KINDS, all_file_kinds};
@@ -185,7 +186,9 @@ impl<'g> Run<'g> {
         self.forget(&met)?;
         let settler = settle::Settler::new(self.ground, self.reins, self.scan.request.offline);
         self.say("identifying");
-        settler.identify()?;
+        if self.ground.catalogue.can_identify() && !self.scan.request.offline {
+            settler.identify()?;
+        }
         self.say("recordings");
         self.scan.counts.issues += settler.recordings()?;
         self.say("releases");
@@ -320,12 +323,12 @@ impl<'g> Run<'g> {
         counts.measured += 1;
         counts.bytes = counts.bytes.saturating_add(file.seen.size);
         counts.audio_ms = counts.audio_ms.saturating_add(measured.duration_ms);
-        let judgement = self.ground.judge.judge(&measured);
+        let judged = self.ground.judge.judge(&measured);
         let identity = identify(self.ground, &measured)?;
         let hash = measured.content_hash;
         let variant = Variant {
             measured: *measured,
-            judgement,
+            judged,
             identity,
             paths: vec![file.path.clone()],
             first_seen_at: now,
@@ -425,11 +428,10 @@ fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorErro
     if measured.fingerprint.is_empty() {
         return Ok(pending);
     }
-    let most = ground.judge.sketch_distance_max();
     let found = ground.store.read(|txn, tables| {
         let library = &tables.library;
         for (hash, sketch) in library.like(txn, measured.duration_ms, SAME_DURATION_MS)? {
-            if (sketch ^ measured.sketch).count_ones() > most {
+            if distance(sketch, measured.sketch) > SKETCH_DISTANCE_MAX {
                 continue;
             }
             let Some(other) = library.bare_variant(txn, hash)? else { continue };
@@ -446,6 +448,9 @@ fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorErro
     })
 }
 
+/// Bits in which sketches may differ to be worth comparing. Other recordings differ in half of the 64, the same in other
+/// codings in a few.
+const SKETCH_DISTANCE_MAX: u32 = 16;
 /// Copies of one recording differ in duration by less (SPEC-FACTS 1).
 const SAME_DURATION_MS: u64 = 7_000;
 

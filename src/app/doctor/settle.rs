@@ -9,6 +9,7 @@ use super::scan::{Reins, file_issues};
 use super::{DoctorError, Fact, Ground};
 use crate::engine::library::album;
 use crate::engine::library::detect::{self, Copy, Present, Release};
+use crate::engine::library::statistics::of_copies;
 use crate::engine::library::{COPY_KINDS, RELEASE_FILE_KINDS};
 use crate::model::health::{FileOutcome, IssueKind, LocalPath, Variant};
 use crate::model::id::ContentHash;
@@ -35,7 +36,9 @@ impl<'g> Settler<'g> {
 
     /// Everything that waited for the catalogue, then all that follows from it.
     pub fn catch_up(&self) -> Result<u64, DoctorError> {
-        self.identify()?;
+        if self.ground.catalogue.can_identify() {
+            self.identify()?;
+        }
         for (kind, again) in [
             (TodoKind::AskRecording, Todo::Recording as fn(u128) -> Todo),
             (TodoKind::AskRelease, Todo::Release as fn(u128) -> Todo),
@@ -79,12 +82,15 @@ impl<'g> Settler<'g> {
     /// Statistics of changed recordings, and the issues that come of comparing their copies. Answers how many.
     pub fn recordings(&self) -> Result<u64, DoctorError> {
         let mut found = 0;
-        self.each(TodoKind::Recording, |todo| {
-            let Todo::Recording(id) = todo else { return Ok(Settled::default()) };
-            let settled = self.recording(id)?;
-            found += settled.issues.len() as u64;
-            Ok(settled)
-        })?;
+        // Twice: a merged recording leaves one to be looked at that may come before it.
+        for _ in 0..2 {
+            self.each(TodoKind::Recording, |todo| {
+                let Todo::Recording(id) = todo else { return Ok(Settled::default()) };
+                let settled = self.recording(id)?;
+                found += settled.issues.len() as u64;
+                Ok(settled)
+            })?;
+        }
         Ok(found)
     }
 
@@ -97,12 +103,19 @@ impl<'g> Settler<'g> {
         for variant in &all {
             profiles.entry(variant.profile()).or_default().push(variant);
         }
-        let judge = &self.ground.judge;
-        let statistics = profiles.iter().filter_map(|(profile, copies)| judge.statistics(id, profile, copies, now));
+        let statistics = profiles.iter().filter_map(|(profile, copies)| of_copies(id, profile, copies, now));
         settled.canonical = Some((id, statistics.collect()));
-        let duration_ms = match self.ground.catalogue.recording_ms(id, self.offline) {
-            _ if all.is_empty() => None,
-            Fact::Known(ms) => Some(ms),
+        let fact = if all.is_empty() { Fact::Unknown } else { self.ground.catalogue.recording(id, self.offline) };
+        let duration_ms = match fact {
+            Fact::Known(facts) if facts.id != id => {
+                // Merged: its copies are copies of the one that stands, and are looked at under its id.
+                for mut variant in variants {
+                    variant.identity.recording_id = Some(facts.id);
+                    self.known(variant)?;
+                }
+                return Ok(Settled { canonical: Some((id, Vec::new())), ..settled });
+            }
+            Fact::Known(facts) => facts.duration_ms,
             Fact::Unknown => None,
             Fact::Later => {
                 settled.todo.push(Todo::AskRecording(id));
@@ -240,12 +253,12 @@ pub fn rejudge(ground: &Ground, reins: &Reins, force: bool) -> Result<u64, Docto
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         for (_, mut variant) in page {
-            if !force && variant.judgement.analyzer == crate::model::health::ANALYZER {
+            if !force && variant.judged.analyzer == ground.judge.version() {
                 continue;
             }
-            let judgement = ground.judge.judge(&variant.measured);
-            if judgement != variant.judgement {
-                variant.judgement = judgement;
+            let judged = ground.judge.judge(&variant.measured);
+            if judged != variant.judged {
+                variant.judged = judged;
                 changed += 1;
                 settler.known(variant)?;
             }

@@ -1,18 +1,27 @@
-//! The Doctor's helpers as they are in the running program: worker processes that measure, rules that judge, and a
-//! catalogue of what is known without asking anybody.
+//! The Doctor's helpers as they are in the running program: worker processes that measure, rules that judge, and the
+//! catalogs.
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
-use super::{Catalogue, Fact, Judge, Measure, Outcome};
-use crate::engine::library::detect::Release;
-use crate::engine::library::statistics;
-use crate::model::health::{ANALYZER, CanonicalStats, Identity, Judgement, Variant, Verdict};
-use crate::model::time::UnixMs;
+use super::{Catalogue, Fact, Judge, Measure, Outcome, RecordingFacts};
+use crate::app::catalog;
+use crate::app::clock::Clock;
+use crate::engine::audio::quality::{self, ANALYZER_VERSION};
+use crate::engine::audio::{fingerprint, transcode};
+use crate::engine::catalog::resolve::{Known, Proof};
+use crate::engine::library::detect::{Release, Track};
+use crate::model::catalog::{Service, TrackInRelease};
+use crate::model::config;
+use crate::model::health::{Identity, Judged, MatchedBy, Variant};
+use crate::model::id::{RecordingId, ReleaseId};
 use crate::model::variant::Measured;
+use crate::net::catalog::{Catalog, CatalogError, Later};
 use crate::probe::{self, Pool, PoolError, Tempo};
+use crate::store::Store;
 
 /// Measures in worker processes.
 pub struct Workers {
@@ -88,49 +97,132 @@ impl Measure for Workers {
     }
 }
 
-/// Judges by the four factors of SPEC-FACTS 2.2, which need no spectrum. They cannot tell a transcode.
+/// The rules of `engine::audio`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FourFactors;
+pub struct Rulebook;
 
-impl Judge for FourFactors {
-    fn judge(&self, measured: &Measured) -> Judgement {
-        Judgement {
-            quality_score: statistics::four_factors(measured),
-            verdict: Verdict::Uncertain,
-            confidence: 0.0,
-            reasons: Vec::new(),
-            analyzer: ANALYZER.to_owned(),
-        }
+/// Words by which two fingerprints of one recording may lie apart: about 3 s of leading silence.
+const OFFSET_MAX: usize = 24;
+
+impl Judge for Rulebook {
+    fn judge(&self, measured: &Measured) -> Judged {
+        let judgement = transcode::judge(measured);
+        let quality_score = quality::score(measured, &judgement);
+        Judged { quality_score, judgement, analyzer: ANALYZER_VERSION.to_owned() }
     }
 
     fn same_sound(&self, a: &[u32], b: &[u32]) -> bool {
-        a == b
+        fingerprint::compare(a, b, OFFSET_MAX).is_some_and(|likeness| likeness.verdict() == fingerprint::Verdict::Same)
     }
 
-    fn sketch_distance_max(&self) -> u32 {
-        12
-    }
-
-    fn statistics(&self, recording: u128, profile: &str, copies: &[&Variant], now: UnixMs) -> Option<CanonicalStats> {
-        statistics::of_copies(recording, profile, copies, now)
+    fn version(&self) -> &'static str {
+        ANALYZER_VERSION
     }
 }
 
-/// Knows nothing and asks nobody: what could be asked is left for later.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+/// The catalogs as configured; where they cannot be asked at all (no certificates of authorities), what they keep.
+///
+/// # Errors
+/// Not even that.
+pub fn catalog(
+    config: &config::Catalog,
+    store: &Store,
+    clock: Clock,
+    cancel: &CancellationToken,
+) -> Result<Catalog, CatalogError> {
+    catalog::start(config, store.clone(), clock, cancel).or_else(|error| {
+        tracing::warn!(%error, "no catalog is asked");
+        catalog::start(&config::Catalog { offline: true, ..config.clone() }, store.clone(), clock, cancel)
+    })
+}
 
-impl Catalogue for Nobody {
-    fn recording_ms(&self, _: u128, _: bool) -> Fact<u64> {
-        Fact::Later
+/// MusicBrainz and AcoustID, through the catalogs' own pacing and cache.
+pub struct Catalogs {
+    catalog: Catalog,
+    runtime: Handle,
+}
+
+impl Catalogs {
+    /// On a runtime that has a thread of its own.
+    pub fn new(catalog: Catalog, runtime: Handle) -> Self {
+        Self { catalog, runtime }
+    }
+}
+
+/// What an answer of a catalog is to us.
+fn fact<A, T>(answer: Result<Option<A>, Later>, read: impl FnOnce(A) -> T) -> Fact<T> {
+    match answer {
+        Ok(Some(found)) => Fact::Known(read(found)),
+        Ok(None) => Fact::Unknown,
+        Err(_) => Fact::Later,
+    }
+}
+
+impl Catalogue for Catalogs {
+    fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts> {
+        if offline {
+            return Fact::Later;
+        }
+        let answer = self.runtime.block_on(self.catalog.recording(RecordingId(id)));
+        fact(answer, |found| RecordingFacts { id: found.id.0, duration_ms: found.duration_ms })
     }
 
-    fn release(&self, _: u128, _: bool) -> Fact<Release> {
-        Fact::Later
+    fn release(&self, id: u128, offline: bool) -> Fact<Release> {
+        if offline {
+            return Fact::Later;
+        }
+        let answer = self.runtime.block_on(self.catalog.release(ReleaseId(id)));
+        fact(answer, |found| Release {
+            id: found.id.0,
+            title: found.title.clone(),
+            artist: found.artist.clone(),
+            tracks: found.tracks().filter(|track| track.is_expected()).map(track).collect(),
+        })
     }
 
-    fn identify(&self, variant: &Variant, _: bool) -> Identity {
-        variant.identity.clone()
+    fn can_identify(&self) -> bool {
+        self.catalog.closed(Service::AcoustId).is_none()
+    }
+
+    fn identify(&self, variant: &Variant, offline: bool) -> Identity {
+        let (measured, before) = (&variant.measured, variant.identity.clone());
+        if offline {
+            return before;
+        }
+        let known = Known {
+            tagged: None,
+            title: measured.tags.title.clone(),
+            artist: measured.tags.artist.clone(),
+            duration_ms: measured.duration_ms,
+            has_fingerprint: !measured.fingerprint.is_empty(),
+        };
+        // Copies known here were compared when the file was measured.
+        let asked = catalog::identify(&self.catalog, known, &measured.fingerprint, async || None);
+        let (found, why) = self.runtime.block_on(asked);
+        match found.recording {
+            Ok((recording, proof)) => Identity {
+                recording_id: Some(recording.0),
+                acoustid: match proof {
+                    Proof::AcoustId { id, .. } => Some(id.0),
+                    Proof::Tags | Proof::Sound(_) => before.acoustid,
+                },
+                matched_by: MatchedBy::Catalog,
+                ..before
+            },
+            // Without a key nobody was asked.
+            Err(_) if found.is_unfinished || why.is_some() => before,
+            Err(_) => Identity { matched_by: MatchedBy::Nobody, ..before },
+        }
+    }
+}
+
+fn track(track: &TrackInRelease) -> Track {
+    Track {
+        disc: track.medium,
+        position: track.position,
+        recording_id: track.recording.0,
+        title: track.title.clone(),
+        duration_ms: track.duration_ms,
     }
 }
 

@@ -9,10 +9,11 @@ use super::*;
 use crate::engine::library::fixtures;
 use crate::model::health::{
     IssueFilter, IssueKind, IssueStatus, LocalPath, MatchedBy, Progress, Scan, ScanCounts, ScanRequest, ScanStatus,
-    Verdict,
 };
 use crate::model::id::ScanId;
+use crate::model::time::UnixMs;
 use crate::model::variant::Codec;
+use crate::model::verdict::{Judgement, Verdict};
 use crate::store::StoreOptions;
 
 /// Reads `word=value` lines instead of audio, and counts how often.
@@ -69,37 +70,19 @@ impl Measure for Words {
 struct Strict;
 
 impl Judge for Strict {
-    fn judge(&self, measured: &Measured) -> Judgement {
+    fn judge(&self, measured: &Measured) -> Judged {
         let score = measured.loudness.sample_peak;
         let verdict = if score < 0.0 { Verdict::Transcode } else { Verdict::Clean };
-        Judgement { quality_score: score.abs(), verdict, confidence: 1.0, reasons: Vec::new(), analyzer: "t".into() }
+        let judgement = Judgement { verdict, confidence: 1.0, ..Judgement::default() };
+        Judged { quality_score: score.abs(), judgement, analyzer: self.version().to_owned() }
     }
 
     fn same_sound(&self, a: &[u32], b: &[u32]) -> bool {
         a == b
     }
 
-    fn sketch_distance_max(&self) -> u32 {
-        4
-    }
-
-    fn statistics(&self, recording: u128, profile: &str, copies: &[&Variant], now: UnixMs) -> Option<CanonicalStats> {
-        let best = *copies.first()?;
-        Some(CanonicalStats {
-            recording_id: recording,
-            profile: profile.to_owned(),
-            variant_count: u32::try_from(copies.len()).unwrap(),
-            total_seen_count: 0,
-            avg_quality: 0.0,
-            max_quality: 0.0,
-            percent_transcode_suspect: 0.0,
-            codecs: Vec::new(),
-            bitrates_kbps: Vec::new(),
-            sample_rates_hz: Vec::new(),
-            best_variant: best.hash(),
-            canonicality_score: 0.0,
-            updated_at: now,
-        })
+    fn version(&self) -> &'static str {
+        "strict-1"
     }
 }
 
@@ -116,8 +99,19 @@ impl Shelf {
 }
 
 impl Catalogue for Shelf {
-    fn recording_ms(&self, id: u128, offline: bool) -> Fact<u64> {
-        self.ask(offline, if (11..=13).contains(&id) { Fact::Known(180_000) } else { Fact::Unknown })
+    fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts> {
+        let facts = |id| Fact::Known(RecordingFacts { id, duration_ms: Some(180_000) });
+        // 99 was merged into 12.
+        let known = match id {
+            11..=13 => facts(id),
+            99 => facts(12),
+            _ => Fact::Unknown,
+        };
+        self.ask(offline, known)
+    }
+
+    fn can_identify(&self) -> bool {
+        self.on.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn release(&self, id: u128, offline: bool) -> Fact<Release> {

@@ -152,9 +152,10 @@ impl Ledger {
 
     /// Drops a variant only one peer ever claimed.
     fn make_room(&mut self) -> bool {
-        let lone = self.variants.iter().find(|(_, sightings)| {
-            sightings.words.len() == 1 && !sightings.words.contains_key(&Observer::Local)
-        });
+        let lone = self
+            .variants
+            .iter()
+            .find(|(_, sightings)| sightings.words.len() == 1 && !sightings.words.contains_key(&Observer::Local));
         let Some(variant) = lone.map(|(variant, _)| *variant) else {
             return false;
         };
@@ -283,15 +284,7 @@ mod tests {
 
     fn seen(observer: Observer, variant: u8, codec: Codec, quality: f32, suspect: bool) -> Observation {
         let bitrate_kbps = if codec.is_lossless() { 900 } else { 320 };
-        Observation {
-            observer,
-            variant: hash(variant),
-            codec,
-            bitrate_kbps,
-            sample_rate_hz: 44_100,
-            quality,
-            suspect,
-        }
+        Observation { observer, variant: hash(variant), codec, bitrate_kbps, sample_rate_hz: 44_100, quality, suspect }
     }
 
     fn peer(n: u8) -> Observer {

@@ -236,9 +236,8 @@ fn peak(codec: GridCodec, frame: usize, rows: &[(u64, Vec<f32>)]) -> Grid {
             groups[number % GROUPS][at] += over;
         }
     }
-    let highest = |values: &[f32]| {
-        values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(offset, _)| offset)
-    };
+    let highest =
+        |values: &[f32]| values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(offset, _)| offset);
     let median = |values: &[f32]| {
         let mut sorted = values.to_vec();
         sorted.sort_by(f32::total_cmp);

@@ -58,7 +58,11 @@ pub fn score(measured: &Measured, judgement: &Judgement) -> f32 {
             let base = mp3_base(mp3.encoder_preset.as_deref(), kbps);
             let mut score = base;
             // Content that was decoded decides, not the name of the preset.
-            if kbps >= 310 && has_content(spectrum) && spectrum.effective_bandwidth_hz < 16_000 && has_mismatch(judgement) {
+            if kbps >= 310
+                && has_content(spectrum)
+                && spectrum.effective_bandwidth_hz < 16_000
+                && has_mismatch(judgement)
+            {
                 score *= 0.7;
             } else if kbps < 200 && spectrum.effective_bandwidth_hz >= 19_000 {
                 score *= 1.05;

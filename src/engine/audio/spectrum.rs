@@ -63,8 +63,7 @@ impl SpectrumMeter {
     pub fn new(sample_rate_hz: u32, channels: usize) -> Self {
         let fft = RealFftPlanner::new().plan_fft_forward(WINDOW);
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes are small")]
-        let window =
-            (0..WINDOW).map(|n| (0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos()) as f32).collect();
+        let window = (0..WINDOW).map(|n| (0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos()) as f32).collect();
         Self {
             sample_rate_hz,
             channels,
@@ -154,7 +153,8 @@ impl SpectrumMeter {
             // Lengths are the plan's own, so this does not happen; the window does not count then.
             return;
         }
-        let full_row = usize::try_from(16_000 * 2 * ROWS as u64 / u64::from(self.sample_rate_hz.max(1))).unwrap_or(ROWS);
+        let full_row =
+            usize::try_from(16_000 * 2 * ROWS as u64 / u64::from(self.sample_rate_hz.max(1))).unwrap_or(ROWS);
         #[expect(clippy::cast_precision_loss, reason = "a small constant")]
         // A full-scale sine has |X| = WINDOW / 4 under a Hann window; two bins are averaged.
         let scale = 0.5 * (4.0 / WINDOW as f32).powi(2);

@@ -135,8 +135,7 @@ fn judge_lossless(measured: &Measured) -> Judgement {
 fn suspicions(measured: &Measured) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let depth = measured.bit_depth.unwrap_or(16);
-    let raw_kbps =
-        f64::from(measured.sample_rate_hz) * f64::from(depth) * f64::from(measured.channels) / 1000.0;
+    let raw_kbps = f64::from(measured.sample_rate_hz) * f64::from(depth) * f64::from(measured.channels) / 1000.0;
     let kbps = f64::from(measured.bitrate_kbps);
     let packed = matches!(measured.codec, Codec::Flac | Codec::Alac);
     if packed && kbps < BITRATE_SHARE * raw_kbps {
@@ -266,8 +265,7 @@ fn judge_lossy(measured: &Measured) -> Judgement {
         values.push(("declared_lowpass_hz", f64::from(hz)));
     }
     judgement.reasons.push(reason(Rule::Mismatch, &values));
-    judgement.source =
-        Some(Source { codec: None, bitrate_kbps: Some(likely_kbps(edge.hz)), sample_rate_hz: None });
+    judgement.source = Some(Source { codec: None, bitrate_kbps: Some(likely_kbps(edge.hz)), sample_rate_hz: None });
     // Whoever asked the encoder for that low-pass got it; and a small step down may be the encoder's own choice.
     let asked_for = declared_hz.is_some_and(|hz| hz < edge.hz + MISMATCH_HZ / 2);
     if !asked_for && kbps >= 185 && likely_kbps(edge.hz) * 8 <= kbps * 5 {

@@ -3,11 +3,12 @@
 use super::album::{self, Place};
 use super::{About, Thresholds, issue_id};
 use crate::model::health::{
-    CopyOf, Evidence, Issue, IssueKind, IssueStatus, LocalPath, MatchedBy, MissingTrack, Severity, Variant, Verdict,
+    CopyOf, Evidence, Issue, IssueKind, IssueStatus, LocalPath, MatchedBy, MissingTrack, Severity, Variant,
 };
 use crate::model::limits;
 use crate::model::time::UnixMs;
 use crate::model::variant::Md5Check;
+use crate::model::verdict::Verdict;
 
 /// A file and what is known of its content.
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +94,13 @@ impl Copy<'_> {
 
 /// Made of a lossy copy, or of a poorer one than it claims: the verdict says so.
 pub fn suspected_transcode(copy: &Copy<'_>) -> Option<Issue> {
-    let (measured, judgement) = (&copy.variant.measured, &copy.variant.judgement);
+    let (measured, judged) = (&copy.variant.measured, &copy.variant.judged);
+    let judgement = &judged.judgement;
     if judgement.verdict != Verdict::Transcode {
         return None;
     }
     let khz = f64::from(measured.spectrum.effective_bandwidth_hz) / 1_000.0;
-    let rules: Vec<&str> = judgement.reasons.iter().map(|reason| reason.rule.as_str()).collect();
+    let rules: Vec<&str> = judgement.reasons.iter().map(|reason| reason.rule.name()).collect();
     let past = if measured.codec.is_lossless() { "a lossy copy" } else { "a copy of lower bit rate" };
     let reason = format!(
         "made of {past}, as it seems: content up to {khz:.1} kHz, confidence {:.0} % ({})",
@@ -106,7 +108,7 @@ pub fn suspected_transcode(copy: &Copy<'_>) -> Option<Issue> {
         rules.join(", ")
     );
     let evidence = Evidence::Transcode {
-        quality_score: judgement.quality_score,
+        quality_score: judged.quality_score,
         codec: measured.codec,
         bitrate_kbps: measured.bitrate_kbps,
         dynamic_range: measured.loudness.dynamic_range_dr,
@@ -119,7 +121,7 @@ pub fn suspected_transcode(copy: &Copy<'_>) -> Option<Issue> {
 
 /// A copy of the same recording is better by more than the gap; by more than twice the gap it is grave.
 pub fn non_canonical_variant(copy: &Copy<'_>, best: &Variant, thresholds: &Thresholds) -> Option<Issue> {
-    let (own, other) = (copy.variant.judgement.quality_score, best.judgement.quality_score);
+    let (own, other) = (copy.variant.judged.quality_score, best.judged.quality_score);
     let gap = other - own;
     if best.hash() == copy.variant.hash() || gap <= thresholds.quality_gap {
         return None;
@@ -291,8 +293,8 @@ pub fn missing_metadata(copy: &Copy<'_>) -> Option<Issue> {
         return None;
     }
     let (severity, asked) = match identity.matched_by {
-        MatchedBy::Pending => (Severity::Info, "no catalogue was asked yet"),
-        _ => (Severity::Low, "no catalogue knows its sound"),
+        MatchedBy::Pending => (Severity::Info, "nobody could be asked yet"),
+        _ => (Severity::Low, "nobody who was asked knows it"),
     };
     let has_tags = measured.tags.title.is_some() && measured.tags.artist.is_some();
     let evidence = Evidence::Unknown { has_tags, has_fingerprint: !measured.fingerprint.is_empty() };
@@ -313,7 +315,7 @@ pub fn multiple_variants(recording_id: u128, copies: &[Copy<'_>]) -> Option<Issu
     };
     let mut doubles: Vec<&Copy<'_>> = copies.iter().filter(|copy| is_double(copy)).collect();
     doubles.sort_by(|a, b| {
-        let score = |copy: &Copy<'_>| copy.variant.judgement.quality_score;
+        let score = |copy: &Copy<'_>| copy.variant.judged.quality_score;
         score(b).total_cmp(&score(a)).then_with(|| a.path.cmp(b.path))
     });
     let best = **doubles.first()?;
@@ -354,17 +356,17 @@ pub fn wrong_duration(copy: &Copy<'_>, recording_ms: Option<u64>, thresholds: &T
 /// The copy of a recording to measure the others by: the best that is no transcode, else the best.
 pub fn best_of<'v>(variants: &[&'v Variant]) -> Option<&'v Variant> {
     variants.iter().copied().min_by(|a, b| {
-        let suspect = |v: &Variant| v.judgement.verdict == Verdict::Transcode;
+        let suspect = |v: &Variant| v.judged.is_suspect();
         suspect(a)
             .cmp(&suspect(b))
-            .then_with(|| b.judgement.quality_score.total_cmp(&a.judgement.quality_score))
+            .then_with(|| b.judged.quality_score.total_cmp(&a.judged.quality_score))
             .then_with(|| b.seen_count.cmp(&a.seen_count))
             .then_with(|| a.hash().cmp(&b.hash()))
     })
 }
 
 fn score_of(copy: &Copy<'_>) -> f32 {
-    copy.variant.judgement.quality_score
+    copy.variant.judged.quality_score
 }
 
 fn count(n: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! Made-up measurements for tests.
 
-use crate::model::health::{Identity, Judgement, LocalPath, MatchedBy, Variant, Verdict};
+use crate::model::health::{Identity, Judged, LocalPath, MatchedBy, Variant};
 use crate::model::id::ContentHash;
 use crate::model::spectrum::Spectrum;
 use crate::model::time::UnixMs;
@@ -43,7 +43,7 @@ pub(crate) fn measured(content: &[u8]) -> Measured {
 pub(crate) fn variant(path: &str, score: f32) -> Variant {
     Variant {
         measured: measured(path.as_bytes()),
-        judgement: Judgement { quality_score: score, verdict: Verdict::Clean, confidence: 0.9, ..Judgement::default() },
+        judged: Judged { quality_score: score, ..Judged::default() },
         identity: Identity { recording_id: Some(1), release_id: None, acoustid: None, matched_by: MatchedBy::Tags },
         paths: vec![LocalPath::from(path)],
         first_seen_at: UnixMs(1),

@@ -4,12 +4,13 @@ use super::merge::{carry_over, merge, set_status};
 use super::scan::{Seen, Step, is_wanted, may_forget, step, time_left_ms};
 use super::{About, Thresholds, issue_id, score};
 use crate::model::health::{
-    Evidence, FileOutcome, FileRow, Issue, IssueKind, IssueStatus, LocalPath, MatchedBy, Progress, Reason, ResolvedBy,
-    ScanRequest, Severity, Variant, Verdict,
+    Evidence, FileOutcome, FileRow, Issue, IssueKind, IssueStatus, LocalPath, MatchedBy, Progress, ResolvedBy,
+    ScanRequest, Severity, Variant,
 };
 use crate::model::id::{ContentHash, ScanId};
 use crate::model::time::UnixMs;
 use crate::model::variant::{BadFrame, Codec, Md5Check};
+use crate::model::verdict::{Reason, Rule, Verdict};
 
 const NOW: UnixMs = UnixMs(1_000);
 
@@ -28,14 +29,15 @@ fn only_the_verdict_transcode_is_an_issue() {
         (Verdict::Uncertain, None),
         (Verdict::Transcode, Some((IssueKind::SuspectedTranscode, Severity::High))),
     ] {
-        copy.judgement.verdict = verdict;
-        copy.judgement.reasons = vec![Reason { rule: "T5".into(), values: vec![("edge_hz".into(), 16_000.0)] }];
+        copy.judged.judgement.verdict = verdict;
+        let values = [("edge_hz".to_owned(), 16_000.0)].into();
+        copy.judged.judgement.reasons = vec![Reason { rule: Rule::BrickWall, values }];
         assert_eq!(found(&copy, detect::suspected_transcode), expect, "{verdict:?}");
     }
     let issue = detect::suspected_transcode(&Copy { path: &copy.paths[0], variant: &copy, now: NOW }).unwrap();
     let Evidence::Transcode { quality_score, bitrate_kbps, reasons, .. } = issue.evidence else { panic!() };
     assert_eq!((quality_score, bitrate_kbps, reasons.len()), (0.4, 900, 1));
-    assert!(issue.reason.contains("a lossy copy") && issue.reason.contains("T5"), "{}", issue.reason);
+    assert!(issue.reason.contains("a lossy copy") && issue.reason.contains("brick_wall"), "{}", issue.reason);
 }
 
 #[test]
@@ -52,14 +54,14 @@ fn a_much_better_copy_is_an_issue_of_the_poorer_one() {
         let detector = |c: &Copy<'_>| detect::non_canonical_variant(c, &best, &Thresholds::default());
         assert_eq!(found(&copy, detector).map(|(_, severity)| severity), expect, "{score}");
     }
-    let same = Variant { judgement: variant("", 0.1).judgement, ..best.clone() };
+    let same = Variant { judged: variant("", 0.1).judged, ..best.clone() };
     assert_eq!(found(&same, |c| detect::non_canonical_variant(c, &best, &Thresholds::default())), None);
 }
 
 #[test]
 fn a_suspect_is_never_the_best() {
     let (mut suspect, clean) = (variant("/a", 0.95), variant("/b", 0.5));
-    suspect.judgement.verdict = Verdict::Transcode;
+    suspect.judged.judgement.verdict = Verdict::Transcode;
     assert_eq!(detect::best_of(&[&suspect, &clean]), Some(&clean));
     assert_eq!(detect::best_of(&[&suspect]), Some(&suspect));
     assert_eq!(detect::best_of(&[]), None);

@@ -249,7 +249,7 @@ impl LibraryTables {
         now: UnixMs,
     ) -> Result<(), StoreError> {
         let Some(stored) = self.bare_variant(txn, variant.hash())? else { return Ok(()) };
-        let updated = Variant { identity: variant.identity.clone(), judgement: variant.judgement.clone(), ..stored };
+        let updated = Variant { identity: variant.identity.clone(), judged: variant.judged.clone(), ..stored };
         self.put_variant(txn, &updated)?;
         if updated.identity.matched_by != MatchedBy::Pending {
             self.remove_todo(txn, Todo::Identify(updated.hash()))?;

@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::shape::time;
 use crate::model::health::{
-    CanonicalStats, Evidence, HealthSummary, Issue, IssueGroup, IssueKind, Progress, Reason, Scan, Severity, Variant,
-    Verdict, uuid_text,
+    CanonicalStats, Evidence, HealthSummary, Issue, IssueGroup, IssueKind, Progress, Scan, Severity, Variant, uuid_text,
 };
 use crate::model::variant::{Detail, Md5Check, Measured};
+use crate::model::verdict::Reason;
 use crate::web::show::iso_ms;
 
 fn uuid(id: Option<u128>) -> Option<String> {
@@ -101,7 +101,7 @@ fn reasons(reasons: &[Reason]) -> Value {
     let values = |reason: &Reason| -> Map<String, Value> {
         reason.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
     };
-    reasons.iter().map(|reason| json!({ "rule": reason.rule, "values": values(reason) })).collect()
+    reasons.iter().map(|reason| json!({ "rule": reason.rule.name(), "values": values(reason) })).collect()
 }
 
 fn evidence(evidence: &Evidence) -> Value {
@@ -200,13 +200,13 @@ pub(crate) fn variant(v: &Variant, fingerprint: bool) -> Value {
         "mb_release_id": uuid(v.identity.release_id),
         "acoustid_id": uuid(v.identity.acoustid),
         "title": tags.title, "artist": tags.artist, "album": tags.album,
-        "quality_score": v.judgement.quality_score,
-        "transcode_suspect": v.judgement.verdict == Verdict::Transcode,
-        "transcode_reason": v.judgement.reasons.iter().map(|r| r.rule.clone()).collect::<Vec<_>>().join(", "),
-        "verdict": v.judgement.verdict.name(),
-        "confidence": v.judgement.confidence,
-        "reasons": reasons(&v.judgement.reasons),
-        "analyzer_version": v.judgement.analyzer,
+        "quality_score": v.judged.quality_score,
+        "transcode_suspect": v.judged.is_suspect(),
+        "transcode_reason": v.judged.judgement.reasons.iter().map(|r| r.rule.name()).collect::<Vec<_>>().join(", "),
+        "verdict": v.judged.judgement.verdict.name(),
+        "confidence": v.judged.judgement.confidence,
+        "reasons": reasons(&v.judged.judgement.reasons),
+        "analyzer_version": v.judged.analyzer,
         "first_seen_at": iso_ms(v.first_seen_at),
         "last_seen_at": iso_ms(v.last_seen_at),
         "seen_count": v.seen_count,

@@ -158,8 +158,7 @@ mod tests {
             for (k, fast) in fast.iter().enumerate() {
                 let sum: f64 = (0..2 * lines)
                     .map(|n| {
-                        let angle =
-                            PI / lines as f64 * (n as f64 + 0.5 + lines as f64 / 2.0) * (k as f64 + 0.5);
+                        let angle = PI / lines as f64 * (n as f64 + 0.5 + lines as f64 / 2.0) * (k as f64 + 0.5);
                         f64::from(x[n] * w[n]) * angle.cos()
                     })
                     .sum();
