@@ -46,6 +46,12 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
         "disk knows files and nothing of net, store, web and app",
     ),
     (
+        "probe",
+        &["model", "engine"],
+        &["base64", "rusty_chromaprint"],
+        "probe measures one open file and knows nothing of net, disk, store, web and app",
+    ),
+    (
         "store",
         &["model", "engine"],
         &["heed", "postcard", "serde", "tokio", "tracing", "thiserror", "rustix", "blake3", "futures_util"],
