@@ -234,6 +234,7 @@ pub const VARIANTS_PER_RECORDING: usize = 64;
 pub const SCAN_PATHS: usize = 64;
 /// Files that were walked past and wait for a worker.
 pub const SCAN_AHEAD: usize = 64;
+
 // ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
 
 /// Bytes of one answer of MusicBrainz, inflated: a release of some 1,200 tracks. A longer one counts as none.
