@@ -26,23 +26,58 @@ const SETS: [(&str, &[&str]); 4] = [
     (
         "clean",
         &[
-            "lossless", "clipped_6db", "mono", "dual_mono", "quiet_24db", "vinyl", "band_gentle", "band_tape_12k",
-            "band_old_5k", "band_fm_15k", "band_conv_20k", "rate_32k", "rate_44k_24bit", "rate_48_to_44",
-            "rate_48k_16bit", "rate_48k_24bit", "rate_96k_24bit", "real_flac",
+            "lossless",
+            "clipped_6db",
+            "mono",
+            "dual_mono",
+            "quiet_24db",
+            "vinyl",
+            "band_gentle",
+            "band_tape_12k",
+            "band_old_5k",
+            "band_fm_15k",
+            "band_conv_20k",
+            "rate_32k",
+            "rate_44k_24bit",
+            "rate_48_to_44",
+            "rate_48k_16bit",
+            "rate_48k_24bit",
+            "rate_96k_24bit",
+            "real_flac",
         ],
     ),
     (
         "tuned",
         &[
-            "mp3_128", "mp3_192", "mp3_256", "mp3_320", "mp3_V2", "mp3_V0", "aac_128", "aac_256", "vorbis_q5",
-            "vorbis_q8", "opus_128", "up_22k",
+            "mp3_128",
+            "mp3_192",
+            "mp3_256",
+            "mp3_320",
+            "mp3_V2",
+            "mp3_V0",
+            "aac_128",
+            "aac_256",
+            "vorbis_q5",
+            "vorbis_q8",
+            "opus_128",
+            "up_22k",
         ],
     ),
     (
         "held",
         &[
-            "mp3_224", "mp3_V1", "mp3_V4", "lame_256_q0", "lame_320_q7_stereo", "lame_abr160", "aac_192",
-            "aac_320_fast", "vorbis_q3", "vorbis_q6", "opus_96", "opus_160",
+            "mp3_224",
+            "mp3_V1",
+            "mp3_V4",
+            "lame_256_q0",
+            "lame_320_q7_stereo",
+            "lame_abr160",
+            "aac_192",
+            "aac_320_fast",
+            "vorbis_q3",
+            "vorbis_q6",
+            "opus_96",
+            "opus_160",
         ],
     ),
     ("real", &["real_vorbis", "real_opus"]),
@@ -140,7 +175,10 @@ fn list(class: &str, name: &str, spectrum: &Spectrum, judgement: &Judgement) {
     );
     for grid in &spectrum.grids {
         let name = grid.codec.name();
-        print!("\t{name} {:.1} {:.1} @{} {}/{} {}", grid.strength, grid.runner_up, grid.offset, grid.agreeing, grid.groups, grid.excerpts);
+        print!(
+            "\t{name} {:.1} {:.1} @{} {}/{} {}",
+            grid.strength, grid.runner_up, grid.offset, grid.agreeing, grid.groups, grid.excerpts
+        );
     }
     println!();
 }
@@ -157,7 +195,9 @@ fn main() {
     let (mut seconds, mut spent) = (0.0, 0.0);
     let mut wrong = Vec::new();
     if !listing {
-        println!("| set | class | files | transcode | uncertain | clean | codec named |\n|---|---|---|---|---|---|---|");
+        println!(
+            "| set | class | files | transcode | uncertain | clean | codec named |\n|---|---|---|---|---|---|---|"
+        );
     }
     for (set, classes) in SETS {
         let mut sums = [0_usize; 5];
@@ -210,7 +250,10 @@ fn main() {
                 }
             }
             if !listing {
-                println!("| {set} | {class} | {} | {} | {} | {} | {} |", counts[0], counts[1], counts[2], counts[3], counts[4]);
+                println!(
+                    "| {set} | {class} | {} | {} | {} | {} | {} |",
+                    counts[0], counts[1], counts[2], counts[3], counts[4]
+                );
             }
             for (sum, count) in sums.iter_mut().zip(counts) {
                 *sum += count;
@@ -218,12 +261,22 @@ fn main() {
         }
         if !listing && sums[0] > 0 {
             let share = |count: usize| format!("{count} ({:.1} %)", 100.0 * count as f64 / sums[0] as f64);
-            println!("| **{set}** | all | {} | {} | {} | {} | {} |", sums[0], share(sums[1]), share(sums[2]), share(sums[3]), sums[4]);
+            println!(
+                "| **{set}** | all | {} | {} | {} | {} | {} |",
+                sums[0],
+                share(sums[1]),
+                share(sums[2]),
+                share(sums[3]),
+                sums[4]
+            );
         }
     }
     if !listing {
         println!("\nNot as they should be:");
         wrong.iter().for_each(|line| println!("  {line}"));
-        println!("\nspectrum and grids: {:.2} CPU s per 30 min of audio ({seconds:.0} s judged)", spent / seconds * 1800.0);
+        println!(
+            "\nspectrum and grids: {:.2} CPU s per 30 min of audio ({seconds:.0} s judged)",
+            spent / seconds * 1800.0
+        );
     }
 }
