@@ -250,10 +250,9 @@ impl<'g> Run<'g> {
             match heard.recv_timeout(Duration::from_millis(500)) {
                 Ok(Answer::Walked(files)) => met = Some(files),
                 Ok(Answer::Passed) => self.scan.counts.files += 1,
-                Ok(Answer::Fleeting) => {}
                 Ok(Answer::Renamed(file, row)) => self.renamed(file, *row),
                 Ok(Answer::Done(file, outcome)) => self.done(file, outcome)?,
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Answer::Fleeting) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let age = self.ground.clock.now().mono.saturating_sub(self.batch_began);
