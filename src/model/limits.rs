@@ -90,6 +90,9 @@ pub const WAITING_USERS: usize = 512;
 pub const WAITING_MESSAGES: usize = 2_048;
 /// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
 pub const WAITING_REPLIES: usize = 128;
+/// Messages sent on silent connections and kept until it is clear that they arrived; one more is not kept, and lost with
+/// its connection.
+pub const UNHEARD_MESSAGES: usize = 2_048;
 /// Attempts to reach somebody, with their tokens; one more fails at once.
 pub const ATTEMPTS: usize = 1_024;
 /// Dials that others asked of us through the server and that wait for their turn; one more is refused.
@@ -140,8 +143,15 @@ pub const BATCH_FILES: usize = 1_000;
 pub const UPLOADS: usize = 5_000;
 /// Users one download is tried with.
 pub const FAILOVER_USERS: usize = 8;
+/// Users who banned us, remembered for a while; the one longest ago is forgotten.
+pub const REFUSING_USERS: usize = 256;
 /// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
 pub const OVERLAP_BYTES: u64 = 64 * KIB;
+/// Bytes per second that a user must take of an upload, over `UPLOAD_FLOOR_S`; one who takes less loses the slot. Chosen:
+/// the slowest modem takes three times as much.
+pub const UPLOAD_FLOOR: u64 = KIB;
+/// Seconds over which that is measured.
+pub const UPLOAD_FLOOR_S: u64 = 600;
 /// Finished transfers kept in each direction; the oldest is forgotten.
 pub const FINISHED_TRANSFERS: usize = 10_000;
 /// Batches kept; the oldest is forgotten.
