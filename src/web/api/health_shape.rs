@@ -127,7 +127,8 @@ fn evidence(evidence: &Evidence) -> Value {
         } => {
             json!({
                 "quality_score": digits(*quality_score), "codec": codec.name(), "bitrate": bitrate_kbps,
-                "dynamic_range": dynamic_range.map(digits), "effective_bandwidth_hz": bandwidth_hz, "confidence": digits(*confidence),
+                "dynamic_range": dynamic_range.map(digits), "effective_bandwidth_hz": bandwidth_hz,
+                "confidence": digits(*confidence),
                 "reasons": reasons(r),
             })
         }
@@ -160,7 +161,8 @@ fn evidence(evidence: &Evidence) -> Value {
         }
         Evidence::Copies { copies } => json!({
             "copies": copies.iter().map(|copy| json!({
-                "file_path": copy.path.to_string(), "quality_score": digits(copy.quality_score), "codec": copy.codec.name(),
+                "file_path": copy.path.to_string(), "quality_score": digits(copy.quality_score),
+                "codec": copy.codec.name(),
                 "bitrate": copy.bitrate_kbps,
             })).collect::<Vec<_>>(),
         }),
