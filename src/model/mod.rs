@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod music;
@@ -12,4 +13,5 @@ pub mod time;
 pub mod transfer;
 pub mod units;
 pub mod variant;
+pub mod verdict;
 pub mod view;

@@ -10,6 +10,7 @@ pub mod catalog;
 mod error;
 mod folder;
 mod gate;
+pub mod library;
 mod lists;
 mod migrate;
 pub mod records;

@@ -1,6 +1,9 @@
 //! The command line: what is asked, and the exit code. 0 is success, 1 "it was tried and failed", 2 "it could not be
 //! tried": a mistake in the arguments or the configuration.
 
+mod analyze;
+mod scan;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +51,33 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Find out what is wrong with the music in folders: exit 0 is healthy, 3 is issues, 2 is that it could not run.
+    Scan {
+        /// One JSON document instead of the report.
+        #[arg(long)]
+        json: bool,
+        /// Ask no catalogue on the net.
+        #[arg(long)]
+        offline: bool,
+        /// Measure unchanged files again.
+        #[arg(long)]
+        remeasure: bool,
+        /// Files and folders.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Measure audio files and print what was found, one JSON object a line.
+    Analyze {
+        /// Print the Chromaprint words too.
+        #[arg(long)]
+        fingerprint: bool,
+        /// Files to measure.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Measure what the daemon hands over; started by the daemon alone.
+    #[command(hide = true)]
+    Worker,
     /// Write a verified copy of the store and the configuration, also while the daemon runs.
     Backup {
         /// The file to write; it must not exist.
@@ -85,6 +115,10 @@ const COULD_NOT: u8 = 2;
 /// Reads the process's arguments and does what they say.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Worker)) {
+        // It has no environment, and needs no data directory.
+        return crate::probe::run_worker();
+    }
     let mut sources = Sources {
         data: match arguments.data.or_else(default_data) {
             Some(data) => data,
@@ -112,6 +146,11 @@ pub fn main() -> ExitCode {
         }
         Command::Config { what } => config(&sources, what),
         Command::Hash { json, files } => hash(&files, json),
+        Command::Analyze { fingerprint, files } => analyze::analyze(&files, fingerprint),
+        Command::Scan { json, offline, remeasure, paths } => {
+            scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
+        }
+        Command::Worker => crate::probe::run_worker(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),
         Command::Completions { shell } => {

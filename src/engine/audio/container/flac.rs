@@ -62,26 +62,28 @@ struct Frame {
     begin: u64,
     /// Bytes taken.
     length: u64,
-    header: Header,
+    header: FlacHeader,
     crc: u16,
     /// The checksum held right before something that looks like a foreign tag.
     tail: bool,
 }
 
+/// What a frame's header says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Header {
+pub struct FlacHeader {
     /// Numbers count samples instead of frames.
-    variable: bool,
-    number: u64,
+    pub variable: bool,
+    /// Which frame it is, or its first sample.
+    pub number: u64,
     /// Samples per channel.
-    block_size: u32,
+    pub block_size: u32,
     /// Bytes, CRC included.
-    length: usize,
+    pub length: usize,
 }
 
-impl Header {
+impl FlacHeader {
     /// Whether `next` is the frame after this one.
-    fn is_followed_by(&self, next: &Self) -> bool {
+    pub fn is_followed_by(&self, next: &Self) -> bool {
         let step = if self.variable { u64::from(self.block_size) } else { 1 };
         self.variable == next.variable && self.number.checked_add(step) == Some(next.number)
     }
@@ -180,7 +182,7 @@ impl FlacCheck {
                     if rest.is_empty() || (rest.len() < HEADER_LEN && !at_end) {
                         break;
                     }
-                    let header = header(rest).ok_or(CheckError::NoFrame { offset: here })?;
+                    let header = flac_header(rest).ok_or(CheckError::NoFrame { offset: here })?;
                     self.begin(header, here);
                     0
                 }
@@ -210,7 +212,7 @@ impl FlacCheck {
         }
     }
 
-    fn begin(&mut self, header: Header, begin: u64) {
+    fn begin(&mut self, header: FlacHeader, begin: u64) {
         self.frame = Frame { begin, header, ..Frame::default() };
         self.samples = self.samples.saturating_add(u64::from(header.block_size));
         self.stage = Stage::Frame;
@@ -222,7 +224,7 @@ impl FlacCheck {
         while at < self.buffer.len() && (at_end || self.buffer.len() - at >= HEADER_LEN) {
             if self.frame.crc == 0 && self.frame.length > self.frame.header.length as u64 {
                 let rest = &self.buffer[at..];
-                match header(rest) {
+                match flac_header(rest) {
                     Some(next) if self.frame.header.is_followed_by(&next) => {
                         let begin = self.offset.saturating_add(at as u64);
                         self.begin(next, begin);
@@ -264,7 +266,7 @@ fn marker(rest: &[u8], here: u64) -> Result<(Stage, usize), CheckError> {
 }
 
 /// A frame header at the beginning of `bytes`, its CRC-8 included (RFC 9639, 9.1).
-fn header(bytes: &[u8]) -> Option<Header> {
+pub fn flac_header(bytes: &[u8]) -> Option<FlacHeader> {
     let &[0xff, second, codes, more, first, ..] = bytes else { return None };
     if second & 0xfe != 0xf8 {
         return None;
@@ -309,7 +311,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
     };
     let crc = *bytes.get(at)?;
     let length = at + 1;
-    (bytes[..at].iter().fold(0, |crc, byte| crc8(crc, *byte)) == crc).then_some(Header {
+    (bytes[..at].iter().fold(0, |crc, byte| crc8(crc, *byte)) == crc).then_some(FlacHeader {
         variable: second & 1 != 0,
         number,
         block_size,

@@ -1,0 +1,150 @@
+//! Where decoded sound goes: trimmed to what a player hears, then to every analyser, block by block.
+
+use super::fingerprint::Fingerprinter;
+use crate::engine::audio::dynamics::DynamicsMeter;
+use crate::engine::audio::loudness::LoudnessMeter;
+use crate::engine::audio::sketch::Sketcher;
+use crate::engine::audio::spectrum::SpectrumMeter;
+use crate::model::limits;
+use crate::model::spectrum::Spectrum;
+use crate::model::variant::Loudness;
+
+/// Most channels that are measured: 7.1.
+pub(super) const CHANNELS_MAX: usize = 8;
+
+/// What the analysers found.
+pub(super) struct Heard {
+    pub(super) fingerprint: Vec<u32>,
+    pub(super) sketch: u64,
+    pub(super) loudness: Loudness,
+    pub(super) spectrum: Spectrum,
+}
+
+/// Takes the sound of one file.
+pub(super) struct Sink {
+    rate_hz: u32,
+    channels: usize,
+    /// Samples of one channel still to be left out at the beginning.
+    skip: u64,
+    /// Samples of one channel to be heard in all, where that is known.
+    limit: Option<u64>,
+    heard: u64,
+    decoded: u64,
+    fingerprint: Fingerprinter,
+    sketch: Sketcher,
+    loudness: LoudnessMeter,
+    dynamics: DynamicsMeter,
+    spectrum: SpectrumMeter,
+}
+
+impl Sink {
+    /// `channels` is 1 to `CHANNELS_MAX`. In what was coded losslessly, traces of lossy codecs are looked for.
+    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool) -> Self {
+        let spectrum = SpectrumMeter::new(rate_hz, channels);
+        Self {
+            rate_hz,
+            channels,
+            skip: 0,
+            limit: None,
+            heard: 0,
+            decoded: 0,
+            fingerprint: Fingerprinter::new(rate_hz, channels),
+            sketch: Sketcher::new(rate_hz),
+            loudness: LoudnessMeter::new(rate_hz, channels),
+            dynamics: DynamicsMeter::new(rate_hz, channels),
+            spectrum: if lossless { spectrum.with_grids() } else { spectrum },
+        }
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    pub(super) fn rate_hz(&self) -> u32 {
+        self.rate_hz
+    }
+
+    /// Leaves out so many samples before the first that is heard.
+    pub(super) fn skip(&mut self, samples: u64) {
+        self.skip = samples;
+    }
+
+    /// Hears no more than so many samples in all.
+    pub(super) fn limit(&mut self, samples: u64) {
+        self.limit = Some(samples);
+    }
+
+    /// Samples of one channel heard so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// Samples of one channel decoded so far, trimmed ones too.
+    pub(super) fn decoded(&self) -> u64 {
+        self.decoded
+    }
+
+    /// The moment that comes next, milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        millis(self.heard, self.rate_hz)
+    }
+
+    /// A block: one slice for each channel, all of one length, full scale ±1.0.
+    pub(super) fn push(&mut self, planes: &[&[f32]]) {
+        let len = planes.first().map_or(0, |plane| plane.len());
+        if planes.len() != self.channels || planes.iter().any(|plane| plane.len() != len) {
+            return;
+        }
+        self.decoded += len as u64;
+        let from = usize::try_from(self.skip).unwrap_or(usize::MAX).min(len);
+        self.skip -= from as u64;
+        let room = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.heard));
+        let upto = usize::try_from(room).unwrap_or(usize::MAX).min(len - from) + from;
+        if upto == from {
+            return;
+        }
+        let mut parts: [&[f32]; CHANNELS_MAX] = [&[]; CHANNELS_MAX];
+        for (part, plane) in parts.iter_mut().zip(planes) {
+            *part = &plane[from..upto];
+        }
+        self.heard += (upto - from) as u64;
+        let parts = &parts[..self.channels];
+        self.fingerprint.push(parts);
+        self.sketch.push(parts);
+        self.loudness.push(parts);
+        self.dynamics.push(parts);
+        self.spectrum.push(parts);
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(self) -> Heard {
+        let loudness = self.loudness.finish();
+        let dynamics = self.dynamics.finish();
+        let mut fingerprint = self.fingerprint.finish();
+        fingerprint.truncate(limits::FINGERPRINT_WORDS);
+        Heard {
+            fingerprint,
+            sketch: self.sketch.finish(),
+            loudness: Loudness {
+                integrated_lufs: loudness.integrated_lufs.map(narrow),
+                range_lu: loudness.range_lu.map(narrow),
+                true_peak_dbtp: loudness.true_peak_dbtp.map(narrow),
+                sample_peak: narrow(loudness.sample_peak),
+                dynamic_range_dr: dynamics.dynamic_range_dr.map(narrow),
+                clipping_runs: dynamics.clipping_runs,
+            },
+            spectrum: self.spectrum.finish(),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "seven digits are more than any measurement here has")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+/// Samples as milliseconds, rounded to the nearest.
+pub(super) fn millis(samples: u64, rate_hz: u32) -> u64 {
+    let rate = u64::from(rate_hz.max(1));
+    (samples / rate).saturating_mul(1_000).saturating_add(((samples % rate) * 1_000 + rate / 2) / rate)
+}
