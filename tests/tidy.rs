@@ -65,7 +65,7 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
             "sha2",
             "md5",
         ],
-        "probe measures one open file and knows nothing of net, disk, store, web and app",
+        "probe measures files and knows nothing of net, disk, store, web and app",
     ),
     (
         "store",

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::doctor::service::{Figures, Schedule};
+use super::doctor::walk::from_path;
 use super::sharing::ShareSettings;
 use super::soulseek::{NodeHandle, Parts};
+use crate::engine::library::Thresholds;
 use crate::engine::soulseek::io::Command;
 use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::{Secret, Settings};
 use crate::model::config::Config;
+use crate::model::health::{HealthSummary, LocalPath};
 use crate::model::id::Username;
 use crate::model::units::KIB;
 use crate::net::soulseek::{Deadlines, NetSettings};
@@ -103,6 +107,33 @@ pub fn shares(config: &Config, folders: &Folders) -> ShareSettings {
     }
 }
 
+/// When and what the Doctor scans by itself.
+pub fn schedule(config: &Config, folders: &Folders) -> Schedule {
+    let health = &config.library_health;
+    let hours = |n: u64| std::time::Duration::from_secs(n.saturating_mul(3_600));
+    let mut paths: Vec<LocalPath> = health.library_paths.iter().map(|path| LocalPath::from(path.as_str())).collect();
+    if paths.is_empty() {
+        paths.extend(config.shares.directories.iter().map(|(_, path)| LocalPath::from(path.as_str())));
+        paths.push(from_path(&folders.downloads));
+    }
+    Schedule {
+        enabled: health.enabled,
+        paths,
+        every: health.auto_scan.then(|| hours(health.interval_hours)),
+        recount_every: hours(config.recompute_interval_hours),
+        offline: config.catalog.offline,
+    }
+}
+
+/// Limits of the Doctor's detectors.
+#[expect(clippy::cast_precision_loss, reason = "at most 1,000")]
+pub fn thresholds(config: &Config) -> Thresholds {
+    Thresholds {
+        quality_gap: config.library_health.quality_gap_permille as f32 / 1_000.0,
+        duration_tolerance_ms: config.library_health.duration_tolerance_ms,
+    }
+}
+
 /// Changes what runs.
 #[derive(Clone)]
 pub struct Applier {
@@ -163,6 +194,11 @@ impl Applier {
             ("web", old.web != new.web),
             ("directories", (&old.downloads, &old.incomplete) != (&new.downloads, &new.incomplete)),
             ("disk", (old.min_free_mib, &old.disk_backend) != (new.min_free_mib, &new.disk_backend)),
+            (
+                "library_health",
+                (&old.library_health, old.recompute_interval_hours)
+                    != (&new.library_health, new.recompute_interval_hours),
+            ),
             ("memory", old.memory_budget_mib != new.memory_budget_mib),
             ("log", old.log_level != new.log_level),
             (
@@ -197,9 +233,9 @@ impl Applier {
     }
 
     /// Prometheus text of everything outside the web layer.
-    pub async fn metrics(&self, store: &crate::store::Stats) -> String {
+    pub async fn metrics(&self, store: &crate::store::Stats, doctor: (Figures, HealthSummary)) -> String {
         let node = self.node.look(Node::view).await.unwrap_or_default();
-        super::publish::metrics(self, node, store).await
+        super::publish::metrics(self, node, store, doctor).await
     }
 
     /// What runs.

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
+use super::doctor::service::Doctor;
 use super::logging::LogTail;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
@@ -47,6 +48,8 @@ pub struct Desk {
     pub resolved: Mutex<Arc<Resolved>>,
     /// Puts a new configuration to work.
     pub applier: Applier,
+    /// The Collection Doctor.
+    pub doctor: Doctor,
     /// Stops the process.
     pub shutdown: CancellationToken,
 }
@@ -173,6 +176,10 @@ impl Desk {
             Request::Browse(user) => self.browse(user).await?,
             Request::ChangeSettings(changes) => self.change(changes).await?,
             Request::Backup(path) => self.backup(path).await?,
+            Request::Health(request) => {
+                let doctor = self.doctor.clone();
+                Response::Health(blocking(move || doctor.answer(request)).await??)
+            }
             Request::Shutdown => {
                 self.shutdown.cancel();
                 Response::Done
@@ -405,7 +412,8 @@ impl Desk {
 
     async fn metrics(&self) -> Result<String, Refusal> {
         let stats = self.read(Store::stats).await?;
-        Ok(self.applier.metrics(&stats).await)
+        let health = self.read(|store| store.read(|txn, tables| tables.library.summary(txn, None))).await?;
+        Ok(self.applier.metrics(&stats, (self.doctor.figures(), health)).await)
     }
 }
 

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
 use super::clock::Clock;
+use super::doctor::service::{Doctor, Figures};
 use super::soulseek::NodeHandle;
 use super::supervise::Supervisor;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
+use crate::model::health::{HealthSummary, IssueKind};
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
 use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
@@ -37,6 +39,8 @@ pub struct Publisher {
     pub node: NodeHandle,
     /// What runs.
     pub applier: Applier,
+    /// The Doctor.
+    pub doctor: Doctor,
     /// Tasks.
     pub supervisor: Supervisor,
     /// Which disk backend, and why.
@@ -85,6 +89,7 @@ impl Publisher {
     /// How things stand now.
     pub async fn snapshot(&self) -> Snapshot {
         let node = self.node.look(Node::view).await.unwrap_or_default();
+        self.doctor.set_transfers(u64::from(node.downloads.active) + u64::from(node.uploads.active));
         let parts = self.applier.parts();
         let shares = parts.sharing.view().borrow().clone();
         let (store, incomplete) = (parts.store.clone(), self.applier.folders().incomplete.clone());
@@ -139,6 +144,7 @@ impl Publisher {
             unread_messages: unread,
             searches_answered: node.searches_answered,
             searches_seen: node.searches_seen,
+            library_scan: self.doctor.progress().borrow().clone(),
         }
     }
 }
@@ -155,7 +161,12 @@ struct Named {
 }
 
 /// Prometheus text of everything but the web layer's own counters.
-pub async fn metrics(applier: &Applier, node: NodeView, store: &Stats) -> String {
+pub async fn metrics(
+    applier: &Applier,
+    node: NodeView,
+    store: &Stats,
+    (doctor, health): (Figures, HealthSummary),
+) -> String {
     let mut registry = Registry::with_prefix("slskdn");
     let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let mut gauge = |name: &str, help: &str, unit: Option<Unit>, rows: &[(&'static str, u64)]| {
@@ -184,6 +195,12 @@ pub async fn metrics(applier: &Applier, node: NodeView, store: &Stats) -> String
     let shares = applier.parts().sharing.view().borrow().clone();
     let counts = [("folders", u64::from(shares.counts.folders)), ("files", u64::from(shares.counts.files))];
     gauge("shares", "What is shared", None, &counts);
+    gauge("library_files", "Audio files the Doctor knows", None, &[("files", health.files)]);
+    let issues = IssueKind::ALL.map(|kind| (kind.name(), health.of(kind)));
+    gauge("library_issues", "Open issues of each type", None, &issues);
+    gauge("library_measured", "Audio files measured since start", None, &[("files", doctor.files)]);
+    gauge("library_read", "Of them, since start", Some(Unit::Bytes), &[("files", doctor.bytes)]);
+    gauge("library_audio", "Audio in them, since start", Some(Unit::Seconds), &[("audio", doctor.audio_s)]);
     gauge("store", "The store's map", Some(Unit::Bytes), &[("map", store.map_size), ("used", store.used)]);
     gauge(
         "store_events",

@@ -15,11 +15,15 @@ use super::backup;
 use super::cli::{could_not, say};
 use super::clock::Clock;
 use super::desk::{self, Desk};
+use super::doctor::service::{self, Doctor};
+use super::doctor::shells::{self, Catalogs, Rulebook, Workers};
+use super::doctor::{Ground, load};
 use super::logging::{self, LogTail};
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
 use super::settings::Sources;
 use super::sharing::Sharing;
+use super::sharing::rules::Rules;
 use super::soulseek::{self, NodeHandle};
 use super::supervise::Supervisor;
 use super::upkeep;
@@ -136,6 +140,9 @@ async fn run(
     let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
     let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
 
+    let cancel = CancellationToken::new();
+    let doctor = doctor(&config, &folders, &store, clock, &cancel)?;
+
     // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
     let mut net = apply::net(&config, &folders);
     net.port = free_port(&config)?;
@@ -143,7 +150,6 @@ async fn run(
     let settings = apply::engine(&config, net.port);
     let listen_port = net.port;
     let (parts, node) = soulseek::parts(clock, store.clone(), pump, sharing.clone(), settings, net, events.clone());
-    let cancel = CancellationToken::new();
     let supervisor = Supervisor::new(clock, cancel.clone());
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
@@ -158,6 +164,9 @@ async fn run(
     supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), clock, cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
 
+    let treating = doctor.clone();
+    supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
+
     let shutdown = CancellationToken::new();
     let (asks, asked) = mpsc::channel::<Ask>(ASKS);
     let asked = Arc::new(Mutex::new(asked));
@@ -169,6 +178,7 @@ async fn run(
         sources: sources.clone(),
         resolved: Mutex::new(Arc::new(resolved)),
         applier: applier.clone(),
+        doctor: doctor.clone(),
         shutdown: shutdown.clone(),
     });
     supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;
@@ -179,6 +189,7 @@ async fn run(
         started_at,
         node: node.clone(),
         applier,
+        doctor,
         supervisor: supervisor.clone(),
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
@@ -211,6 +222,33 @@ async fn run(
     }
     drop(store);
     Ok(())
+}
+
+/// The Doctor with its workers, which start when the first file is to be measured.
+fn doctor(
+    config: &Config,
+    folders: &Folders,
+    store: &Store,
+    clock: Clock,
+    cancel: &CancellationToken,
+) -> Result<Doctor, String> {
+    let runtime = tokio::runtime::Handle::current();
+    let catalog = shells::catalog(&config.catalog, store, clock, cancel).map_err(|error| error.to_string())?;
+    let workers = load::cores().saturating_sub(1).max(1);
+    let measure = Workers::new(workers, runtime.clone()).map_err(|error| error.to_string())?;
+    let settings = apply::shares(config, folders);
+    let rules = Rules::new(&settings.filters, &settings.excluded).map_err(|error| error.to_string())?;
+    let ground = Ground {
+        store: store.clone(),
+        measure: Arc::new(measure),
+        judge: Arc::new(Rulebook),
+        catalogue: Arc::new(Catalogs::new(catalog, runtime)),
+        rules: Arc::new(rules),
+        clock,
+        thresholds: apply::thresholds(config),
+        workers,
+    };
+    Ok(Doctor::new(ground, apply::schedule(config, folders)))
 }
 
 fn make(folder: &Path) -> Result<(), String> {

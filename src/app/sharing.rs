@@ -12,7 +12,7 @@
 mod audio;
 mod list;
 mod mailbox;
-mod rules;
+pub(in crate::app) mod rules;
 mod scan;
 mod watch;
 mod worker;

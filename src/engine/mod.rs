@@ -3,4 +3,5 @@
 
 pub mod audio;
 pub mod catalog;
+pub mod library;
 pub mod soulseek;

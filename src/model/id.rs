@@ -109,6 +109,14 @@ uuid_id!(
     /// Downloads that were asked for together.
     BatchId
 );
+uuid_id!(
+    /// One scan of the collection.
+    ScanId
+);
+uuid_id!(
+    /// One problem of the collection; made of its kind and subject, so not random.
+    IssueId
+);
 
 uuid_id!(
     /// A recording in MusicBrainz: one performance as it was mixed, on however many releases.

@@ -228,6 +228,23 @@ pub const TAG_TEXT_LEN: usize = 512;
 /// Words of a fingerprint: 120 s and some; further ones are left out.
 pub const FINGERPRINT_WORDS: usize = 1_024;
 
+/// Files whose state the Doctor keeps; further ones are left out and the scan says so.
+pub const DOCTOR_FILES: usize = SHARED_FILES;
+/// Issues kept, all statuses together: for a new one a resolved one is forgotten, without one it is only counted.
+pub const ISSUES: usize = 200_000;
+/// Scans kept; the oldest is forgotten.
+pub const SCANS: usize = 100;
+/// Files with the same bytes that a variant names; further ones are not named.
+pub const VARIANT_PATHS: usize = 16;
+/// Missing tracks an issue names; further ones are counted.
+pub const MISSING_TRACKS: usize = 200;
+/// Copies of one recording that are compared; further ones are left out.
+pub const VARIANTS_PER_RECORDING: usize = 64;
+/// Paths of one scan request; one more is refused.
+pub const SCAN_PATHS: usize = 64;
+/// Files that were walked past and wait for a worker.
+pub const SCAN_AHEAD: usize = 64;
+
 // ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
 
 /// Bytes of one answer of MusicBrainz, inflated: a release of some 1,200 tracks. A longer one counts as none.

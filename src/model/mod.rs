@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod music;

@@ -56,6 +56,24 @@ pub enum Rule {
     PaddedBits,
 }
 
+impl Rule {
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bitrate => "bitrate",
+            Self::Dynamics => "dynamics",
+            Self::Encoder => "encoder",
+            Self::Bandwidth => "bandwidth",
+            Self::BrickWall => "brick_wall",
+            Self::Equality => "equality",
+            Self::Mismatch => "mismatch",
+            Self::TagAnomaly => "tag_anomaly",
+            Self::FrameGrid => "frame_grid",
+            Self::PaddedBits => "padded_bits",
+        }
+    }
+}
+
 /// A rule that fired, with the numbers that made it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reason {

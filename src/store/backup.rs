@@ -53,7 +53,7 @@ impl Store {
     /// As [`Store::backup`], with the text of the configuration file (at most 1 MiB).
     pub fn backup_with(&self, to: &Path, config: Option<&[u8]>) -> Result<(), StoreError> {
         let shared = &self.inner.shared;
-        let _seat = shared.gate.enter()?;
+        let _seat = shared.gate.enter_bare()?;
         shared.counters.copies.fetch_add(1, Ordering::Relaxed);
         let copied = copy(&shared.env, to, config);
         shared.counters.copies.fetch_sub(1, Ordering::Relaxed);

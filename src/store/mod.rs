@@ -10,6 +10,7 @@ pub mod catalog;
 mod error;
 mod folder;
 mod gate;
+pub mod library;
 mod lists;
 mod migrate;
 pub mod records;
@@ -25,7 +26,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use heed::{EnvOpenOptions, RoTxn, RwTxn};
+use heed::{EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
 pub use self::backup::{BackupSummary, RESTORED_CONFIG, newest_snapshot, restore, unfinished, verify_backup};
 pub use self::error::StoreError;
@@ -116,7 +117,7 @@ pub(crate) struct Counters {
 pub(crate) struct Shared {
     env: Env,
     tables: Tables,
-    gate: gate::Gate,
+    gate: gate::Gate<RoTxn<'static, WithoutTls>>,
     page_size: usize,
     map_size_max: usize,
     poison: Mutex<Option<String>>,
@@ -160,8 +161,8 @@ impl Shared {
         }
         self.gate.alone(|| {
             #[expect(unsafe_code, reason = "LMDB leaves it to the caller that no transaction is active")]
-            // SAFETY: the gate is shut, so there is no reader; the only thread that writes is here, between two
-            // transactions.
+            // SAFETY: the gate is shut, so there is no reader and no kept snapshot; the only thread that writes is
+            // here, between two transactions.
             let resized = unsafe { self.env.resize(wanted) };
             Ok(resized?)
         })?;
@@ -321,9 +322,9 @@ impl Store {
     /// while the map grows or all places for readers are taken. Must not wait for a write inside.
     pub fn read<T>(&self, job: impl FnOnce(&RoTxn<'_>, &Tables) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let shared = &self.inner.shared;
-        let _seat = shared.gate.enter()?;
-        let txn = shared.env.read_txn()?;
-        job(&txn, &shared.tables)
+        let mut seat = shared.gate.enter()?;
+        let txn = seat.snapshot(|| shared.env.clone().static_read_txn())?;
+        job(txn, &shared.tables)
     }
 
     /// Whether writes are taken.

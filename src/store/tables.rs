@@ -9,6 +9,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
 use super::catalog::CatalogTables;
+use super::library::LibraryTables;
 use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
@@ -52,6 +53,8 @@ pub struct Tables {
     pub settings: Table,
     /// The share index.
     pub shares: ShareTables,
+    /// The Doctor's.
+    pub library: LibraryTables,
     /// Answers of the catalogs.
     pub catalog: CatalogTables,
 }
@@ -71,6 +74,7 @@ impl Tables {
             batch_keys: open("batch-keys-1")?,
             settings: open("settings-1")?,
             shares: ShareTables::open(env, txn)?,
+            library: LibraryTables::open(env, txn)?,
             catalog: CatalogTables::open(env, txn)?,
         })
     }
@@ -87,6 +91,7 @@ impl Tables {
         ]
         .into_iter()
         .chain(self.shares.tables())
+        .chain(self.library.tables())
         .chain(self.catalog.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()

@@ -212,7 +212,7 @@ fn try_group(
 
 fn commit(shared: &Shared, txn: RwTxn<'_>, done: usize, began: Instant) -> Try {
     let syncing = moment();
-    match txn.commit().map_err(StoreError::from) {
+    match shared.gate.around_commit(|| txn.commit()).map_err(StoreError::from) {
         Ok(()) => {
             let counters = &shared.counters;
             counters.commits.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{BatchId, SearchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage, Wish};
 use crate::model::transfer::{Direction, Transfer};
@@ -170,6 +171,9 @@ impl Desk {
         /// A user's address.
         user_endpoint(user: Username) -> std::net::SocketAddrV4
             = Request::UserEndpoint(user) => Response::Endpoint(endpoint) => endpoint;
+        /// Something of the Collection Doctor.
+        health(request: HealthRequest) -> HealthAnswer
+            = Request::Health(request) => Response::Health(answer) => answer;
     }
 
     /// Keeps or removes a value; durable when this returns.

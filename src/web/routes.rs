@@ -22,7 +22,7 @@ use super::{api, pages};
 /// One thing to ask for.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// `GET`, `POST`, `PUT` or `DELETE`.
+    /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
     pub method: &'static str,
     /// Path with `{names}`.
     pub path: &'static str,
@@ -49,6 +49,7 @@ where
         "POST" => routing::post(handler),
         "DELETE" => routing::delete(handler),
         "PUT" => routing::put(handler),
+        "PATCH" => routing::patch(handler),
         _ => routing::get(handler),
     };
     Route { method, path, role: role.into(), summary, handler }

@@ -151,6 +151,29 @@ fn readers_go_on_while_the_map_grows() {
 }
 
 #[test]
+fn a_read_sees_what_was_acknowledged_and_holds_back_no_page_afterwards() {
+    let used_after = |reads: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for round in 0..200_u32 {
+            keep(&store, 1, vec![1; 100_000]).wait().unwrap();
+            let write = store.submit(move |txn, tables| {
+                tables.settings.put(txn, &2_u32.to_be_bytes(), &round.to_be_bytes())?;
+                Ok(())
+            });
+            write.wait().unwrap();
+            for _ in 0..if reads { 3 } else { 0 } {
+                let seen =
+                    store.read(|txn, tables| Ok(tables.settings.get(txn, &2_u32.to_be_bytes())?.map(<[u8]>::to_vec)));
+                assert_eq!(seen.unwrap().as_deref(), Some(&round.to_be_bytes()[..]));
+            }
+        }
+        store.stats().unwrap().used
+    };
+    assert_eq!(used_after(true), used_after(false));
+}
+
+#[test]
 fn a_panic_ends_writing_and_a_restart_begins_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

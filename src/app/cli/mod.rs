@@ -2,6 +2,7 @@
 //! tried": a mistake in the arguments or the configuration.
 
 mod analyze;
+mod scan;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -49,6 +50,21 @@ enum Command {
         /// Files to read.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Find out what is wrong with the music in folders: exit 0 is healthy, 3 is issues, 2 is that it could not run.
+    Scan {
+        /// One JSON document instead of the report.
+        #[arg(long)]
+        json: bool,
+        /// Ask no catalogue on the net.
+        #[arg(long)]
+        offline: bool,
+        /// Measure unchanged files again.
+        #[arg(long)]
+        remeasure: bool,
+        /// Files and folders.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
     },
     /// Measure audio files and print what was found, one JSON object a line.
     Analyze {
@@ -131,6 +147,9 @@ pub fn main() -> ExitCode {
         Command::Config { what } => config(&sources, what),
         Command::Hash { json, files } => hash(&files, json),
         Command::Analyze { fingerprint, files } => analyze::analyze(&files, fingerprint),
+        Command::Scan { json, offline, remeasure, paths } => {
+            scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
+        }
         Command::Worker => crate::probe::run_worker(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),

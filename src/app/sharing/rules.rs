@@ -30,7 +30,7 @@ const ENDS: [&[u8]; 6] = [b".part", b".tmp", b".crdownload", b".!ut", b".incompl
 
 /// What the owner does not want shared.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub struct Rules {
     filters: RegexSet,
     /// Folders left out with all that is in them, and files; links resolved where they exist.
     excluded: Vec<PathBuf>,
@@ -38,7 +38,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Compiles the filters; they ignore case. A wrong one is refused, because leaving it out would share too much.
-    pub(super) fn new(filters: &[String], excluded: &[PathBuf]) -> Result<Self, SharingError> {
+    pub fn new(filters: &[String], excluded: &[PathBuf]) -> Result<Self, SharingError> {
         for filter in filters {
             compile(std::slice::from_ref(filter))
                 .map_err(|source| SharingError::Filter { filter: filter.clone(), source: Box::new(source) })?;
@@ -49,12 +49,12 @@ impl Rules {
     }
 
     /// Whether the owner's filters keep a file out, by its whole path on the disk.
-    pub(super) fn filter(&self, path: &Path) -> bool {
+    pub fn filter(&self, path: &Path) -> bool {
         !self.filters.is_empty() && self.filters.is_match(&path.to_string_lossy())
     }
 
     /// Whether a path, links resolved, lies in a folder that is left out.
-    pub(super) fn exclude(&self, real: &Path) -> bool {
+    pub fn exclude(&self, real: &Path) -> bool {
         self.excluded.iter().any(|folder| real.starts_with(folder))
     }
 }
@@ -64,7 +64,7 @@ fn compile(filters: &[String]) -> Result<RegexSet, regex::Error> {
 }
 
 /// Whether an entry of a folder is left out by its name, whatever the owner says.
-pub(super) fn skips_name(name: &[u8], is_folder: bool) -> bool {
+pub(in crate::app) fn skips_name(name: &[u8], is_folder: bool) -> bool {
     let is = |other: &&[u8]| name.eq_ignore_ascii_case(other);
     name.starts_with(b".")
         || if is_folder {

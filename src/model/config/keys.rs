@@ -208,6 +208,33 @@ pub const KEYS: &[Key] = &[
         "",
         "Address ranges (`10.0.0.0/8`) of your own network that may be dialled.",
     ),
+    key("library_health.enabled", Kind::Bool, "true", "Scan the music library for what is wrong with it, when asked."),
+    key("library_health.auto_scan.enabled", Kind::Bool, "false", "Scan the library by itself."),
+    key("library_health.auto_scan.interval_hours", Kind::Number(1, 8_760), "168", "Hours between two such scans."),
+    key(
+        "library_health.auto_scan.library_paths",
+        Kind::List,
+        "",
+        "Folders to scan; empty: the shared folders and the finished downloads.",
+    ),
+    key(
+        "library_health.thresholds.quality_gap_for_upgrade",
+        Kind::Text,
+        "0.2",
+        "A better copy of a recording is told when its score, 0 to 1, is better by more than this.",
+    ),
+    key(
+        "library_health.thresholds.duration_tolerance_ms",
+        Kind::Number(0, 600_000),
+        "3000",
+        "Difference to the catalogue's duration that is no problem, milliseconds.",
+    ),
+    key(
+        "audio.canonical_scoring.stats_recompute_interval_hours",
+        Kind::Number(1, 8_760),
+        "24",
+        "Hours between two computations of the statistics of all recordings.",
+    ),
     key("memory.budget", Kind::Number(32, 1_048_576), "160", "Memory the program may plan with, MiB."),
     key("log.level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info", "How much is logged."),
 ];

@@ -142,10 +142,31 @@ pub struct Config {
     pub disk_backend: String,
     /// Ranges that may be dialled although not global: network and prefix length.
     pub private_ranges: Vec<(Ipv4Addr, u8)>,
+    /// Section `library_health`.
+    pub library_health: LibraryHealth,
+    /// Hours between two computations of the statistics of all recordings.
+    pub recompute_interval_hours: u64,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
     pub log_level: String,
+}
+
+/// Section `library_health`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibraryHealth {
+    /// Scans may be asked for.
+    pub enabled: bool,
+    /// Scan by itself.
+    pub auto_scan: bool,
+    /// Hours between two such scans.
+    pub interval_hours: u64,
+    /// Folders; empty: the shared ones and the finished downloads.
+    pub library_paths: Vec<String>,
+    /// Thousandths of the score.
+    pub quality_gap_permille: u32,
+    /// Milliseconds.
+    pub duration_tolerance_ms: u64,
 }
 
 /// Section `soulseek`.
@@ -464,6 +485,8 @@ impl Reader<'_> {
             min_free_mib: self.number("disk.min_free_mib"),
             disk_backend: self.text("disk.backend").to_ascii_lowercase(),
             private_ranges: self.ranges(),
+            library_health: self.library_health(),
+            recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
@@ -520,6 +543,28 @@ impl Reader<'_> {
             filters: self.list("shares.filters"),
             watch: self.flag("shares.watch"),
             check_interval_hours: self.number("shares.check_interval_hours"),
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1,000")]
+    fn library_health(&mut self) -> LibraryHealth {
+        let gap_key = "library_health.thresholds.quality_gap_for_upgrade";
+        let gap: f64 = self.parsed(gap_key, "a number from 0 to 1", 0.0);
+        if !(0.0..=1.0).contains(&gap) {
+            self.wrong(gap_key, format!("a number from 0 to 1 is wanted, not `{gap}`"));
+        }
+        let paths_key = "library_health.auto_scan.library_paths";
+        let library_paths = self.list(paths_key);
+        if let Some(path) = library_paths.iter().find(|path| !path.starts_with('/')).cloned() {
+            self.wrong(paths_key, format!("an absolute path is wanted, not `{path}`"));
+        }
+        LibraryHealth {
+            enabled: self.flag("library_health.enabled"),
+            auto_scan: self.flag("library_health.auto_scan.enabled"),
+            interval_hours: self.number("library_health.auto_scan.interval_hours"),
+            library_paths,
+            quality_gap_permille: (gap.clamp(0.0, 1.0) * 1_000.0).round() as u32,
+            duration_tolerance_ms: self.number("library_health.thresholds.duration_tolerance_ms"),
         }
     }
 

@@ -4,6 +4,8 @@
 //! The slskd-compatible endpoints live in `api/v0`, apart from these.
 
 mod events;
+mod health;
+pub(crate) mod health_shape;
 mod openapi;
 mod people;
 mod searches;
@@ -12,6 +14,7 @@ mod system;
 mod transfers;
 pub(crate) mod v0;
 
+pub(crate) use health_shape as health_json;
 pub(crate) use people::message_text;
 pub(crate) use searches::{plain_search, search_text};
 
@@ -93,6 +96,22 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/api/settings", Readonly, "Effective settings and where each comes from", system::settings),
         route("POST", "/api/settings", Administrator, "Change settings; null means the default", system::change),
         route("GET", "/api/settings/yaml", Readonly, "Effective settings as YAML", system::settings_yaml),
+        route("POST", "/api/library/health/scans", Readwrite, "Scan the library, or a folder of it", health::start),
+        route("POST", "/api/library/health/scan", Readwrite, "The same", health::start),
+        route("GET", "/api/library/health/scans", Readonly, "Library scans, newest first", health::scans),
+        route("GET", "/api/library/health/scans/{id}", Readonly, "One scan and how far it is", health::scan),
+        route("DELETE", "/api/library/health/scans/{id}", Readwrite, "Stop a library scan", health::stop),
+        route("GET", "/api/library/health/summary", Readonly, "Counts and score of the library", health::summary),
+        route("GET", "/api/library/health/issues", Readonly, "What is wrong, worst first", health::issues),
+        route("GET", "/api/library/health/issues/by-type", Readonly, "Open issues of each type", health::by_type),
+        route("GET", "/api/library/health/issues/by-artist", Readonly, "Open issues by artist", health::by_artist),
+        route("GET", "/api/library/health/issues/by-release", Readonly, "Open issues by release", health::by_release),
+        route("GET", "/api/library/health/issues/{id}", Readonly, "One issue", health::issue),
+        route("PATCH", "/api/library/health/issues/{id}", Readwrite, "Give an issue a status", health::set_status),
+        route("GET", "/api/audio/canonical/{recording}", Readonly, "What is known of a recording", health::canonical),
+        route("GET", "/api/audio/variants/{hash}", Readonly, "One audio file by its content hash", health::variant),
+        route("GET", "/api/audio/variants/dedupe/{recording}", Readonly, "Copies, the best first", health::dedupe),
+        route("POST", "/api/audio/analyzers/migrate", Administrator, "Judge all copies anew", health::migrate),
         route("GET", "/api/searches", Readonly, "Searches, newest first", searches::list),
         route("POST", "/api/searches", Readwrite, "Start a search", searches::start),
         route("GET", "/api/searches/{id}", Readonly, "One search with its results", searches::one),

@@ -1,0 +1,83 @@
+//! How what a scan finds meets the row that is stored: one row per problem, for ever.
+//!
+//! | Stored | Found again | Not found any more |
+//! |---|---|---|
+//! | nothing | `Detected` | – |
+//! | `Detected`, `Acknowledged`, `Failed` | stays, evidence is renewed | `Resolved`, manual fix |
+//! | `Fixing` | stays, evidence is renewed | `Resolved`, auto fixed |
+//! | `Ignored` | stays, evidence is renewed | stays: a false positive that comes back stays dismissed |
+//! | `Resolved` | `Detected` anew | stays |
+
+use crate::model::health::{Issue, IssueStatus, ResolvedBy};
+use crate::model::time::UnixMs;
+
+/// The row after a scan, or `None` when what is stored (or nothing) is right as it is. `found` and `stored` are of one
+/// id.
+pub fn merge(stored: Option<&Issue>, found: Option<Issue>, now: UnixMs) -> Option<Issue> {
+    match (stored, found) {
+        (None, found) => found,
+        (Some(stored), Some(found)) if stored.status == IssueStatus::Resolved => {
+            Some(Issue { detected_at: now, ..found })
+        }
+        (Some(stored), Some(found)) => {
+            let renewed = Issue {
+                status: stored.status,
+                detected_at: stored.detected_at,
+                resolved_at: stored.resolved_at,
+                resolved_by: stored.resolved_by,
+                job: stored.job,
+                ..found
+            };
+            (renewed != *stored).then_some(renewed)
+        }
+        (Some(stored), None) => {
+            let by = match stored.status {
+                IssueStatus::Ignored | IssueStatus::Resolved => return None,
+                IssueStatus::Fixing => ResolvedBy::AutoFixed,
+                IssueStatus::Detected | IssueStatus::Acknowledged | IssueStatus::Failed => ResolvedBy::ManualFix,
+            };
+            Some(Issue {
+                status: IssueStatus::Resolved,
+                resolved_at: Some(now),
+                resolved_by: Some(by),
+                ..stored.clone()
+            })
+        }
+    }
+}
+
+/// A file was moved: what the owner said about the old row holds for the new one.
+#[must_use]
+pub fn carry_over(old: &Issue, found: Issue) -> Issue {
+    if old.status.is_open() || old.status == IssueStatus::Ignored {
+        Issue {
+            status: old.status,
+            detected_at: old.detected_at,
+            resolved_at: old.resolved_at,
+            resolved_by: old.resolved_by,
+            job: old.job,
+            ..found
+        }
+    } else {
+        found
+    }
+}
+
+/// Why the owner cannot give an issue this status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the owner cannot make an issue {}; possible are Detected, Acknowledged, Ignored and Resolved", wanted.name())]
+pub struct StatusError {
+    /// What was wanted.
+    pub wanted: IssueStatus,
+}
+
+/// The row after the owner gave it a status. `Ignored` is "dismiss as false positive".
+pub fn set_status(issue: &Issue, wanted: IssueStatus, now: UnixMs) -> Result<Issue, StatusError> {
+    let ended = match wanted {
+        IssueStatus::Detected | IssueStatus::Acknowledged => None,
+        IssueStatus::Ignored => Some(ResolvedBy::UserDismissed),
+        IssueStatus::Resolved => Some(ResolvedBy::ManualFix),
+        IssueStatus::Fixing | IssueStatus::Failed => return Err(StatusError { wanted }),
+    };
+    Ok(Issue { status: wanted, resolved_at: ended.map(|_| now), resolved_by: ended, ..issue.clone() })
+}
