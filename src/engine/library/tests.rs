@@ -145,7 +145,10 @@ fn present(path: &str, recording_id: Option<u128>, place: Option<(u32, u32)>, du
     Present { path: LocalPath::from(path), recording_id, disc, position, duration_ms }
 }
 
-fn missing(release: &Release, files: &[Present]) -> Option<(Severity, String, Vec<(u32, u32)>)> {
+/// Severity, path, and the disc and position of each missing track.
+type Missing = (Severity, String, Vec<(u32, u32)>);
+
+fn missing(release: &Release, files: &[Present]) -> Option<Missing> {
     let issue = detect::missing_track_in_release(release, files, NOW)?;
     assert_eq!(issue.id, issue_id(IssueKind::MissingTrackInRelease, About::Release(9)));
     let Evidence::Missing { missing, missing_count, .. } = issue.evidence else { panic!() };

@@ -47,8 +47,8 @@ fn paths(store: &Store, content: &str) -> Vec<String> {
     variant.map_or_else(Vec::new, |variant| variant.paths.iter().map(ToString::to_string).collect())
 }
 
-fn count(store: &Store, filter: IssueFilter) -> usize {
-    store.read(|txn, tables| tables.library.issues(txn, &filter)).unwrap().1
+fn count(store: &Store, filter: &IssueFilter) -> usize {
+    store.read(|txn, tables| tables.library.issues(txn, filter)).unwrap().1
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn issues_are_paged_and_filtered_worst_first() {
     let only = |change: fn(&mut IssueFilter)| {
         let mut filter = IssueFilter { limit: 100, ..IssueFilter::default() };
         change(&mut filter);
-        count(&store, filter)
+        count(&store, &filter)
     };
     assert_eq!(only(|f| f.severities = vec![Severity::Low, Severity::High]), 1);
     assert_eq!(only(|f| f.kinds = vec![IssueKind::CorruptedFile]), 10);

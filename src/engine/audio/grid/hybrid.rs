@@ -134,10 +134,8 @@ impl Hybrid {
         let mut folded = Lines::default();
         for n in 0..LINES / 2 {
             let half = LINES / 2;
-            for b in 0..WIDTH {
-                folded[n][b] = -at(3 * half - 1 - n, b) - at(3 * half + n, b);
-                folded[half + n][b] = at(n, b) - at(LINES - 1 - n, b);
-            }
+            folded[n] = std::array::from_fn(|b| -at(3 * half - 1 - n, b) - at(3 * half + n, b));
+            folded[half + n] = std::array::from_fn(|b| at(n, b) - at(LINES - 1 - n, b));
         }
         for (line, basis) in out.iter_mut().zip(&self.basis) {
             *line = [0.0; WIDTH];

@@ -63,12 +63,11 @@ impl Mdct {
     /// Transforms the first `2 * lines` samples of `samples` into `out`; white noise keeps its standard deviation.
     pub(super) fn run(&mut self, samples: &[f32], out: &mut [f32]) {
         let (lines, half) = (self.lines, self.lines / 2);
-        let (x, w) = (&samples[..2 * lines], &self.window);
+        let samples = &samples[..2 * lines];
+        let windowed = |at: usize| samples[at] * self.window[at];
         for n in 0..half {
-            let (a, b) = (3 * half - 1 - n, 3 * half + n);
-            self.folded[n] = -x[a] * w[a] - x[b] * w[b];
-            let (c, d) = (n, lines - 1 - n);
-            self.folded[half + n] = x[c] * w[c] - x[d] * w[d];
+            self.folded[n] = -windowed(3 * half - 1 - n) - windowed(3 * half + n);
+            self.folded[half + n] = windowed(n) - windowed(lines - 1 - n);
         }
         for n in 0..half {
             let turned = Complex32::new(self.folded[2 * n], self.folded[lines - 1 - 2 * n]) * self.twiddle[n];
@@ -86,14 +85,14 @@ impl Mdct {
         #[expect(clippy::cast_precision_loss, reason = "table sizes are small")]
         let scale = (2.0 / lines as f32).sqrt();
         for k in 0..half {
-            let (a, b) = if k <= half / 2 {
+            let (even, odd) = if k <= half / 2 {
                 (self.re_bins[k], self.im_bins[k])
             } else {
                 (self.re_bins[half - k].conj(), self.im_bins[half - k].conj())
             };
-            let y = Complex32::new(a.re - b.im, a.im + b.re) * self.twiddle[k];
-            out[2 * k] = y.re * scale;
-            out[lines - 1 - 2 * k] = -y.im * scale;
+            let line = Complex32::new(even.re - odd.im, even.im + odd.re) * self.twiddle[k];
+            out[2 * k] = line.re * scale;
+            out[lines - 1 - 2 * k] = -line.im * scale;
         }
     }
 }

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes and seeds are small")]
+
 use super::*;
 
 /// Noise whose level falls with frequency, repeatable.
@@ -48,7 +50,9 @@ fn coded(samples: &[f32], lines: usize, shape: Shape, first: usize, step: f32) -
     let range = first + lines..frame;
     out[range.clone()].copy_from_slice(&sum[range]);
     // To 16 bits, as a decoder does.
-    out.iter_mut().for_each(|x| *x = (*x * 32_768.0).round() / 32_768.0);
+    for x in &mut out {
+        *x = (*x * 32_768.0).round() / 32_768.0;
+    }
     out
 }
 
