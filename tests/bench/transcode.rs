@@ -4,6 +4,7 @@
 //! lossless file, prints a row per class, the misjudged files and the CPU time of spectrum and grids for 30 minutes of
 //! audio. `--list` prints every file with its measurements instead, tab-separated.
 #![allow(
+    clippy::cast_possible_truncation,
     missing_docs,
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -273,7 +274,9 @@ fn main() {
     }
     if !listing {
         println!("\nNot as they should be:");
-        wrong.iter().for_each(|line| println!("  {line}"));
+        for line in &wrong {
+            println!("  {line}");
+        }
         println!(
             "\nspectrum and grids: {:.2} CPU s per 30 min of audio ({seconds:.0} s judged)",
             spent / seconds * 1800.0
