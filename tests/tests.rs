@@ -6,6 +6,7 @@ mod codec;
 mod config;
 mod disk;
 mod net;
+mod probe;
 mod shares;
 mod store;
 mod tidy;

@@ -66,7 +66,7 @@ impl Info {
     pub(super) fn player(&self) -> Result<Player, Failure> {
         let mut params = AudioCodecParameters::new();
         params.for_codec(CODEC_ID_FLAC).with_sample_rate(self.rate_hz).with_extra_data(Box::from(self.bytes));
-        Player::new(&params, self.rate_hz, self.channels)
+        Player::new(&params, self.rate_hz, self.channels, true)
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
     if &window.array::<4>()? != b"fLaC" {
         return Err(Failure::corrupted("no FLAC marker behind the tag"));
     }
-    let (info, encoder) = metadata(&mut window)?;
+    let (info, encoder, picture) = metadata(&mut window)?;
     let mut walk = Walk {
         player: info.player()?,
         md5: PcmMd5::new(info.bits),
@@ -151,13 +151,15 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
         encoder,
         integrity,
         sink: walk.player.sink,
+        has_picture: picture || window.has_picture(),
     })
 }
 
 /// Every metadata block; pictures are read over.
-fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>), Failure> {
+fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>, bool), Failure> {
     let mut info = None;
     let mut encoder = None;
+    let mut picture = false;
     for count in 0..BLOCKS {
         let at = window.offset();
         let head = window.array::<4>()?;
@@ -180,12 +182,13 @@ fn metadata(window: &mut Window<'_, '_>) -> Result<(Info, Option<String>), Failu
                 });
                 window.skip(u64::from(len))?;
             }
-            (_, len) => {
+            (kind, len) => {
+                picture |= kind == 6;
                 window.skip(u64::from(len))?;
             }
         }
         if head[0] & 0x80 != 0 {
-            return Ok((info.ok_or_else(|| Failure::corrupted("no STREAMINFO"))?, encoder));
+            return Ok((info.ok_or_else(|| Failure::corrupted("no STREAMINFO"))?, encoder, picture));
         }
     }
     Err(Failure::corrupted(&format!("more than {BLOCKS} metadata blocks")))
@@ -332,7 +335,8 @@ fn damage(frame: &FlacHeader, next: &FlacHeader, bytes: &[u8]) -> String {
     }
 }
 
-fn crc(bytes: &[u8]) -> u16 {
+/// CRC-16 over a whole frame: zero when it is right.
+pub(super) fn crc(bytes: &[u8]) -> u16 {
     let mut crc = Crc16Ansi::new(0);
     crc.process_buf_bytes(bytes);
     crc.crc()

@@ -13,6 +13,7 @@ use symphonia::core::meta::MetadataOptions;
 
 use super::input::Input;
 use super::measure::{Failure, Found, bad};
+use super::mp4::Facts;
 use super::sink::{CHANNELS_MAX, Sink};
 use crate::model::variant::{Codec, Container, Detail, Integrity};
 
@@ -24,6 +25,11 @@ const BAD_MAX: u32 = 1_000;
 /// Takes a file apart, decodes it, and says what it found.
 pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Failure> {
     let len = input.len();
+    let mut facts = Facts::default();
+    if is_mp4(input)? {
+        facts = Facts::read(input)?;
+        input.hide(std::mem::take(&mut facts.tag_boxes));
+    }
     let stream = MediaSourceStream::new(Box::new(input), MediaSourceStreamOptions::default());
     let mut hint = Hint::new();
     hint.with_extension(extension);
@@ -32,12 +38,20 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
     let mut reader = symphonia::default::get_probe().probe(&hint, stream, FormatOptions::default(), limits)?;
     let container = container(reader.format_info().format)?;
     let track = reader.default_track(TrackType::Audio).ok_or_else(|| Failure::corrupted("no audio track"))?;
-    let Some(CodecParameters::Audio(params)) = track.codec_params.clone() else {
+    let Some(CodecParameters::Audio(mut params)) = track.codec_params.clone() else {
         return Err(Failure::unsupported("the audio track's coding is unknown"));
     };
     let (track_id, wanted) = (track.id, track.num_frames);
-    let delay = track.delay.unwrap_or(0);
+    let delay = u64::from(track.delay.unwrap_or(0));
     let codec = codec(params.codec).ok_or_else(|| Failure::unsupported(&format!("codec {}", params.codec)))?;
+    let aac = facts.aac.as_ref().filter(|_| codec == Codec::Aac);
+    if let Some(aac) = aac
+        && aac.detail.sbr_present
+        && let Some(core) = aac.core_config()
+    {
+        // The decoder knows no replication: it is told of the core alone.
+        params.with_extra_data(Box::from(core)).with_sample_rate(aac.core_rate_hz);
+    }
     let mut decoder =
         symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default().gapless(false))?;
     let mut sink: Option<Sink> = None;
@@ -68,8 +82,17 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
                 let sink = match &mut sink {
                     Some(sink) => sink,
                     None if (1..=CHANNELS_MAX).contains(&channels) => {
-                        let mut new = Sink::new(spec.rate(), channels);
-                        new.skip(u64::from(delay));
+                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless());
+                        if container == Container::Mp4 {
+                            let core = if aac.is_some_and(|aac| aac.detail.core_only) { None } else { wanted };
+                            let (skip, limit) = facts.trim(spec.rate(), core);
+                            new.skip(skip);
+                            if let Some(limit) = limit {
+                                new.limit(limit);
+                            }
+                        } else {
+                            new.skip(delay);
+                        }
                         sink.insert(new)
                     }
                     None => return Err(Failure::unsupported(&format!("{channels} channels"))),
@@ -96,19 +119,35 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
         }
     }
     let sink = sink.ok_or_else(|| Failure::corrupted("not one packet could be decoded"))?;
-    integrity.samples_missing = wanted.map_or(0, |wanted| wanted.saturating_sub(sink.decoded()));
-    let bit_depth = params.bits_per_sample.and_then(|bits| u8::try_from(bits).ok());
+    // What ADTS and CAF say of their length is an estimate, or counts the padding; half-rate cores count half.
+    let exact = matches!(container, Container::Mp4 | Container::Wav | Container::Aiff);
+    if exact && !aac.is_some_and(|aac| aac.detail.core_only) {
+        integrity.samples_missing = wanted.map_or(0, |wanted| wanted.saturating_sub(sink.decoded()));
+    }
+    let cookie = params.extra_data.as_deref().filter(|_| codec == Codec::Alac).and_then(|cookie| cookie.get(5));
+    let coded = params.bits_per_sample.and_then(|bits| u8::try_from(bits).ok());
+    let bit_depth = cookie.copied().or(coded).filter(|bits| (1..=64).contains(bits));
     Ok(Found {
         codec,
         container,
         bit_depth: bit_depth.filter(|_| codec.is_lossless()),
         audio_bytes: audio_bytes.min(len),
         stream_hash: audio.finalize(),
-        detail: Detail::Plain,
+        detail: match codec {
+            Codec::Aac => Detail::Aac(aac.map(|aac| aac.detail.clone()).unwrap_or_default()),
+            _ => Detail::Plain,
+        },
         encoder: None,
         integrity,
         sink,
+        has_picture: facts.has_picture,
     })
+}
+
+/// Whether the file is of ISO base media.
+fn is_mp4(input: &mut Input<'_>) -> std::io::Result<bool> {
+    let mut head = [0; 8];
+    Ok(input.peek(0, &mut head)? == 8 && head.ends_with(b"ftyp"))
 }
 
 fn container(format: FormatId) -> Result<Container, Failure> {

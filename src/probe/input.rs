@@ -27,6 +27,8 @@ pub(super) struct Input<'p> {
     whole: Sha256,
     head: Sha256,
     pulse: &'p mut Pulse,
+    /// Where four bytes are shown as `free`, which makes a demuxer read over a box; hashed are the real ones.
+    hidden: Vec<u64>,
 }
 
 /// What the bytes came to.
@@ -49,7 +51,13 @@ impl<'p> Input<'p> {
             whole: Sha256::new(),
             head: Sha256::new(),
             pulse,
+            hidden: Vec::new(),
         }
+    }
+
+    /// Shows the box types at these places as `free` from now on.
+    pub(super) fn hide(&mut self, types: Vec<u64>) {
+        self.hidden = types;
     }
 
     /// Its length in bytes when it was opened.
@@ -100,6 +108,14 @@ impl Read for Input<'_> {
         let from = self.hashed.checked_sub(self.at).and_then(|seen| usize::try_from(seen).ok());
         if let Some(new) = from.and_then(|from| buffer.get(from..read)) {
             self.hash(new);
+        }
+        for hidden in &self.hidden {
+            for (place, byte) in (*hidden..).zip(b"free") {
+                let inside = place.checked_sub(self.at).and_then(|at| usize::try_from(at).ok());
+                if let Some(shown) = inside.filter(|at| *at < read).and_then(|at| buffer.get_mut(at)) {
+                    *shown = *byte;
+                }
+            }
         }
         self.at += read as u64;
         self.pulse.beat(read)?;

@@ -9,9 +9,9 @@ use super::input::Input;
 use super::pulse::Pulse;
 use super::sink::{Sink, millis};
 use super::text::clip;
-use super::wire::Outcome;
-use super::{flac, generic, tags};
-use crate::model::variant::{BadFrame, Codec, Container, Detail, Integrity, Measured};
+use super::wire::{Answer, Outcome};
+use super::{flac, generic, mpeg, ogg, tags};
+use crate::model::variant::{BadFrame, Codec, Container, Detail, Integrity, Measured, Tags};
 
 /// What the reader of a format found.
 pub(super) struct Found {
@@ -25,6 +25,8 @@ pub(super) struct Found {
     pub(super) encoder: Option<String>,
     pub(super) integrity: Integrity,
     pub(super) sink: Sink,
+    /// A picture is embedded.
+    pub(super) has_picture: bool,
 }
 
 /// Why a file was not measured.
@@ -68,6 +70,8 @@ impl From<Error> for Failure {
 /// Who takes a file apart.
 enum Format {
     Flac,
+    Mpeg,
+    Ogg,
     Other,
 }
 
@@ -84,7 +88,14 @@ impl Format {
                     at = at.saturating_add(10 + body + if flags & 0x10 != 0 { 10 } else { 0 });
                 }
                 [b'f', b'L', b'a', b'C', ..] => return Ok(Self::Flac),
-                _ => return Ok(Self::Other),
+                [b'R', b'I', b'F', b'F', ..]
+                | [b'F', b'O', b'R', b'M', ..]
+                | [b'c', b'a', b'f', b'f', ..]
+                | [_, _, _, _, b'f', b't', b'y', b'p', ..] => return Ok(Self::Other),
+                [b'O', b'g', b'g', b'S', ..] => return Ok(Self::Ogg),
+                // ADTS: a sync word of twelve bits, layer 0.
+                [0xff, second, ..] if second & 0xf6 == 0xf0 => return Ok(Self::Other),
+                _ => return Ok(Self::Mpeg),
             }
         }
     }
@@ -117,14 +128,17 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
         return Err(Failure::corrupted("the file is empty"));
     }
     let mut input = Input::new(file, len, pulse);
-    let Found { codec, container, bit_depth, audio_bytes, stream_hash, detail, encoder, integrity, sink } =
+    let Found { codec, container, bit_depth, audio_bytes, stream_hash, detail, encoder, integrity, sink, has_picture } =
         match Format::of(&mut input)? {
             Format::Flac => flac::read(&mut input)?,
+            Format::Mpeg => mpeg::read(&mut input)?,
+            Format::Ogg => ogg::read(&mut input)?,
             Format::Other => generic::read(&mut input, extension)?,
         };
     let hashes = input.finish()?;
-    let tags = tags::read(file, len);
+    let (tags, software) = tags::read(file, len);
     let (sample_rate_hz, channels, samples) = (sink.rate_hz(), sink.channels(), sink.heard());
+    pulse.say(&Answer::Judging)?;
     let heard = sink.finish();
     let duration_ms = millis(samples, sample_rate_hz);
     let bitrate = u128::from(audio_bytes) * 8 * u128::from(sample_rate_hz) / u128::from(samples.max(1)) / 1_000;
@@ -149,8 +163,8 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
         loudness: heard.loudness,
         spectrum: heard.spectrum,
         detail,
-        encoder,
+        encoder: encoder.or(software),
         integrity,
-        tags,
+        tags: Tags { has_picture, ..tags },
     })
 }

@@ -18,13 +18,18 @@ pub(super) struct Player {
 
 impl Player {
     /// A decoder for sound of `rate_hz` and `channels`.
-    pub(super) fn new(params: &AudioCodecParameters, rate_hz: u32, channels: usize) -> Result<Self, Failure> {
+    pub(super) fn new(
+        params: &AudioCodecParameters,
+        rate_hz: u32,
+        channels: usize,
+        lossless: bool,
+    ) -> Result<Self, Failure> {
         if !(1..=CHANNELS_MAX).contains(&channels) || rate_hz == 0 {
             return Err(Failure::unsupported(&format!("{channels} channels at {rate_hz} Hz")));
         }
         let options = AudioDecoderOptions::default().gapless(false);
         let decoder = symphonia::default::get_codecs().make_audio_decoder(params, &options)?;
-        Ok(Self { decoder, planes: vec![Vec::new(); channels], sink: Sink::new(rate_hz, channels) })
+        Ok(Self { decoder, planes: vec![Vec::new(); channels], sink: Sink::new(rate_hz, channels, lossless) })
     }
 
     /// Decodes one packet, shows the block to `look` and hears it. The error is a sentence about this packet.

@@ -83,22 +83,27 @@ impl Pool {
         let Ok(_permit) = self.permits.acquire().await else { return gave_up("the workers are gone") };
         let extension = name_hint.rsplit_once('.').map_or(name_hint, |(_, extension)| extension);
         let extension = Some(extension).filter(|text| text.len() <= EXTENSION_LEN).unwrap_or_default();
-        let waiting = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut worker = match waiting {
-            Some(worker) => worker,
-            None => match self.start().await {
-                Ok(worker) => worker,
-                Err(error) => return gave_up(&format!("no worker could be started: {error}")),
-            },
-        };
-        match worker.measure(&file, extension, tempo).await {
-            // One that gave a file up may be broken in itself.
-            Ok(outcome) if !matches!(outcome, Outcome::GaveUp { .. }) => {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-                outcome
+        let mut waiting = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        loop {
+            let reused = waiting.is_some();
+            let mut worker = match waiting.take() {
+                Some(worker) => worker,
+                None => match self.start().await {
+                    Ok(worker) => worker,
+                    Err(error) => return gave_up(&format!("no worker could be started: {error}")),
+                },
+            };
+            match worker.measure(&file, extension, tempo).await {
+                // One that gave a file up may be broken in itself.
+                Ok(outcome) if !matches!(outcome, Outcome::GaveUp { .. }) => {
+                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+                    return outcome;
+                }
+                Ok(outcome) => return outcome,
+                // It may have died while it waited, for which this file is not to blame: once more with a new one.
+                Err(Fate::Died) if reused => {}
+                Err(fate) => return worker.end(fate).await,
             }
-            Ok(outcome) => outcome,
-            Err(fate) => worker.end(fate).await,
         }
     }
 
@@ -152,6 +157,7 @@ impl Worker {
             };
             match answer {
                 Answer::Progress(now) if now > done => (done, deadline) = (now, stall()),
+                Answer::Judging => deadline = judging(),
                 Answer::Progress(_) => {}
                 Answer::Outcome(outcome) => return Ok(outcome),
             }
@@ -195,11 +201,10 @@ impl Worker {
     /// Ends the worker and says how that came.
     async fn end(mut self, fate: Fate) -> Outcome {
         let (reply, ended) = oneshot::channel();
-        if let Some(child) = self.child.take()
-            && let Err(error) =
-                self.keeper.try_send(Request::End { child, reply: Some(reply), kill: !matches!(fate, Fate::Died) })
-        {
-            drop(error);
+        if let Some(child) = self.child.take() {
+            let kill = !matches!(fate, Fate::Died);
+            // When the mailbox is full the closed socket ends the worker, and nobody knows how.
+            let _ = self.keeper.try_send(Request::End { child, reply: Some(reply), kill });
         }
         let status = ended.await.ok();
         match fate {
@@ -266,6 +271,11 @@ fn how_it_died(status: ExitStatus) -> String {
 
 fn gave_up(reason: &str) -> Outcome {
     Outcome::GaveUp { reason: reason.to_owned() }
+}
+
+/// The processor time that a worker is granted bounds this; on a busy machine it takes longer by the clock.
+fn judging() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(4 * limits::WORKER_CPU_S)
 }
 
 fn stall() -> tokio::time::Instant {

@@ -1,5 +1,10 @@
 //! Where decoded sound goes: trimmed to what a player hears, then to every analyser, block by block.
 
+use super::fingerprint::Fingerprinter;
+use crate::engine::audio::dynamics::DynamicsMeter;
+use crate::engine::audio::loudness::LoudnessMeter;
+use crate::engine::audio::sketch::Sketcher;
+use crate::engine::audio::spectrum::SpectrumMeter;
 use crate::model::limits;
 use crate::model::spectrum::Spectrum;
 use crate::model::variant::Loudness;
@@ -8,7 +13,6 @@ use crate::model::variant::Loudness;
 pub(super) const CHANNELS_MAX: usize = 8;
 
 /// What the analysers found.
-#[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) fingerprint: Vec<u32>,
     pub(super) sketch: u64,
@@ -26,12 +30,30 @@ pub(super) struct Sink {
     limit: Option<u64>,
     heard: u64,
     decoded: u64,
+    fingerprint: Fingerprinter,
+    sketch: Sketcher,
+    loudness: LoudnessMeter,
+    dynamics: DynamicsMeter,
+    spectrum: SpectrumMeter,
 }
 
 impl Sink {
-    /// `channels` is 1 to `CHANNELS_MAX`.
-    pub(super) fn new(rate_hz: u32, channels: usize) -> Self {
-        Self { rate_hz, channels, skip: 0, limit: None, heard: 0, decoded: 0 }
+    /// `channels` is 1 to `CHANNELS_MAX`. In what was coded losslessly, traces of lossy codecs are looked for.
+    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool) -> Self {
+        let spectrum = SpectrumMeter::new(rate_hz, channels);
+        Self {
+            rate_hz,
+            channels,
+            skip: 0,
+            limit: None,
+            heard: 0,
+            decoded: 0,
+            fingerprint: Fingerprinter::new(rate_hz, channels),
+            sketch: Sketcher::new(rate_hz),
+            loudness: LoudnessMeter::new(rate_hz, channels),
+            dynamics: DynamicsMeter::new(rate_hz, channels),
+            spectrum: if lossless { spectrum.with_grids() } else { spectrum },
+        }
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -86,14 +108,39 @@ impl Sink {
             *part = &plane[from..upto];
         }
         self.heard += (upto - from) as u64;
+        let parts = &parts[..self.channels];
+        self.fingerprint.push(parts);
+        self.sketch.push(parts);
+        self.loudness.push(parts);
+        self.dynamics.push(parts);
+        self.spectrum.push(parts);
     }
 
     /// Nothing more comes.
     pub(super) fn finish(self) -> Heard {
-        let mut heard = Heard::default();
-        heard.fingerprint.truncate(limits::FINGERPRINT_WORDS);
-        heard
+        let loudness = self.loudness.finish();
+        let dynamics = self.dynamics.finish();
+        let mut fingerprint = self.fingerprint.finish();
+        fingerprint.truncate(limits::FINGERPRINT_WORDS);
+        Heard {
+            fingerprint,
+            sketch: self.sketch.finish(),
+            loudness: Loudness {
+                integrated_lufs: loudness.integrated_lufs.map(narrow),
+                range_lu: loudness.range_lu.map(narrow),
+                true_peak_dbtp: loudness.true_peak_dbtp.map(narrow),
+                sample_peak: narrow(loudness.sample_peak),
+                dynamic_range_dr: dynamics.dynamic_range_dr.map(narrow),
+                clipping_runs: dynamics.clipping_runs,
+            },
+            spectrum: self.spectrum.finish(),
+        }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "seven digits are more than any measurement here has")]
+fn narrow(value: f64) -> f32 {
+    value as f32
 }
 
 /// Samples as milliseconds, rounded to the nearest.

@@ -14,8 +14,9 @@ use crate::model::variant::Tags;
 /// Most that one item of a tag may take in memory, bytes.
 const ITEM_LEN: usize = 1024 * 1024;
 
-/// Reads the tags of a file; what cannot be read is left empty, which is no fault of the sound.
-pub(super) fn read(file: &File, len: u64) -> Tags {
+/// Reads the tags of a file, and which program they say coded it; what cannot be read is left empty, which is no fault of
+/// the sound.
+pub(super) fn read(file: &File, len: u64) -> (Tags, Option<String>) {
     let mut global = GlobalOptions::new();
     global.allocation_limit(ITEM_LEN).preserve_format_specific_items(false);
     apply_global_options(global);
@@ -23,16 +24,18 @@ pub(super) fn read(file: &File, len: u64) -> Tags {
     options.read_properties(false).read_cover_art(false).parsing_mode(ParsingMode::Relaxed);
     let probe = lofty::probe::Probe::new(io::BufReader::new(Again { file, len, at: 0 })).options(options);
     let Ok(tagged) = probe.guess_file_type().map_err(drop).and_then(|probe| probe.read().map_err(drop)) else {
-        return Tags::default();
+        return (Tags::default(), None);
     };
     let mut tags = Tags::default();
+    let mut software = None;
     // The format's own kind of tag first; others fill what it leaves open.
     let primary = tagged.primary_tag();
     let others = tagged.tags().iter().filter(|tag| Some(tag.tag_type()) != primary.map(Tag::tag_type));
     for tag in primary.into_iter().chain(others) {
         fill(&mut tags, tag);
+        software = software.or_else(|| tag.get_string(ItemKey::EncoderSoftware).and_then(kept));
     }
-    tags
+    (tags, software)
 }
 
 fn fill(tags: &mut Tags, tag: &Tag) {
@@ -58,7 +61,6 @@ fn fill(tags: &mut Tags, tag: &Tag) {
     tags.release_group_id = tags.release_group_id.or_else(|| id(ItemKey::MusicBrainzReleaseGroupId));
     tags.artist_id = tags.artist_id.or_else(|| id(ItemKey::MusicBrainzArtistId));
     tags.acoustid = tags.acoustid.or_else(|| id(ItemKey::AcoustId));
-    tags.has_picture |= !tag.pictures().is_empty();
 }
 
 /// The number of a UUID, with or without its dashes; the first of several joined by `;` or `/`.

@@ -16,12 +16,14 @@ pub(super) struct Window<'w, 'p> {
     /// Place of that byte in the file.
     offset: u64,
     ended: bool,
+    /// An `ID3v2` tag that was read over holds a picture.
+    has_picture: bool,
 }
 
 impl<'w, 'p> Window<'w, 'p> {
     /// At the beginning of a file.
     pub(super) fn new(input: &'w mut Input<'p>) -> Self {
-        Self { input, buffer: Vec::with_capacity(2 * STEP), start: 0, offset: 0, ended: false }
+        Self { input, buffer: Vec::with_capacity(2 * STEP), start: 0, offset: 0, ended: false, has_picture: false }
     }
 
     /// Place in the file of the first byte not yet taken.
@@ -53,6 +55,11 @@ impl<'w, 'p> Window<'w, 'p> {
     /// Whether the file has no more bytes than those in view.
     pub(super) fn ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether a tag that was read over holds a picture.
+    pub(super) fn has_picture(&self) -> bool {
+        self.has_picture
     }
 
     /// What is in view already.
@@ -98,7 +105,19 @@ impl<'w, 'p> Window<'w, 'p> {
         // Four times seven bits; a footer repeats the header.
         let body = [a, b, c, d].iter().fold(0_u64, |sum, byte| (sum << 7) | u64::from(*byte));
         let len = 10 + body + if flags & 0x10 != 0 { 10 } else { 0 };
-        self.skip(len)?;
+        // A frame's name, by its letters alone: texts seldom hold it, and what follows from it is little.
+        let mut left = len;
+        while left > 0 {
+            let view = self.fill(STEP.min(usize::try_from(left).unwrap_or(STEP)))?;
+            let here = view.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if here == 0 {
+                break;
+            }
+            let found = view[..here].windows(4).any(|name| name == b"APIC" || name == b"PIC\0");
+            self.has_picture |= found;
+            self.take(here);
+            left -= here as u64;
+        }
         Ok(len)
     }
 }

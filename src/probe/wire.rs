@@ -29,6 +29,8 @@ pub(super) enum Order {
 pub(super) enum Answer {
     /// Still at it; what it has done so far, bytes.
     Progress(u64),
+    /// Every byte was read and decoded; what remains is to compute, within the CPU time granted.
+    Judging,
     /// Done.
     Outcome(Outcome),
 }

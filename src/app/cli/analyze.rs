@@ -77,6 +77,9 @@ fn flat(path: &Path, measured: &Measured, fingerprint: bool) -> Value {
         "duration_ms": measured.duration_ms,
         "bitrate_kbps": measured.bitrate_kbps,
         "encoder_signature": measured.encoder,
+        "mb_recording_id": measured.tags.recording_id.map(uuid),
+        "mb_release_id": measured.tags.release_id.map(uuid),
+        "acoustid_id": measured.tags.acoustid.map(uuid),
         "audio_sketch_hash": format!("{:016x}", measured.sketch),
         "loudness_lufs": measured.loudness.integrated_lufs,
         "loudness_range_lu": measured.loudness.range_lu,
@@ -146,6 +149,13 @@ fn detail(measured: &Measured) -> Value {
         Detail::Vorbis { nominal_bitrate_kbps } => json!({ "nominal_bitrate_kbps": nominal_bitrate_kbps }),
         Detail::Plain => json!({}),
     }
+}
+
+/// The usual form, in groups of 8, 4, 4, 4 and 12 digits.
+fn uuid(id: u128) -> String {
+    let digits = format!("{id:032x}");
+    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| digits[part].to_owned());
+    [a, b, c, d, e].join("-")
 }
 
 fn hex(bytes: &[u8]) -> String {

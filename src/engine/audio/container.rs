@@ -10,7 +10,7 @@ mod ogg;
 use thiserror::Error;
 
 pub use flac::{FlacCheck, FlacHeader, flac_header};
-pub use ogg::OggCheck;
+pub use ogg::{OggCheck, ogg_page_sum};
 
 /// Bytes taken at once, so that memory stays bounded whatever a caller feeds.
 const CHUNK: usize = 64 * 1024;

@@ -71,10 +71,7 @@ impl OggCheck {
         }
         let field = |at: usize| u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
         let (flags, serial, found, crc) = (page[5], field(14), field(18), field(22));
-        let sum = page.iter().enumerate().fold(0, |sum, (n, byte)| {
-            // The checksum is taken with its own field as zeros.
-            crc32(sum, if (22..26).contains(&n) { 0 } else { *byte })
-        });
+        let sum = ogg_page_sum(page);
         if sum != crc {
             return Err(CheckError::Page { offset });
         }
@@ -117,6 +114,11 @@ const CRC32: [u32; 256] = {
     }
     table
 };
+
+/// The checksum of a whole page, taken with its own field as zeros.
+pub fn ogg_page_sum(page: &[u8]) -> u32 {
+    page.iter().enumerate().fold(0, |sum, (n, byte)| crc32(sum, if (22..26).contains(&n) { 0 } else { *byte }))
+}
 
 fn crc32(crc: u32, byte: u8) -> u32 {
     (crc << 8) ^ CRC32[((crc >> 24) ^ u32::from(byte)) as usize]
