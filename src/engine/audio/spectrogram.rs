@@ -178,7 +178,9 @@ mod tests {
     const RATE: u32 = 44_100;
 
     fn sine(hz: f32, amplitude: f32, samples: usize) -> Vec<f32> {
-        (0..samples).map(|at| amplitude * (std::f32::consts::TAU * hz * (at % 44_100) as f32 / 44_100.0).sin()).collect()
+        (0..samples)
+            .map(|at| amplitude * (std::f32::consts::TAU * hz * (at % 44_100) as f32 / 44_100.0).sin())
+            .collect()
     }
 
     fn draw(planes: &[&[f32]], block: usize) -> Spectrogram {
