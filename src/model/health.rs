@@ -1,10 +1,16 @@
 //! What the Doctor keeps: copies of recordings, what is wrong with them, and the scans that found it.
 
+mod ask;
+mod scan;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ContentHash, IssueId, ScanId};
+pub use self::ask::{HealthAnswer, HealthRequest, HealthSummary, IssueFilter, IssueGroup};
+pub use self::scan::{EXTENSIONS, FileOutcome, FileRow, Progress, Scan, ScanCounts, ScanRequest, ScanStatus};
+
+use super::id::{ContentHash, IssueId};
 use super::time::UnixMs;
 use super::variant::{Codec, Measured};
 use super::verdict::{Judgement, Reason, Verdict};
@@ -475,212 +481,6 @@ pub struct Issue {
     pub resolved_by: Option<ResolvedBy>,
 }
 
-/// Where a scan stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ScanStatus {
-    /// Under way, or cut short by a power cut and taken up again at the next start.
-    Running,
-    /// Done.
-    Completed,
-    /// It could not go on.
-    Failed,
-    /// The owner stopped it.
-    Cancelled,
-}
-
-impl ScanStatus {
-    /// Its name in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// What a scan is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScanRequest {
-    /// Files or folders.
-    pub paths: Vec<LocalPath>,
-    /// Folders below them too.
-    pub include_subdirectories: bool,
-    /// Endings with their dot, lower case.
-    pub extensions: Vec<String>,
-    /// Measure unchanged files again.
-    pub remeasure: bool,
-    /// Ask no catalogue on the net.
-    pub offline: bool,
-}
-
-/// Endings that are looked at unless told otherwise (SPEC-FACTS 5.2, widened by what the decoders take).
-pub const EXTENSIONS: [&str; 12] =
-    [".flac", ".mp3", ".m4a", ".mp4", ".ogg", ".oga", ".opus", ".wav", ".aac", ".aif", ".aiff", ".aifc"];
-
-impl ScanRequest {
-    /// Everything below these paths, unchanged files passed over.
-    pub fn of(paths: Vec<LocalPath>) -> Self {
-        let extensions = EXTENSIONS.map(str::to_owned).to_vec();
-        Self { paths, include_subdirectories: true, extensions, remeasure: false, offline: false }
-    }
-}
-
-/// One scan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Scan {
-    /// Its number.
-    pub id: ScanId,
-    /// What it is to do.
-    pub request: ScanRequest,
-    /// Where it stands.
-    pub status: ScanStatus,
-    /// When it began.
-    pub started_at: UnixMs,
-    /// When it ended.
-    pub completed_at: Option<UnixMs>,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// What it has done.
-    pub counts: ScanCounts,
-}
-
-/// What a scan has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScanCounts {
-    /// Files looked at, unchanged ones included.
-    pub files: u64,
-    /// Of these, measured.
-    pub measured: u64,
-    /// Of these, in a form that is not known.
-    pub unsupported: u64,
-    /// Of these, files that were renamed and known by their bytes.
-    pub moved: u64,
-    /// Files that are no longer there.
-    pub gone: u64,
-    /// Bytes of the measured ones.
-    pub bytes: u64,
-    /// Milliseconds of audio in them.
-    pub audio_ms: u64,
-    /// Issues found or seen again.
-    pub issues: u64,
-}
-
-/// A scan as it runs, for progress bars and the page.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Progress {
-    /// The running scan; `None`: none runs.
-    pub scan: Option<ScanId>,
-    /// What it is at.
-    pub phase: &'static str,
-    /// What it has done.
-    pub counts: ScanCounts,
-    /// Files it will look at, as far as the walk has come.
-    pub files_total: u64,
-    /// Their bytes.
-    pub bytes_total: u64,
-    /// Bytes of the files that are dealt with, unchanged ones included.
-    pub bytes_done: u64,
-    /// The walk has come to its end, so the totals are final.
-    pub walked: bool,
-    /// The last file dealt with.
-    pub last: LocalPath,
-    /// Milliseconds since it began.
-    pub elapsed_ms: u64,
-    /// Milliseconds it may still take, at the pace so far.
-    pub left_ms: Option<u64>,
-}
-
-/// What became of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FileOutcome {
-    /// It was measured: its content.
-    Measured(ContentHash),
-    /// It could not be read or decoded at all; why.
-    Broken(String),
-    /// Its form is not known; why.
-    Unsupported(String),
-}
-
-/// What is known of one file without opening it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRow {
-    /// Where it lies.
-    pub path: LocalPath,
-    /// Bytes.
-    pub size: u64,
-    /// Last change, nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Device and number of the file on it; a renamed file keeps them.
-    pub inode: (u64, u64),
-    /// What became of it.
-    pub outcome: FileOutcome,
-    /// The scan that measured it.
-    pub scan: ScanId,
-}
-
-/// Counts of the whole collection or of a folder.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HealthSummary {
-    /// Files known.
-    pub files: u64,
-    /// Open issues of each kind, in the order of [`IssueKind::ALL`].
-    pub by_kind: [u64; 8],
-    /// Open issues of each severity, in the order of [`Severity::ALL`].
-    pub by_severity: [u64; 5],
-    /// 1 is well, 0 is ill.
-    pub health_score: f64,
-    /// The last scan to end.
-    pub last_scan: Option<Scan>,
-}
-
-impl HealthSummary {
-    /// Open issues of one kind.
-    pub fn of(&self, kind: IssueKind) -> u64 {
-        self.by_kind.get(usize::from(kind.number())).copied().unwrap_or(0)
-    }
-
-    /// All open issues.
-    pub fn open(&self) -> u64 {
-        self.by_kind.iter().sum()
-    }
-}
-
-/// A filter over issues. Empty lists mean all, but for statuses: there it means the open ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IssueFilter {
-    /// Kinds wanted.
-    pub kinds: Vec<IssueKind>,
-    /// Severities wanted.
-    pub severities: Vec<Severity>,
-    /// Statuses wanted.
-    pub statuses: Vec<IssueStatus>,
-    /// One release only.
-    pub release_id: Option<u128>,
-    /// One artist only, as the issue has it.
-    pub artist: Option<String>,
-    /// Only what lies in this folder.
-    pub path: Option<LocalPath>,
-    /// Rows to skip.
-    pub offset: usize,
-    /// Rows at most; capped by `limits::PAGE_ROWS`.
-    pub limit: usize,
-}
-
-/// Open issues that have something in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssueGroup {
-    /// What they have in common, for people.
-    pub name: String,
-    /// The release, where that is it.
-    pub release_id: Option<u128>,
-    /// How many.
-    pub count: u64,
-    /// The worst of them.
-    pub severity: Severity,
-}
-
 /// What is known of one recording in one codec profile (SPEC-FACTS 4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CanonicalStats {
@@ -710,67 +510,6 @@ pub struct CanonicalStats {
     pub canonicality_score: f32,
     /// When this was computed.
     pub updated_at: UnixMs,
-}
-
-/// Asked of the Doctor by pages and tools.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HealthRequest {
-    /// Begin a scan; without paths the scheduled or shared folders. Answer: `Started`.
-    Start(ScanRequest),
-    /// Answer: `Done`.
-    Stop(ScanId),
-    /// Answer: `Scan`.
-    Scan(ScanId),
-    /// All kept scans, newest first. Answer: `Scans`.
-    Scans,
-    /// Of everything, or of a folder. Answer: `Summary`.
-    Summary(Option<LocalPath>),
-    /// Answer: `Issues`.
-    Issues(IssueFilter),
-    /// Answer: `Issue`.
-    Issue(IssueId),
-    /// Open issues by artist. Answer: `Groups`.
-    ByArtist,
-    /// Open issues by release. Answer: `Groups`.
-    ByRelease,
-    /// What the owner says about an issue. Answer: `Issue`.
-    SetStatus(IssueId, IssueStatus),
-    /// What is known of a recording, by profile. Answer: `Canonical`.
-    Canonical(u128),
-    /// Copies of a recording, the best first. Answer: `Variants`.
-    Variants(u128),
-    /// One copy with its fingerprint. Answer: `Variants` of one.
-    Variant(ContentHash),
-    /// Judge everything anew from what was measured; with `true` also what was judged by the rules of now. Answer:
-    /// `Rejudged`.
-    Rejudge(bool),
-}
-
-/// The Doctor's answers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HealthAnswer {
-    /// It is so.
-    Done,
-    /// A scan began.
-    Started(ScanId),
-    /// One scan, and how far it is if it runs.
-    Scan(Box<Scan>, Option<Box<Progress>>),
-    /// Scans.
-    Scans(Vec<Scan>),
-    /// Counts and score.
-    Summary(Box<HealthSummary>),
-    /// Rows of this page, and how many there are in all.
-    Issues(Vec<Issue>, usize),
-    /// One.
-    Issue(Box<Issue>),
-    /// Groups, the largest first.
-    Groups(Vec<IssueGroup>),
-    /// Statistics.
-    Canonical(Vec<CanonicalStats>),
-    /// Copies.
-    Variants(Vec<Variant>),
-    /// How many judgements changed.
-    Rejudged(u64),
 }
 
 /// The hyphenated form of an id of MusicBrainz or `AcoustID`.

@@ -242,15 +242,16 @@ pub const VARIANTS_PER_RECORDING: usize = 64;
 pub const SCAN_PATHS: usize = 64;
 /// Files that were walked past and wait for a worker.
 pub const SCAN_AHEAD: usize = 64;
+
 // ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
 
-/// Bytes of one answer of MusicBrainz, inflated: a release of some 3,000 tracks. A longer one counts as none.
-pub const CATALOG_ANSWER_LEN: usize = 4 * 1024 * 1024;
+/// Bytes of one answer of MusicBrainz, inflated: a release of some 1,200 tracks. A longer one counts as none.
+pub const CATALOG_ANSWER_LEN: usize = 1536 * 1024;
 /// The same for AcoustID and Discogs, which tell less.
-pub const CATALOG_SHORT_ANSWER_LEN: usize = 1024 * 1024;
+pub const CATALOG_SHORT_ANSWER_LEN: usize = 256 * 1024;
 /// Values (objects, arrays, members) in one answer: what it costs to read is bounded by them. With more it counts as
 /// none.
-pub const CATALOG_ANSWER_VALUES: usize = 200_000;
+pub const CATALOG_ANSWER_VALUES: usize = 80_000;
 /// Questions waiting for one service; who asks one more waits for room.
 pub const CATALOG_WAITING: usize = 64;
 /// Hops from a merged id to the one that stands; with more the answer counts as wrong.
@@ -278,7 +279,7 @@ pub fn worst_case() -> [(&'static str, u64); 15] {
         ("web connections and request bodies", n(WEB_CONNECTIONS, 64 * KIB) + n(LARGE_BODIES, BODY_LEN as u64)),
         ("one password being hashed", 19 * MIB),
         ("store commits and reads", 3 * COMMIT_BYTES),
-        ("an answer of a catalog being read", CATALOG_ANSWER_LEN as u64),
+        ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
         ("spectrograms", n(SPECTROGRAMS + 2, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]

@@ -3,7 +3,7 @@
 //! Decides how decoded samples become what AcoustID's reference program would hash: mixed to one channel, brought to
 //! 11,025 Hz by [`Resampler`] and rounded to 16 bits. All of it happens in `f32` and rounding comes last, as that program
 //! does for decoders that give `f32` and for integers of more than 16 bits. For 16-bit sources it rounds after mixing and
-//! again after each filter; the difference is one step of 16 bits, and changes less than one word in a thousand.
+//! again after each filter; the difference is one step of 16 bits, and changes at most some words in a thousand.
 
 use rusty_chromaprint::{Configuration, FingerprintCompressor};
 
@@ -159,4 +159,63 @@ fn mono_weights(channels: usize) -> Vec<f32> {
 pub fn acoustid_text(words: &[u32]) -> String {
     let configuration = Configuration::preset_test2();
     URL_SAFE_NO_PAD.encode(FingerprintCompressor::from(&configuration).compress(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(rate: u32, samples: &[f32], block: usize) -> Vec<u32> {
+        let mut printer = Fingerprinter::new(rate, 2);
+        samples.chunks(block).for_each(|block| printer.push(&[block, block]));
+        printer.finish()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "samples in f32")]
+    fn chirps(rate: u32, seconds: u32) -> Vec<f32> {
+        let sample = |place: u32| {
+            let t = f64::from(place) / f64::from(rate);
+            (0.5 * (std::f64::consts::TAU * (300.0 + 200.0 * (t * 0.9).sin()) * t).sin()) as f32
+        };
+        (0..rate * seconds).map(sample).collect()
+    }
+
+    #[test]
+    fn how_the_samples_are_cut_changes_nothing() {
+        let samples = chirps(44_100, 12);
+        let whole = words(44_100, &samples, samples.len());
+        assert!(whole.len() > 60);
+        assert_eq!(words(44_100, &samples, 1_152), whole);
+        // Another rate, the same sound.
+        let other = words(48_000, &chirps(48_000, 12), 960);
+        let wrong: u32 = whole.iter().zip(&other).map(|(a, b)| (a ^ b).count_ones()).sum();
+        assert!((wrong as usize) < whole.len(), "{wrong} bits of {} words", whole.len());
+    }
+
+    #[test]
+    fn only_the_first_two_minutes_are_heard() {
+        let mut samples = chirps(12_000, 130);
+        let first = words(12_000, &samples, 4_096);
+        samples[12_000 * 122..].fill(0.0);
+        assert_eq!(words(12_000, &samples, 4_096), first);
+        let mut printer = Fingerprinter::new(12_000, 1);
+        printer.push(&[&samples]);
+        assert!(printer.is_done());
+    }
+
+    #[test]
+    fn odd_input_gives_no_words() {
+        assert_eq!(words(44_100, &[], 1), Vec::<u32>::new());
+        assert_eq!(words(100, &[0.0; 1_000], 100), Vec::<u32>::new());
+        let mut printer = Fingerprinter::new(44_100, 0);
+        printer.push(&[]);
+        assert_eq!(printer.finish(), Vec::<u32>::new());
+        words(44_100, &vec![f32::NAN; 200_000], 4_096);
+    }
+
+    #[test]
+    fn the_text_names_its_algorithm_and_length() {
+        // One byte algorithm (1), three bytes count.
+        assert!(acoustid_text(&[0; 2]).starts_with("AQAAAg"), "{}", acoustid_text(&[0; 2]));
+    }
 }

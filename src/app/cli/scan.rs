@@ -222,7 +222,7 @@ async fn conduct(ground: &Ground, scan: Scan) -> Result<Scan, DoctorError> {
     outcome.unwrap_or(Err(DoctorError::Defect))
 }
 
-/// Open issues in what was scanned, worst first.
+/// Open issues in what was scanned, worst first, remarks left out, and the sum of all.
 fn issues_of(store: &Store, roots: &[LocalPath], most: usize) -> Result<(Vec<Issue>, HealthSummary), StoreError> {
     let (mut found, mut sum) = (Vec::new(), HealthSummary::default());
     for root in roots {
@@ -230,7 +230,8 @@ fn issues_of(store: &Store, roots: &[LocalPath], most: usize) -> Result<(Vec<Iss
         sum.files += summary.files;
         sum.by_kind.iter_mut().zip(summary.by_kind).for_each(|(all, n)| *all += n);
         sum.by_severity.iter_mut().zip(summary.by_severity).for_each(|(all, n)| *all += n);
-        let filter = IssueFilter { path: Some(root.clone()), limit: most, ..IssueFilter::default() };
+        let severities = vec![Severity::Critical, Severity::High, Severity::Medium, Severity::Low];
+        let filter = IssueFilter { path: Some(root.clone()), severities, limit: most, ..IssueFilter::default() };
         found.extend(store.read(|txn, tables| tables.library.issues(txn, &filter))?.0);
     }
     sum.health_score = health(&sum.by_severity, sum.files);
@@ -247,8 +248,7 @@ fn is_healthy(summary: &HealthSummary) -> bool {
 fn tell(ground: &Ground, scan: &Scan, roots: &[LocalPath]) -> Result<bool, StoreError> {
     let (issues, summary) = issues_of(&ground.store, roots, LISTED)?;
     let below = if let [root] = roots { root.to_string() } else { String::new() };
-    let total = usize::try_from(summary.open()).unwrap_or(usize::MAX);
-    let text = report(scan, &summary, &issues, total, &below);
+    let text = report(scan, &summary, &issues, &below);
     print(text.as_bytes());
     Ok(is_healthy(&summary))
 }

@@ -51,8 +51,8 @@ pub trait Measure: Send + Sync {
     /// # Errors
     /// The system's reason.
     fn open(&self, path: &Path) -> std::io::Result<File>;
-    /// Reads and decodes one open file.
-    fn measure(&self, file: File, name: &str) -> Outcome;
+    /// Reads and decodes one open file; `None` when `stop` said so meanwhile.
+    fn measure(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome>;
     /// Rest after each step so many thousandths of the time it took, from now on.
     fn set_rest(&self, permille: u32);
 }

@@ -12,8 +12,9 @@ pub const LISTED: usize = 100;
 /// Columns where there is no terminal to ask.
 const WIDTH: u16 = 120;
 
-/// The report: what was done, the counts, the worst issues. `below` is left out of the paths' beginnings.
-pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], total: usize, below: &str) -> String {
+/// The report: what was done, the counts, the worst issues. `below` is left out of the paths' beginnings, and remarks
+/// (`Info`) are only counted.
+pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], below: &str) -> String {
     let counts = &scan.counts;
     let took_ms = scan.completed_at.map_or(0, |end| end.0.saturating_sub(scan.started_at.0));
     let mut text = format!(
@@ -45,9 +46,12 @@ pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], total: usi
         number(summary.files, "file"),
         kinds(summary)
     ));
-    text.push_str(&format!("\n{}\n", table(issues, below)));
-    if total > issues.len() {
-        text.push_str(&format!("and {} more; --json lists them all.\n", total - issues.len()));
+    if !issues.is_empty() {
+        text.push_str(&format!("\n{}\n", table(issues, below)));
+    }
+    let untold = summary.open().saturating_sub(issues.len() as u64);
+    if untold > 0 {
+        text.push_str(&format!("{} not listed here; --json lists everything.\n", number(untold, "more issue")));
     }
     text
 }
@@ -172,7 +176,7 @@ mod tests {
         let issue = detect::broken_file(&LocalPath::from("/music/a\u{1b}[2J.flac"), "no header", UnixMs(1));
         let mut summary = HealthSummary { files: 10, health_score: 0.9, ..HealthSummary::default() };
         summary.by_kind[usize::from(IssueKind::CorruptedFile.number())] = 3;
-        let text = report(&scan(counts), &summary, &[issue], 3, "/music");
+        let text = report(&scan(counts), &summary, &[issue], "/music");
         for wanted in [
             "10 files looked at: 4 measured (0 B, 2.0 h of audio), 6 unchanged, in 1 min 7 s.",
             "1 file gone.",
@@ -180,7 +184,7 @@ mod tests {
             "download it again",
             "a\u{fffd}[2J.flac",
             "no header",
-            "and 2 more",
+            "2 more issues not listed here",
         ] {
             assert!(text.contains(wanted), "{wanted}:\n{text}");
         }
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn a_healthy_folder_is_one_sentence() {
         let summary = HealthSummary { files: 1, health_score: 1.0, ..HealthSummary::default() };
-        let text = report(&scan(ScanCounts { files: 1, ..ScanCounts::default() }), &summary, &[], 0, "");
+        let text = report(&scan(ScanCounts { files: 1, ..ScanCounts::default() }), &summary, &[], "");
         assert!(text.ends_with("Nothing is wrong with 1 file.\n"), "{text}");
     }
 

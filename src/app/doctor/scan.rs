@@ -555,15 +555,15 @@ fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers:
         }
         let answer = match (step, twin) {
             (Step::Rename, Some(row)) => Answer::Renamed(met, Box::new(row)),
-            _ => measure(ground, met),
+            _ => measure(ground, met, reins),
         };
-        if answers.send(answer).is_err() {
-            return;
-        }
+        // Nobody hears it when the scan ends; then the walk is told to stop, and what it sent is taken away here, for it
+        // must not wait for room.
+        let _ = answers.send(answer);
     }
 }
 
-fn measure(ground: &Ground, met: Met) -> Answer {
+fn measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
     let path = walk::to_path(&met.path);
     let file = match ground.measure.open(&path) {
         Ok(file) => file,
@@ -571,7 +571,7 @@ fn measure(ground: &Ground, met: Met) -> Answer {
         Err(error) => return Answer::Done(met, Outcome::Broken(format!("it cannot be read: {error}"))),
     };
     let name = String::from_utf8_lossy(met.path.name()).into_owned();
-    let outcome = ground.measure.measure(file, &name);
+    let Some(outcome) = ground.measure.measure(file, &name, &|| reins.must_stop()) else { return Answer::Fleeting };
     let still = std::fs::symlink_metadata(&path).ok().as_ref().and_then(walk::seen);
     if still.is_some_and(|still| still == met.seen) {
         Answer::Done(met, outcome)

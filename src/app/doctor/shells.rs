@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,9 @@ use crate::model::variant::Measured;
 use crate::net::catalog::{Catalog, CatalogError, Later};
 use crate::probe::{self, Pool, PoolError, Tempo};
 use crate::store::Store;
+
+/// Between two looks whether a file in work is still wanted.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Measures in worker processes.
 pub struct Workers {
@@ -83,13 +87,25 @@ impl Measure for Workers {
         probe::open(path)
     }
 
-    fn measure(&self, file: File, name: &str) -> Outcome {
-        match self.runtime.block_on(self.pool.measure(file, name, &self.tempo)) {
+    fn measure(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
+        let measured = self.runtime.block_on(async {
+            let mut look = tokio::time::interval(LOOK);
+            let work = self.pool.measure(file, name, &self.tempo);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    outcome = &mut work => return Some(outcome),
+                    // Dropping the work ends its worker.
+                    _ = look.tick() => if stop() { return None },
+                }
+            }
+        });
+        Some(match measured? {
             probe::Outcome::Measured(measured) => Outcome::Measured(measured),
             probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
             probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
             probe::Outcome::GaveUp { reason } => Outcome::Broken(format!("it was given up: {reason}")),
-        }
+        })
     }
 
     fn set_rest(&self, permille: u32) {

@@ -35,7 +35,7 @@ impl Measure for Words {
 
     fn set_rest(&self, _: u32) {}
 
-    fn measure(&self, mut file: File, name: &str) -> Outcome {
+    fn measure(&self, mut file: File, name: &str, _: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         let mut measured = self.measured.lock().unwrap();
@@ -55,15 +55,15 @@ impl Measure for Words {
                 "bad" => found.integrity.bad_frames = value.parse().unwrap(),
                 "codec" => found.codec = Codec::Mp3,
                 "ms" => found.duration_ms = value.parse().unwrap(),
-                "broken" => return Outcome::Broken(value.to_owned()),
-                "unsupported" => return Outcome::Unsupported(value.to_owned()),
+                "broken" => return Some(Outcome::Broken(value.to_owned())),
+                "unsupported" => return Some(Outcome::Unsupported(value.to_owned())),
                 // The score, for the judge.
                 "score" => found.loudness.sample_peak = value.parse().unwrap(),
                 "print" => found.fingerprint = vec![value.parse().unwrap()],
                 _ => {}
             }
         }
-        Outcome::Measured(Box::new(found))
+        Some(Outcome::Measured(Box::new(found)))
     }
 }
 
@@ -372,4 +372,19 @@ fn an_empty_mount_point_is_not_a_collection_thrown_away() {
     let row = doctor.ground.store.read(|txn, tables| tables.library.scan(txn, scan.id)).unwrap().unwrap();
     assert_eq!(row.status, ScanStatus::Failed);
     assert!(row.error.unwrap().contains("is its disk plugged in?"));
+}
+
+#[test]
+fn a_merged_recording_is_the_one_that_stands() {
+    let mut doctor = Box_::new();
+    doctor.shelf.on.store(true, std::sync::atomic::Ordering::Relaxed);
+    doctor.put("a.flac", "recording=99\nscore=0.9");
+    doctor.put("b.mp3", "recording=12\nscore=0.5\ncodec=mp3");
+    doctor.scan();
+    assert_eq!(
+        doctor.issues(),
+        [is(IssueKind::NonCanonicalVariant, "b.mp3"), is(IssueKind::MultipleVariants, "a.flac")]
+    );
+    let of = |id| doctor.ground.store.read(|txn, tables| Ok(tables.library.variants_of(txn, id)?.len())).unwrap();
+    assert_eq!((of(99), of(12)), (0, 2));
 }

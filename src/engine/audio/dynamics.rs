@@ -235,3 +235,68 @@ impl Ceiling {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measure(planes: &[&[f32]], block: usize) -> DynamicsResult {
+        let mut meter = DynamicsMeter::new(1_000, planes.len());
+        for from in (0..planes[0].len()).step_by(block) {
+            let blocks: Vec<&[f32]> = planes.iter().map(|plane| &plane[from..plane.len().min(from + block)]).collect();
+            meter.push(&blocks);
+        }
+        meter.finish()
+    }
+
+    /// Ten blocks of a square wave, the `n`-th at `levels[n]`.
+    fn square(levels: &[f32; 10]) -> Vec<f32> {
+        let sample = |place: usize| if place.is_multiple_of(2) { 1.0 } else { -1.0 } * levels[place / 3_000];
+        (0..30_000).map(sample).collect()
+    }
+
+    #[test]
+    fn range_is_the_second_peak_over_the_loudest_fifth() {
+        // The loudest two blocks are at 0.8 and 0.4, the second highest peak is 0.4; a square's level is √2 its peak.
+        let plane = square(&[0.1, 0.1, 0.8, 0.1, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1]);
+        let wanted = 20.0 * 0.4_f64.log10() - 10.0 * (2.0 * (0.64_f64 + 0.16) / 2.0).log10();
+        let range = measure(&[&plane], 777).dynamic_range_dr.unwrap();
+        assert!((range - wanted).abs() < 1e-3, "{range} is not {wanted}");
+    }
+
+    #[test]
+    fn silent_channels_and_short_files_have_no_range() {
+        let (plane, silence) = (square(&[0.5; 10]), vec![0.0; 30_000]);
+        let one = measure(&[&plane], 4_096).dynamic_range_dr.unwrap();
+        let both = measure(&[&plane, &silence], 4_096).dynamic_range_dr.unwrap();
+        assert!((one - both).abs() < 1e-9);
+        assert_eq!(measure(&[&silence], 4_096).dynamic_range_dr, None);
+        assert_eq!(measure(&[&plane[..2_999]], 4_096).dynamic_range_dr, None);
+    }
+
+    #[test]
+    fn runs_count_near_full_scale_on_both_sides() {
+        let mut plane = vec![0.1; 6_000];
+        plane[100..103].fill(1.0);
+        plane[200..202].fill(1.0);
+        plane[300..310].fill(-1.0);
+        // What a decoder leaves beyond full scale is cut by the player's converter.
+        plane[400..403].copy_from_slice(&[1.1, 1.3, 1.05]);
+        // Near, but not one value.
+        plane[500..503].copy_from_slice(&[0.9991, 0.9992, 0.9993]);
+        for block in [6_000, 101, 1] {
+            assert_eq!(measure(&[&plane], block).clipping_runs, 3, "cut in blocks of {block}");
+        }
+    }
+
+    #[test]
+    fn runs_count_at_the_files_own_ceiling() {
+        let mut plane = vec![0.1; 6_000];
+        plane[100..104].fill(0.6);
+        plane[200..204].fill(0.7);
+        plane[300..304].fill(0.7);
+        assert_eq!(measure(&[&plane], 64).clipping_runs, 2);
+        let quiet: Vec<f32> = plane.iter().map(|sample| sample / 2.0).collect();
+        assert_eq!(measure(&[&quiet], 64).clipping_runs, 0);
+    }
+}

@@ -77,8 +77,7 @@ pub fn compare(a: &[u32], b: &[u32], offset_max: usize) -> Option<Likeness> {
 /// The keys under which the local index holds a fingerprint, and by which it is looked up: at most [`KEYS_MAX`].
 ///
 /// Of the words' top 24 bits those that come first in a scrambled order that depends on nothing but the bits: where two
-/// fingerprints share words, they mostly choose the same ones, wherever in the track they stand. Words next to silence
-/// (all bits of a row alike) are left out.
+/// fingerprints share words, they mostly choose the same ones, wherever in the track they stand.
 pub fn index_keys(words: &[u32]) -> BTreeSet<u32> {
     let mut chosen = BTreeMap::new();
     for word in words {
@@ -110,4 +109,48 @@ pub fn rank<I: Ord + Copy>(hits: impl IntoIterator<Item = I>, limit: usize) -> V
 fn scrambled(key: u32) -> u32 {
     let key = (key ^ (key >> 16)).wrapping_mul(0x9e37_79b1);
     (key ^ (key >> 15)).wrapping_mul(0x85eb_ca77)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(seed: u32, count: u32) -> Vec<u32> {
+        (0..count).map(|at| scrambled(seed.wrapping_mul(7_919).wrapping_add(at))).collect()
+    }
+
+    /// One bit of each word differs, another one each time.
+    fn damaged(words: &[u32]) -> Vec<u32> {
+        words.iter().zip(0..).map(|(word, at)| word ^ 1 << (at % 32)).collect()
+    }
+
+    #[test]
+    fn the_same_sound_is_found_at_its_offset() {
+        let first = words(1, 900);
+        let later = damaged(&first[5..]);
+        let likeness = compare(&later, &first, 8).unwrap();
+        assert_eq!((likeness.offset, likeness.overlap), (5, 895));
+        assert!((likeness.error_rate - 1.0 / 32.0).abs() < 1e-6);
+        assert_eq!(likeness.verdict(), Verdict::Same);
+        assert_eq!(compare(&first, &later, 8).unwrap().offset, -5);
+        assert_eq!(compare(&first, &words(2, 900), 8).unwrap().verdict(), Verdict::Different);
+        assert_eq!(compare(&first[..39], &first, 8), None);
+        assert_eq!(compare(&[], &[], usize::MAX >> 40), None);
+    }
+
+    #[test]
+    fn few_keys_find_it_among_many() {
+        let library: Vec<Vec<u32>> = (0..300).map(|seed| words(seed, 900)).collect();
+        let keys: Vec<_> = library.iter().map(|words| index_keys(words)).collect();
+        assert!(keys.iter().all(|keys| keys.len() == KEYS_MAX));
+        let wanted = index_keys(&damaged(&library[77][4..]));
+        let hits = wanted.iter().flat_map(|key| (0..300).filter(|&at| keys[at].contains(key)));
+        assert_eq!(rank(hits, 5)[0].0, 77);
+    }
+
+    #[test]
+    fn rank_is_bounded() {
+        assert_eq!(rank([3, 1, 3, 2, 3, 1], 2), vec![(3, 3), (1, 2)]);
+        assert_eq!(rank(0..100_000, usize::MAX).len(), CANDIDATES_MAX);
+    }
 }

@@ -104,17 +104,18 @@ impl GridMeter {
         self.kept.retain(|excerpt| excerpt.worth > 0.0);
         self.kept.sort_by(|a, b| b.worth.total_cmp(&a.worth).then(a.start.cmp(&b.start)));
         self.kept.truncate(SEARCHED);
+        self.kept.sort_by_key(|excerpt| excerpt.start);
         if self.kept.is_empty() || !(16_000..=48_000).contains(&self.sample_rate_hz) {
             return Vec::new();
         }
         let signals: Vec<Signal> = self.kept.iter().enumerate().map(|(i, excerpt)| Signal::of(excerpt, i)).collect();
-        let mut grids = vec![twice(&signals, mp3)];
-        let sine = twice(&signals, |signals| mdct(signals, GridCodec::Aac, Shape::Sine));
-        let kaiser = twice(&signals, |signals| mdct(signals, GridCodec::Aac, Shape::Kaiser));
+        let mut grids = vec![mp3(&signals)];
+        let sine = glance(&signals, |signals| mdct(signals, GridCodec::Aac, Shape::Sine));
+        let kaiser = mdct(&signals, GridCodec::Aac, Shape::Kaiser);
         grids.push(if sine.strength > kaiser.strength { sine } else { kaiser });
-        grids.push(twice(&signals, |signals| mdct(signals, GridCodec::Vorbis, Shape::Vorbis)));
+        grids.push(mdct(&signals, GridCodec::Vorbis, Shape::Vorbis));
         if let Some(signals) = at_48_khz(&signals, self.sample_rate_hz) {
-            grids.push(twice(&signals, |signals| mdct(signals, GridCodec::Opus, Shape::Celt)));
+            grids.push(mdct(&signals, GridCodec::Opus, Shape::Celt));
         }
         grids
     }
@@ -122,15 +123,13 @@ impl GridMeter {
 
 /// Excerpts searched at most.
 const SEARCHED: usize = 12;
-/// Excerpts of the first look.
+/// Excerpts of a first look.
 const GLANCED: usize = 4;
-/// Strength of the first look from which all excerpts are searched. One file in ten without any grid passes it, and
-/// every grid that twelve excerpts show clearly.
+/// Strength of the first look from which all excerpts are searched.
 const SECOND_LOOK: f32 = 3.8;
 
-/// Looks at the best few excerpts, and at all of them only when those hint at something: most files have no grid, and
-/// this is most of what they cost.
-fn twice(signals: &[Signal], mut look: impl FnMut(&[Signal]) -> Grid) -> Grid {
+/// Looks at a few excerpts, and at all of them only when those hint at something: for AAC's rarer window.
+fn glance(signals: &[Signal], mut look: impl FnMut(&[Signal]) -> Grid) -> Grid {
     let first = look(&signals[..signals.len().min(GLANCED)]);
     if first.strength < SECOND_LOOK || signals.len() <= GLANCED { first } else { look(signals) }
 }

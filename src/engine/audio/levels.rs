@@ -60,20 +60,20 @@ impl Levels {
         (count > 0).then_some(mean)
     }
 
-    /// The energies below which `low` and `high` (0..=1) of the blocks at or above `threshold` lie.
+    /// The energies that `low` and `high` (0..=1) of the blocks at or above `threshold` do not exceed, by rank, rounded
+    /// down.
     pub(super) fn percentiles(&self, threshold: f64, low: f64, high: f64) -> Option<(f64, f64)> {
         let above = || self.bins.iter().filter(|bin| bin.count > 0 && bin.mean() >= threshold);
         let count: u64 = above().map(|bin| u64::from(bin.count)).sum();
         let at = |share: f64| {
             #[expect(clippy::cast_precision_loss, reason = "a count of blocks")]
-            let place = (count.saturating_sub(1) as f64 * share).round();
+            let rank = (count as f64 * share).floor();
             let mut seen = 0.0;
-            above()
-                .find(|bin| {
-                    seen += f64::from(bin.count);
-                    seen > place
-                })
-                .map(|bin| bin.mean())
+            let found = above().find(|bin| {
+                seen += f64::from(bin.count);
+                seen >= rank
+            });
+            found.map(|bin| bin.mean())
         };
         Some((at(low)?, at(high)?))
     }

@@ -142,12 +142,9 @@ fn channel_weight(channel: usize, channels: usize) -> f64 {
     const SURROUND: f64 = 1.41;
     match (channels, channel) {
         (_, _) if channel >= channels => 0.0,
-        // Left, right, two at the back.
-        (4, 2..) => SURROUND,
-        // Left, right, centre, two at the back.
-        (5, 3..) => SURROUND,
         (6.., 3) => 0.0,
-        (6..=8, 4..) => SURROUND,
+        // Behind left and right; behind the centre; behind the LFE.
+        (4, 2..) | (5, 3..) | (6..=8, 4..) => SURROUND,
         _ => 1.0,
     }
 }
@@ -223,5 +220,98 @@ impl Pair {
         }
         let [left, right] = std::mem::take(&mut self.energy);
         left * self.weights[0] + right * self.weights[1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sines of `hz`, one stretch after another: seconds and level in dBFS.
+    #[expect(clippy::cast_possible_truncation, reason = "samples in f32")]
+    fn sine(rate: u32, hz: f64, phase: f64, stretches: &[(u32, f64)]) -> Vec<f32> {
+        let samples = stretches.iter().flat_map(|&(seconds, level)| {
+            (0..seconds * rate).map(move |place| {
+                let angle = std::f64::consts::TAU * hz * f64::from(place) / f64::from(rate) + phase;
+                (10_f64.powf(level / 20.0) * angle.sin()) as f32
+            })
+        });
+        samples.collect()
+    }
+
+    fn measure(rate: u32, planes: &[&[f32]], block: usize) -> LoudnessResult {
+        let mut meter = LoudnessMeter::new(rate, planes.len());
+        for from in (0..planes[0].len()).step_by(block) {
+            let blocks: Vec<&[f32]> = planes.iter().map(|plane| &plane[from..plane.len().min(from + block)]).collect();
+            meter.push(&blocks);
+        }
+        meter.finish()
+    }
+
+    fn near(value: Option<f64>, wanted: f64, tolerance: f64) {
+        assert!(value.is_some_and(|value| (value - wanted).abs() <= tolerance), "{value:?} is not {wanted}");
+    }
+
+    // EBU Tech 3341, cases 1 and 3, at rates whose coefficients no table gives.
+    #[test]
+    fn loudness_is_that_of_the_test_tones_at_every_rate() {
+        for rate in [32_000, 44_100, 48_000, 96_000] {
+            let tone = sine(rate, 1_000.0, 0.0, &[(20, -23.0)]);
+            near(measure(rate, &[&tone, &tone], 4_096).integrated_lufs, -23.0, 0.1);
+        }
+        let gated = sine(44_100, 1_000.0, 0.0, &[(10, -36.0), (60, -23.0), (10, -36.0)]);
+        near(measure(44_100, &[&gated, &gated], 1_000).integrated_lufs, -23.0, 0.1);
+    }
+
+    // EBU Tech 3342, cases 1 and 3.
+    #[test]
+    fn range_is_that_of_the_test_tones() {
+        let tone = sine(48_000, 1_000.0, 0.0, &[(20, -20.0), (20, -30.0)]);
+        near(measure(48_000, &[&tone, &tone], 4_096).range_lu, 10.0, 0.5);
+        let tone = sine(48_000, 1_000.0, 0.0, &[(20, -40.0), (20, -20.0)]);
+        near(measure(48_000, &[&tone, &tone], 4_096).range_lu, 20.0, 0.5);
+    }
+
+    // EBU Tech 3341, cases 15 to 17: a quarter of the rate, sampled beside its peaks.
+    #[test]
+    fn true_peak_lies_between_the_samples() {
+        for rate in [44_100, 48_000, 96_000] {
+            let tone = sine(rate, f64::from(rate) / 4.0, std::f64::consts::FRAC_PI_4, &[(1, -6.0)]);
+            let measured = measure(rate, &[&tone], 777);
+            near(measured.true_peak_dbtp, -6.0, 0.1);
+            near(Some(20.0 * measured.sample_peak.log10()), -9.01, 0.01);
+        }
+    }
+
+    #[test]
+    fn surrounds_weigh_more_and_the_lfe_nothing() {
+        let tone = sine(48_000, 1_000.0, 0.0, &[(5, -20.0)]);
+        let silence = vec![0.0; tone.len()];
+        let only = |channel: usize| {
+            let planes: Vec<&[f32]> = (0..6).map(|at| if at == channel { &tone[..] } else { &silence[..] }).collect();
+            measure(48_000, &planes, 4_096).integrated_lufs
+        };
+        near(only(0), -23.0, 0.1);
+        near(only(2), -23.0, 0.1);
+        assert_eq!(only(3), None);
+        near(only(5), -21.5, 0.1);
+    }
+
+    #[test]
+    fn how_the_samples_are_cut_changes_nothing() {
+        let tone = sine(44_100, 441.7, 0.3, &[(2, -20.0), (3, -9.0), (1, -30.0)]);
+        let whole = measure(44_100, &[&tone, &tone], tone.len());
+        for block in [37, 4_410, 65_536] {
+            assert_eq!(measure(44_100, &[&tone, &tone], block), whole);
+        }
+    }
+
+    #[test]
+    fn silence_and_no_numbers_measure_nothing() {
+        let nothing = LoudnessResult { integrated_lufs: None, range_lu: None, true_peak_dbtp: None, sample_peak: 0.0 };
+        assert_eq!(measure(44_100, &[&vec![0.0; 44_100]], 4_096), nothing);
+        let meter = LoudnessMeter::new(44_100, 2);
+        assert_eq!(meter.finish(), nothing);
+        assert_eq!(measure(44_100, &[&vec![f32::NAN; 44_100]], 4_096).integrated_lufs, None);
     }
 }

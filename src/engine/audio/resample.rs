@@ -167,3 +167,50 @@ fn dot(samples: &[f32], taps: &[f32]) -> f32 {
     }
     sums.into_iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "samples in f32")]
+    fn tone(rate: u32, count: usize) -> Vec<f32> {
+        (0..count).map(|at| (std::f64::consts::TAU * 440.0 * at as f64 / f64::from(rate)).cos() as f32).collect()
+    }
+
+    fn resampled(from: u32, samples: &[f32], block: usize) -> Vec<f32> {
+        let mut resampler = Resampler::new(from, 11_025).unwrap();
+        let mut out = Vec::new();
+        samples.chunks(block).for_each(|block| resampler.push(block, &mut out));
+        resampler.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_tone_stays_where_it_was() {
+        for rate in [8_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000] {
+            let out = resampled(rate, &tone(rate, rate as usize), 4_096);
+            assert!(out.len().abs_diff(11_025) <= 20, "{} samples from {rate} Hz", out.len());
+            let wanted = tone(11_025, out.len());
+            let worst = out.iter().zip(&wanted).take(10_900).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 2e-3, "{worst} off at {rate} Hz");
+        }
+    }
+
+    #[test]
+    fn how_the_samples_are_cut_changes_nothing() {
+        let samples = tone(48_000, 20_000);
+        let whole = resampled(48_000, &samples, samples.len());
+        for block in [1, 333, 4_096] {
+            assert_eq!(resampled(48_000, &samples, block), whole);
+        }
+    }
+
+    #[test]
+    fn few_samples_and_odd_rates_do_no_harm() {
+        assert!(resampled(44_100, &[], 1).is_empty());
+        assert!(resampled(44_100, &[0.5], 1).len() <= 12);
+        assert!(Resampler::new(999, 11_025).is_none());
+        assert!(Resampler::new(768_001, 11_025).is_none());
+        assert!(resampled(767_999, &vec![0.1; 50_000], 4_096).len() > 700);
+    }
+}

@@ -182,3 +182,51 @@ impl Sketcher {
 pub fn distance(a: u64, b: u64) -> u32 {
     (a ^ b).count_ones()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tones that come and go, at any rate the same.
+    #[expect(clippy::cast_possible_truncation, reason = "samples in f32")]
+    fn music(rate: u32, seconds: u32, kind: f64) -> Vec<f32> {
+        let sample = |place: u32| {
+            let t = f64::from(place) / f64::from(rate);
+            let voice = |n: u32| {
+                let hz = 90.0 * 1.5_f64.powi(n.cast_signed());
+                let loud = (t * (0.11 + 0.07 * f64::from(n)) * kind + f64::from(n) * kind).sin().powi(2);
+                loud * (std::f64::consts::TAU * hz * t).sin()
+            };
+            ((0..8).map(voice).sum::<f64>() / 10.0) as f32
+        };
+        (0..seconds * rate).map(sample).collect()
+    }
+
+    fn sketch(rate: u32, samples: &[f32], block: usize) -> u64 {
+        let mut sketcher = Sketcher::new(rate);
+        samples.chunks(block).for_each(|block| sketcher.push(&[block, block]));
+        sketcher.finish()
+    }
+
+    #[test]
+    fn the_same_sound_stays_near_and_another_is_far() {
+        let one = sketch(44_100, &music(44_100, 60, 1.0), 4_096);
+        let quieter: Vec<f32> = music(48_000, 60, 1.0).iter().map(|sample| sample * 0.3).collect();
+        assert!(distance(one, sketch(48_000, &quieter, 960)) <= 6);
+        assert!(distance(one, sketch(44_100, &music(44_100, 60, 1.37), 4_096)) >= 16);
+    }
+
+    #[test]
+    fn how_the_samples_are_cut_changes_nothing_and_length_needs_no_memory() {
+        let samples = music(8_000, 200, 1.0);
+        let whole = sketch(8_000, &samples, samples.len());
+        assert_eq!(sketch(8_000, &samples, 17), whole);
+        let mut sketcher = Sketcher::new(8_000);
+        for _ in 0..20 {
+            sketcher.push(&[&samples]);
+        }
+        assert!(sketcher.stretches.len() < STRETCHES);
+        assert_eq!(sketch(8_000, &[], 1), 0);
+        assert_eq!(sketch(8_000, &samples[..8_000], 4_096), 0);
+    }
+}

@@ -245,7 +245,8 @@ pub fn corrupted_file(copy: &Copy<'_>) -> Option<Issue> {
         let at = integrity.first_bad.as_ref().map_or(String::new(), |bad| {
             format!(", the first at {} (byte {}): {}", moment(bad.at_ms), bad.at_byte, bad.what)
         });
-        said.push(format!("{} damaged frames{at}", integrity.bad_frames));
+        let frames = if integrity.bad_frames == 1 { "frame" } else { "frames" };
+        said.push(format!("{} damaged {frames}{at}", integrity.bad_frames));
     }
     if integrity.md5 == Md5Check::Different {
         said.push("the audio is not what was encoded (MD5 differs)".to_owned());

@@ -103,33 +103,25 @@ impl LibraryTables {
 
     /// Open issues by artist or by release, the largest groups first.
     pub fn groups(&self, txn: &RoTxn<'_>, by_release: bool) -> Result<Vec<IssueGroup>, StoreError> {
-        let mut groups: BTreeMap<(String, Option<u128>), (u64, Severity)> = BTreeMap::new();
+        let mut groups: BTreeMap<(String, Option<u128>), IssueGroup> = BTreeMap::new();
         for status in IssueStatus::ALL.into_iter().filter(|status| status.is_open()) {
             for entry in self.issues.prefix_iter(txn, &[status as u8])? {
                 let issue: Issue = decode(entry?.1)?;
-                let key = match (by_release, issue.release_id) {
+                let (key, name) = match (by_release, issue.release_id) {
                     (true, None) => continue,
-                    (true, Some(release)) => (String::new(), Some(release)),
-                    (false, _) => (issue.artist, None),
+                    (true, release) => ((String::new(), release), issue.album),
+                    (false, _) => ((issue.artist.clone(), None), issue.artist),
                 };
-                let group = groups.entry(key).or_insert((0, Severity::Info));
-                group.0 += 1;
-                group.1 = group.1.max(issue.severity);
+                let release_id = key.1;
+                let new = || IssueGroup { name, release_id, count: 0, severity: Severity::Info };
+                let group = groups.entry(key).or_insert_with(new);
+                group.count += 1;
+                group.severity = group.severity.max(issue.severity);
             }
         }
-        let mut rows: Vec<IssueGroup> = groups
-            .into_iter()
-            .map(|((name, release_id), (count, severity))| IssueGroup { name, release_id, count, severity })
-            .collect();
+        let mut rows: Vec<IssueGroup> = groups.into_values().collect();
         rows.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
         rows.truncate(GROUPS);
-        if by_release {
-            for row in &mut rows {
-                let filter = IssueFilter { release_id: row.release_id, limit: 1, ..IssueFilter::default() };
-                let named = self.issues(txn, &filter)?.0.into_iter().next();
-                row.name = named.map(|issue| issue.album).unwrap_or_default();
-            }
-        }
         Ok(rows)
     }
 

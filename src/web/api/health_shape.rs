@@ -14,6 +14,11 @@ fn uuid(id: Option<u128>) -> Option<String> {
     id.map(uuid_text)
 }
 
+/// A measurement to the digits it has.
+fn digits(value: f32) -> f64 {
+    (f64::from(value) * 1e5).round() / 1e5
+}
+
 /// Bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -116,8 +121,8 @@ fn evidence(evidence: &Evidence) -> Value {
             reasons: r,
         } => {
             json!({
-                "quality_score": quality_score, "codec": codec.name(), "bitrate": bitrate_kbps,
-                "dynamic_range": dynamic_range, "effective_bandwidth_hz": bandwidth_hz, "confidence": confidence,
+                "quality_score": digits(*quality_score), "codec": codec.name(), "bitrate": bitrate_kbps,
+                "dynamic_range": dynamic_range.map(digits), "effective_bandwidth_hz": bandwidth_hz, "confidence": digits(*confidence),
                 "reasons": reasons(r),
             })
         }
@@ -128,7 +133,7 @@ fn evidence(evidence: &Evidence) -> Value {
             canonical_bitrate_kbps,
             canonical_variant,
         } => json!({
-            "current_quality": current_quality, "canonical_quality": canonical_quality,
+            "current_quality": digits(*current_quality), "canonical_quality": digits(*canonical_quality),
             "canonical_codec": canonical_codec.name(), "canonical_bitrate": canonical_bitrate_kbps,
             "canonical_variant": canonical_variant.to_string(),
         }),
@@ -150,7 +155,7 @@ fn evidence(evidence: &Evidence) -> Value {
         }
         Evidence::Copies { copies } => json!({
             "copies": copies.iter().map(|copy| json!({
-                "file_path": copy.path.to_string(), "quality_score": copy.quality_score, "codec": copy.codec.name(),
+                "file_path": copy.path.to_string(), "quality_score": digits(copy.quality_score), "codec": copy.codec.name(),
                 "bitrate": copy.bitrate_kbps,
             })).collect::<Vec<_>>(),
         }),
@@ -175,15 +180,15 @@ pub(crate) fn canonical(c: &CanonicalStats) -> Value {
         "codec_profile": c.profile,
         "variant_count": c.variant_count,
         "total_seen_count": c.total_seen_count,
-        "avg_quality": c.avg_quality,
-        "max_quality": c.max_quality,
-        "percent_transcode_suspect": c.percent_transcode_suspect,
+        "avg_quality": digits(c.avg_quality),
+        "max_quality": digits(c.max_quality),
+        "percent_transcode_suspect": digits(c.percent_transcode_suspect),
         "codec_distribution": c.codecs.iter().map(|(codec, count)| json!({ "value": codec.name(), "count": count }))
             .collect::<Vec<_>>(),
         "bitrate_distribution": counted(&c.bitrates_kbps),
         "sample_rate_distribution": counted(&c.sample_rates_hz),
         "best_variant_id": c.best_variant.to_string(),
-        "canonicality_score": c.canonicality_score,
+        "canonicality_score": digits(c.canonicality_score),
         "last_updated": iso_ms(c.updated_at),
     })
 }
@@ -200,11 +205,11 @@ pub(crate) fn variant(v: &Variant, fingerprint: bool) -> Value {
         "mb_release_id": uuid(v.identity.release_id),
         "acoustid_id": uuid(v.identity.acoustid),
         "title": tags.title, "artist": tags.artist, "album": tags.album,
-        "quality_score": v.judged.quality_score,
+        "quality_score": digits(v.judged.quality_score),
         "transcode_suspect": v.judged.is_suspect(),
         "transcode_reason": v.judged.judgement.reasons.iter().map(|r| r.rule.name()).collect::<Vec<_>>().join(", "),
         "verdict": v.judged.judgement.verdict.name(),
-        "confidence": v.judged.judgement.confidence,
+        "confidence": digits(v.judged.judgement.confidence),
         "reasons": reasons(&v.judged.judgement.reasons),
         "analyzer_version": v.judged.analyzer,
         "first_seen_at": iso_ms(v.first_seen_at),
@@ -236,17 +241,17 @@ fn measured(m: &Measured, fingerprint: bool) -> Value {
         "bitrate_kbps": m.bitrate_kbps,
         "encoder_signature": m.encoder,
         "audio_sketch_hash": format!("{:016x}", m.sketch),
-        "loudness_lufs": m.loudness.integrated_lufs,
-        "loudness_range_lu": m.loudness.range_lu,
-        "true_peak_dbtp": m.loudness.true_peak_dbtp,
-        "sample_peak": m.loudness.sample_peak,
-        "dynamic_range_dr": m.loudness.dynamic_range_dr,
+        "loudness_lufs": m.loudness.integrated_lufs.map(digits),
+        "loudness_range_lu": m.loudness.range_lu.map(digits),
+        "true_peak_dbtp": m.loudness.true_peak_dbtp.map(digits),
+        "sample_peak": digits(m.loudness.sample_peak),
+        "dynamic_range_dr": m.loudness.dynamic_range_dr.map(digits),
         "clipping_runs": m.loudness.clipping_runs,
         "has_clipping": m.loudness.clipping_runs > 0,
         "effective_bandwidth_hz": m.spectrum.effective_bandwidth_hz,
         "nominal_lowpass_hz": m.spectrum.nominal_lowpass_hz,
-        "spectral_flatness_score": m.spectrum.flatness,
-        "hf_energy_ratio": m.spectrum.hf_energy_ratio,
+        "spectral_flatness_score": digits(m.spectrum.flatness),
+        "hf_energy_ratio": digits(m.spectrum.hf_energy_ratio),
         "bad_frames": m.integrity.bad_frames,
         "first_bad_frame": m.integrity.first_bad.as_ref().map(|bad| json!({
             "at_byte": bad.at_byte, "at_ms": bad.at_ms, "what": bad.what,
