@@ -111,7 +111,8 @@ mod tests {
         let (begun, begins) = sync_channel(0);
         let (go, gone) = sync_channel::<()>(0);
         std::thread::scope(|threads| {
-            threads.spawn(|| {
+            let gallery = &gallery;
+            threads.spawn(move || {
                 gallery.of(ContentHash([1; 32]), || {
                     begun.send(()).unwrap();
                     gone.recv().unwrap();

@@ -34,7 +34,7 @@ const LINE: usize = font::HEIGHT * DOT;
 /// Room left of the plot: three letters, a tick, some air.
 const LEFT: usize = 3 * LETTER + TICK + 6;
 /// Room above the plot: a line and some air.
-const TOP: usize = LINE + 12;
+const TOP: usize = LINE + 16;
 /// Room right of the plot: half a label of the time axis.
 const RIGHT: usize = 12;
 /// Length of a tick.
@@ -167,7 +167,7 @@ fn place(part: u64, whole: u64, points: usize) -> usize {
 
 /// The axis of frequencies, in kHz.
 fn frequencies(sheet: &mut Sheet, top_hz: u64, size: Size) {
-    sheet.write(0, 2, "kHz");
+    sheet.write(2, 2, "kHz");
     let step_khz = step(&[1, 2, 5, 10, 20, 50, 100], top_hz / 1_000, size.height, 2 * LINE);
     for khz in (0..=top_hz / 1_000).step_by(usize::try_from(step_khz).unwrap_or(1)) {
         let y = (TOP + size.height - 1).saturating_sub(place(khz * 1_000, top_hz, size.height));
@@ -184,7 +184,7 @@ fn times(sheet: &mut Sheet, whole_ms: u64, size: Size) {
     let room = 8 * LETTER;
     let step_s = step(&STEPS_S, whole_ms / 1_000, size.width, room);
     let unit = "min";
-    let unit_at = sheet.width - wide(unit);
+    let unit_at = sheet.width - wide(unit) - 2;
     sheet.write(unit_at, below + TICK + 4, unit);
     for second in (0..=whole_ms / 1_000).step_by(usize::try_from(step_s).unwrap_or(1)) {
         let x = LEFT + place(second * 1_000, whole_ms, size.width);
@@ -206,7 +206,7 @@ fn legend(sheet: &mut Sheet, size: Size) {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a constant of whole dB")]
     let whole = -FLOOR_DB as u64;
     let unit = "dBFS";
-    let unit_at = sheet.width - wide(unit);
+    let unit_at = sheet.width - wide(unit) - 2;
     let step = step(&[10, 20, 30, 60], whole, size.width, 6 * LETTER);
     for part in (0..=whole).step_by(usize::try_from(step).unwrap_or(1)) {
         let x = LEFT + place(part, whole, size.width);
