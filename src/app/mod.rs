@@ -11,6 +11,7 @@ pub mod desk;
 pub mod doctor;
 pub mod hash;
 pub mod logging;
+mod lookups;
 pub mod picture;
 pub mod publish;
 pub mod pump;

@@ -108,8 +108,21 @@ pub struct PlaceOrder {
     pub folder: String,
     /// File name.
     pub name: String,
+    /// Bytes of the whole file.
+    pub size: u64,
     /// The container's own checksums must hold first.
     pub check: bool,
+    /// Absolute path chosen before; `None`: choose one.
+    pub meant: Option<String>,
+}
+
+/// How far [`Pump::place`] has come. Both are absolute paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// Nothing was moved yet: this place is free.
+    Meant(String),
+    /// The file lies there, which is durable.
+    There(String),
 }
 
 impl Pump {
@@ -155,12 +168,21 @@ impl Pump {
         end
     }
 
-    /// Moves a complete partial file to its place. Never overwrites: a taken name gets a number. Sends `Placed` with the
-    /// absolute path, which is durable then. Returns what it said.
-    pub async fn place(&self, order: PlaceOrder, events: &mpsc::Sender<Input>) -> Result<String, PlaceError> {
+    /// Moves a complete partial file to its place, or chooses one. Never overwrites: a taken name gets a number. A file
+    /// that went there before, and of which the record does not know, is found there. Sends `Meant` or `Placed`; returns
+    /// what it said.
+    ///
+    /// # Errors
+    /// The file is not in its place; the partial file, if there is one, is still where it was.
+    pub async fn place(&self, order: PlaceOrder, events: &mpsc::Sender<Input>) -> Result<Placing, PlaceError> {
         let report = Report::new(order.transfer, events);
         let placed = place::place(self, &order).await;
-        report.send(FileEvent::Placed(placed.clone())).await;
+        let event = match placed.clone() {
+            Ok(Placing::Meant(path)) => FileEvent::Meant(path),
+            Ok(Placing::There(path)) => FileEvent::Placed(Ok(path)),
+            Err(error) => FileEvent::Placed(Err(error)),
+        };
+        report.send(event).await;
         placed
     }
 

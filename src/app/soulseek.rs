@@ -2,6 +2,7 @@
 //!
 //! Everybody else holds a [`NodeHandle`]: commands get one reply, and a reply is sent only when every record the engine
 //! wrote before it is durable. When the task fails it is made anew from the store; connections are lost, nothing else.
+//! That the owner, or another login of the account, wants it off the network outlives it in [`Parts`].
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -10,19 +11,21 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use super::lookups::Lookups;
 use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, ReceiveEnd, Refusal, Reply, SendEnd,
-    ShareAsk,
+    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
+    SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
+use crate::engine::soulseek::session::Standing;
 use crate::model::id::{CommandId, TransferId};
 use crate::model::limits;
 use crate::model::time::Now;
@@ -36,8 +39,6 @@ const INPUTS: usize = 512;
 const MESSAGES: usize = 256;
 /// Records and replies waiting for the disk; the engine waits.
 const ACKS: usize = 1_024;
-/// Index look-ups at once.
-const LOOKUPS: usize = 2;
 /// Bounds of the look-up histogram, seconds: fine around the bars of 2 and 10 ms.
 const LOOKUP_SECONDS: [f64; 14] =
     [0.0001, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.2, 1.0];
@@ -95,6 +96,8 @@ pub struct Parts {
     pub network: Mutex<Option<Network>>,
     /// How long searches of others took, from the question to the index's answer, waiting for its turn included.
     pub search_lookups: Histogram,
+    /// Why the engine stays off the network, for the next one.
+    standing: Mutex<Standing>,
     messages: Mutex<mpsc::Receiver<Message>>,
 }
 
@@ -119,6 +122,7 @@ pub fn parts(
         events,
         network: Mutex::new(None),
         search_lookups: Histogram::new(LOOKUP_SECONDS),
+        standing: Mutex::default(),
         messages: Mutex::new(receive),
     };
     (Arc::new(parts), NodeHandle { messages: send })
@@ -154,7 +158,8 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         Ok::<_, crate::store::StoreError>((store.live_transfers()?, store.wishes()?))
     });
     let (live, wishes) = loaded.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    let node = Node::new(settings, seed, live, wishes, parts.clock.now());
+    let standing = parts.standing.lock().await.clone();
+    let node = Node::new(settings, seed, live, wishes, standing, parts.clock.now());
     let (acks, acked) = mpsc::channel(ACKS);
     let mut task = Task {
         node,
@@ -166,7 +171,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         jobs: JoinSet::new(),
         generation: 0,
         acks,
-        lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        lookups: Lookups::default(),
         parts: parts.clone(),
         cancel: cancel.clone(),
     };
@@ -175,7 +180,13 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let mut messages = parts.messages.lock().await;
     let mut counts = parts.sharing.view();
     counts.mark_changed();
+    let mut hold = None;
     let outcome = loop {
+        // Written down as it changes: an engine that fails has no time for it.
+        let holds = task.node.session().hold();
+        if hold.replace(holds) != Some(holds) {
+            *parts.standing.lock().await = task.node.session().standing();
+        }
         let deadline =
             task.node.next_timeout().map_or(Duration::from_secs(3_600), |at| at.saturating_sub(parts.clock.now().mono));
         // In random order: users who say more than the engine can hear must not silence pages, tools and the watchdog.
@@ -267,7 +278,7 @@ struct Task {
     jobs: JoinSet<Option<(TransferId, u64)>>,
     generation: u64,
     acks: mpsc::Sender<Ack>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     parts: Arc<Parts>,
     cancel: CancellationToken,
 }
@@ -380,9 +391,26 @@ impl Task {
                     Some((transfer, generation))
                 });
             }
-            FileAction::Place { transfer, file, folder, name, check } => {
+            FileAction::Place { transfer, file, folder, name, size, check, meant } => {
+                // Where it goes must be on record before it is there.
+                let recorded = if meant.is_some() {
+                    let (go, recorded) = oneshot::channel();
+                    self.ack(Ack::Begin(go)).await?;
+                    Some(recorded)
+                } else {
+                    None
+                };
                 self.jobs.spawn(async move {
-                    let _ = pump.place(PlaceOrder { transfer, file, folder, name, check }, &inputs).await;
+                    if let Some(recorded) = recorded
+                        && recorded.await.is_err()
+                    {
+                        let placed = FileEvent::Placed(Err(PlaceError::DiskFull));
+                        let _ = inputs.send(Input::File(transfer, placed)).await;
+                        return None;
+                    }
+                    // What came of it is reported as well.
+                    let order = PlaceOrder { transfer, file, folder, name, size, check, meant };
+                    let _ = pump.place(order, &inputs).await;
                     None
                 });
             }
@@ -417,8 +445,7 @@ impl Task {
         let parts = matches!(ask, ShareAsk::Search { .. }).then(|| self.parts.clone());
         let asked_at = self.parts.clock.now().mono;
         self.jobs.spawn(async move {
-            let _permit = lookups.acquire().await.ok()?;
-            let answer = tokio::task::spawn_blocking(move || sharing.answer(ask)).await.ok()??;
+            let answer = lookups.run(move || sharing.answer(ask)).await??;
             if let Some(parts) = parts {
                 let took = parts.clock.now().mono.saturating_sub(asked_at);
                 parts.search_lookups.observe(took.as_secs_f64());

@@ -90,6 +90,9 @@ pub const WAITING_USERS: usize = 512;
 pub const WAITING_MESSAGES: usize = 2_048;
 /// Of these, search replies (the only large ones, about 50 KiB); one more is dropped.
 pub const WAITING_REPLIES: usize = 128;
+/// Messages sent on silent connections and kept until it is clear that they arrived; one more is not kept, and lost with
+/// its connection.
+pub const UNHEARD_MESSAGES: usize = 2_048;
 /// Attempts to reach somebody, with their tokens; one more fails at once.
 pub const ATTEMPTS: usize = 1_024;
 /// Dials that others asked of us through the server and that wait for their turn; one more is refused.
@@ -140,8 +143,15 @@ pub const BATCH_FILES: usize = 1_000;
 pub const UPLOADS: usize = 5_000;
 /// Users one download is tried with.
 pub const FAILOVER_USERS: usize = 8;
+/// Users who banned us, remembered for a while; the one longest ago is forgotten.
+pub const REFUSING_USERS: usize = 256;
 /// Bytes a new source must repeat before its own are kept (RELIABILITY-FACTS 3, rung D).
 pub const OVERLAP_BYTES: u64 = 64 * KIB;
+/// Bytes per second that a user must take of an upload, over `UPLOAD_FLOOR_S`; one who takes less loses the slot. Chosen:
+/// the slowest modem takes three times as much.
+pub const UPLOAD_FLOOR: u64 = KIB;
+/// Seconds over which that is measured.
+pub const UPLOAD_FLOOR_S: u64 = 600;
 /// Finished transfers kept in each direction; the oldest is forgotten.
 pub const FINISHED_TRANSFERS: usize = 10_000;
 /// Batches kept; the oldest is forgotten.
@@ -182,7 +192,7 @@ pub const EVENT_STREAMS: usize = 16;
 /// Bytes of a request body; a longer one is refused with 413.
 pub const BODY_LEN: usize = 1024 * 1024;
 /// Request bodies above 16 KiB at once; further ones wait in their sockets.
-pub const LARGE_BODIES: usize = 8;
+pub const LARGE_BODIES: usize = 6;
 /// Log lines kept for the page; the oldest is dropped.
 pub const LOG_LINES: usize = 1_000;
 /// Sessions signed in; the oldest is forgotten.
@@ -217,8 +227,6 @@ pub const WORKER_ANSWER_LEN: usize = 512 * 1024;
 pub const SPECTROGRAM_COLUMNS: usize = 960;
 /// Bands of a spectrogram.
 pub const SPECTROGRAM_ROWS: usize = 512;
-/// Spectrograms kept; the one longest not looked at is forgotten.
-pub const SPECTROGRAMS: usize = 4;
 /// Requests for spectrograms that wait for their turn: one file is decoded at a time. One more is refused.
 pub const SPECTROGRAMS_WAITING: usize = 4;
 /// A text from a tag or a header, bytes; cut at a character.
@@ -281,7 +289,8 @@ pub fn worst_case() -> [(&'static str, u64); 15] {
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
-        ("spectrograms", n(SPECTROGRAMS + 2, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
+        // Levels, the worker's answer or the points they become, the PNG.
+        ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]
 }
 

@@ -1,9 +1,10 @@
 //! Chromaprint, AcoustID's algorithm, over the first 120 s of samples, and its text form.
 //!
 //! Decides how decoded samples become what AcoustID's reference program would hash: mixed to one channel, brought to
-//! 11,025 Hz by [`Resampler`] and rounded to 16 bits. All of it happens in `f32` and rounding comes last, as that program
-//! does for decoders that give `f32` and for integers of more than 16 bits. For 16-bit sources it rounds after mixing and
-//! again after each filter; the difference is one step of 16 bits, and changes at most some words in a thousand.
+//! 11,025 Hz by [`Resampler`] and rounded to 16 bits. All of it happens in `f32` and rounding comes last, as that
+//! program does for decoders that give `f32` and for integers of more than 16 bits. For 16-bit sources it rounds after
+//! mixing and again after each filter; the difference is one step of 16 bits, and changes at most some words in a
+//! thousand.
 
 use rusty_chromaprint::{Configuration, FingerprintCompressor};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slskdn::app::pump::{
-    Checks, ContainerCheck, Limiter, PlaceOrder, Pump, PumpConfig, ReceiveOrder, SYNC_EVERY, SendOrder,
+    Checks, ContainerCheck, Limiter, PlaceOrder, Placing, Pump, PumpConfig, ReceiveOrder, SYNC_EVERY, SendOrder,
 };
 use slskdn::disk::pool::Pool;
 use slskdn::disk::{Backend, Disk};
@@ -75,8 +75,27 @@ impl Rig {
     }
 
     pub(super) async fn place(&self, folder: &str, name: &str, check: bool) -> Result<String, PlaceError> {
+        let size = std::fs::metadata(self.partial_path()).map_or(0, |file| file.len());
+        match self.step(folder, name, size, check, None).await? {
+            Placing::Meant(path) => match self.step(folder, name, size, check, Some(&path)).await? {
+                Placing::There(there) => Ok(there),
+                Placing::Meant(other) => panic!("{other} instead of {path}"),
+            },
+            Placing::There(path) => panic!("{path} without being meant"),
+        }
+    }
+
+    async fn step(
+        &self,
+        folder: &str,
+        name: &str,
+        size: u64,
+        check: bool,
+        meant: Option<&str>,
+    ) -> Result<Placing, PlaceError> {
         let (file, folder, name) = (NAME.to_owned(), folder.to_owned(), name.to_owned());
-        self.pump.place(PlaceOrder { transfer: ID, file, folder, name, check }, &self.events).await
+        let meant = meant.map(str::to_owned);
+        self.pump.place(PlaceOrder { transfer: ID, file, folder, name, size, check, meant }, &self.events).await
     }
 
     /// What was reported so far.
@@ -521,10 +540,30 @@ async fn finished_files_are_placed_and_never_overwrite() {
         std::fs::write(rig.partial_path(), bytes).unwrap();
         let placed = rig.place("An Artist/An Album", "song.flac", false).await.unwrap();
         assert_eq!(placed, folder.join(name).to_str().unwrap());
-        assert_eq!(rig.events(), [FileEvent::Placed(Ok(placed.clone()))]);
+        assert_eq!(rig.events(), [FileEvent::Meant(placed.clone()), FileEvent::Placed(Ok(placed.clone()))]);
         assert_eq!(std::fs::read(placed).unwrap(), bytes);
         assert!(!rig.partial_path().exists());
     }
+}
+
+/// A process killed after the file went to its place, and before the record says so, finds it there.
+#[tokio::test]
+async fn a_file_that_is_in_its_place_is_not_placed_again() {
+    let rig = Rig::new();
+    std::fs::write(rig.partial_path(), b"song").unwrap();
+    let placed = rig.place("Album", "song.flac", false).await.unwrap();
+    let again = rig.step("Album", "song.flac", 4, true, Some(&placed)).await;
+    assert_eq!(again, Ok(Placing::There(placed.clone())));
+    // Another size: that is not it. And what is there without being meant is somebody else's.
+    for (size, meant) in [(5, Some(placed.as_str())), (4, None)] {
+        let nothing = rig.step("Album", "song.flac", size, false, meant).await;
+        assert!(matches!(nothing, Err(PlaceError::Disk(_))), "{nothing:?}");
+    }
+    // Taken by another file meanwhile: the partial file stays for another place.
+    std::fs::write(rig.partial_path(), b"tune").unwrap();
+    let other = rig.step("Album", "song.flac", 4, false, Some(&placed)).await.unwrap();
+    assert_eq!(other, Placing::Meant(placed.replace("song", "song (1)")));
+    assert!(rig.partial_path().exists());
 }
 
 #[tokio::test]
@@ -572,6 +611,13 @@ async fn another_file_system_gets_a_copy() {
     let placed = rig.place("", "a.mp3", false).await.unwrap();
     assert_eq!(placed, elsewhere.path().join("a (1).mp3").to_str().unwrap());
     assert!(std::fs::read(placed).unwrap() == bytes);
+    assert!(!rig.partial_path().exists());
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 2);
+    // Killed after the copy, before the original was removed.
+    std::fs::write(rig.partial_path(), &bytes).unwrap();
+    let copy = elsewhere.path().join("a (1).mp3").to_str().unwrap().to_owned();
+    let again = rig.step("", "a.mp3", bytes.len() as u64, false, Some(&copy)).await;
+    assert_eq!(again, Ok(Placing::There(copy)));
     assert!(!rig.partial_path().exists());
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 2);
 }

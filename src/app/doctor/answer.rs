@@ -145,10 +145,10 @@ impl Doctor {
                 HealthAnswer::Variants(copy.map_err(unreadable)?.into_iter().collect())
             }
             HealthRequest::Spectrogram { copy, narrow } => {
-                let drawn = self.gallery().of(copy, || self.draw(copy))?;
                 let size = if narrow { Size::NARROW } else { Size::WIDE };
-                let png = picture::png(&drawn, size);
-                HealthAnswer::Picture(png.map_err(|error| Refusal::Full(format!("no picture could be made: {error}")))?)
+                let none = |error| Refusal::Full(format!("no picture could be made: {error}"));
+                let png = self.easel().draw(|| picture::png(&self.draw(copy)?, size).map_err(none))?;
+                HealthAnswer::Picture(png)
             }
             HealthRequest::Scores => HealthAnswer::Scores(Box::new(self.scores().map_err(unreadable)?)),
             HealthRequest::Rejudge(force) => {

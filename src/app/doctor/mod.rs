@@ -5,7 +5,7 @@
 //! the traits here, so that tests bring their own.
 
 mod answer;
-mod gallery;
+mod easel;
 pub mod load;
 pub mod report;
 pub mod scan;

@@ -74,7 +74,7 @@ fn table(issues: &[Issue], below: &str) -> Table {
     table.set_header(["Severity", "Problem", "Where", "Why"].map(heading));
     for issue in issues {
         let path = issue.path.to_string();
-        let path = path.strip_prefix(below).map(|rest| rest.trim_start_matches('/')).unwrap_or(&path);
+        let path = path.strip_prefix(below).map_or(path.as_str(), |rest| rest.trim_start_matches('/'));
         let place = if path.is_empty() { "." } else { path };
         let severity = Cell::new(issue.severity.name()).fg(colour(issue.severity));
         table.add_row([

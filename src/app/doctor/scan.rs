@@ -1,9 +1,9 @@
 //! One scan: counts what is to be done, measures on several threads, writes down file by file.
 //!
 //! Threads: one walks ahead and counts, one walks and decides (`engine::library::scan::step`), some measure, and the
-//! caller's judges and commits. All mailboxes are bounded, so the walk waits for the workers. A batch is committed after
-//! [`BATCH`] files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file is
-//! measured twice.
+//! caller's judges and commits. All mailboxes are bounded, so the walk waits for the workers. A batch is committed
+//! after [`BATCH`] files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file
+//! is measured twice.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -250,10 +250,9 @@ impl<'g> Run<'g> {
             match heard.recv_timeout(Duration::from_millis(500)) {
                 Ok(Answer::Walked(files)) => met = Some(files),
                 Ok(Answer::Passed) => self.scan.counts.files += 1,
-                Ok(Answer::Fleeting) => {}
                 Ok(Answer::Renamed(file, row)) => self.renamed(file, *row),
                 Ok(Answer::Done(file, outcome)) => self.done(file, outcome)?,
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Answer::Fleeting) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let age = self.ground.clock.now().mono.saturating_sub(self.batch_began);
@@ -399,7 +398,8 @@ impl<'g> Run<'g> {
 
 fn is_gone(path: &LocalPath) -> bool {
     let found = std::fs::symlink_metadata(walk::to_path(path));
-    matches!(found, Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory))
+    let gone = [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory];
+    found.is_err_and(|error| gone.contains(&error.kind()))
 }
 
 fn row(file: Met, outcome: FileOutcome, scan: &Scan) -> FileRow {
@@ -448,8 +448,8 @@ fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorErro
     })
 }
 
-/// Bits in which sketches may differ to be worth comparing. Other recordings differ in half of the 64, the same in other
-/// codings in a few.
+/// Bits in which sketches may differ to be worth comparing. Other recordings differ in half of the 64, the same in
+/// other codings in a few.
 const SKETCH_DISTANCE_MAX: u32 = 16;
 /// Copies of one recording differ in duration by less (SPEC-FACTS 1).
 const SAME_DURATION_MS: u64 = 7_000;
@@ -557,8 +557,8 @@ fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers:
             (Step::Rename, Some(row)) => Answer::Renamed(met, Box::new(row)),
             _ => measure(ground, met, reins),
         };
-        // Nobody hears it when the scan ends; then the walk is told to stop, and what it sent is taken away here, for it
-        // must not wait for room.
+        // Nobody hears it when the scan ends; then the walk is told to stop, and what it sent is taken away here, for
+        // it must not wait for room.
         let _ = answers.send(answer);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::gallery::Gallery;
+use super::easel::Easel;
 use super::scan::{self, Reins};
 use super::{DoctorError, Ground, load, settle, walk};
 use crate::engine::library::governor::{Load, tempo};
@@ -91,7 +91,7 @@ struct Inner {
     changed: Notify,
     progress: watch::Sender<Progress>,
     counters: Counters,
-    gallery: Gallery,
+    easel: Easel,
     /// Transfers under way, as the publisher last said.
     transfers: AtomicU64,
 }
@@ -112,7 +112,7 @@ impl Doctor {
             changed: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
-            gallery: Gallery::default(),
+            easel: Easel::default(),
             transfers: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -123,8 +123,8 @@ impl Doctor {
         &self.inner.ground
     }
 
-    pub(super) fn gallery(&self) -> &Gallery {
-        &self.inner.gallery
+    pub(super) fn easel(&self) -> &Easel {
+        &self.inner.easel
     }
 
     /// How many transfers are under way.

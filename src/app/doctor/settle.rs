@@ -1,7 +1,7 @@
 //! Looks at recordings and releases as a whole, once their files are known, and asks the catalogue about what is not.
 //!
-//! What is to be done is a table; an entry leaves it in the commit that records what was found. What the catalogue could
-//! not be asked stays in the table under another name and is taken up again by [`Settler::catch_up`].
+//! What is to be done is a table; an entry leaves it in the commit that records what was found. What the catalogue
+//! could not be asked stays in the table under another name and is taken up again by [`Settler::catch_up`].
 
 use std::collections::BTreeMap;
 

@@ -83,8 +83,8 @@ pub fn files(
     let walk = WalkDir::new(root).follow_links(false).max_depth(depth).sort_by_file_name().into_iter();
     let walk = walk.filter_entry(|entry| {
         let is_folder = entry.file_type().is_dir();
-        entry.depth() == 0
-            || (!skips_name(entry.file_name().as_bytes(), is_folder) && !(is_folder && rules.exclude(entry.path())))
+        let left_out = skips_name(entry.file_name().as_bytes(), is_folder) || rules.exclude(entry.path());
+        entry.depth() == 0 || !left_out
     });
     for entry in walk {
         let entry = match entry {

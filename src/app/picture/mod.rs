@@ -296,7 +296,9 @@ mod tests {
     #[test]
     fn the_png_decodes_to_what_was_drawn() {
         let bytes = png(&picture(), Size::WIDE).unwrap();
-        let mut reader = png::Decoder::new(io::Cursor::new(bytes)).read_info().unwrap();
+        let mut decoder = png::Decoder::new(io::Cursor::new(bytes));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
         let mut points = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut points).unwrap();
         assert_eq!((info.width, info.color_type), (1_019, png::ColorType::Rgb));

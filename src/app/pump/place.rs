@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{BATCH, PlaceOrder, Pump};
+use super::{BATCH, PlaceOrder, Placing, Pump};
 use crate::disk::pool::Block;
 use crate::disk::{DiskError, File, Folder};
 use crate::engine::soulseek::io::PlaceError;
@@ -30,27 +30,50 @@ pub trait ContainerCheck: Send {
 /// Finds the checker for a file name extension (lower case, without the dot); `None` for containers without checksums.
 pub type Checks = Arc<dyn Fn(&str) -> Option<Box<dyn ContainerCheck>> + Send + Sync>;
 
-pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<String, PlaceError> {
+pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, PlaceError> {
     let disk = &pump.shared.disk;
     let from = disk.open_folder(&pump.shared.config.incomplete).await.map_err(refused)?;
+    match disk.open_existing(&from, &order.file).await {
+        Ok(_) => {}
+        Err(DiskError::Missing(path)) => return found(pump, order).await.ok_or(refused(DiskError::Missing(path))),
+        Err(error) => return Err(refused(error)),
+    }
     if order.check {
         check(pump, &from, order).await?;
     }
     let downloads = disk.open_folder(&pump.shared.config.downloads).await.map_err(refused)?;
     let to = disk.make_folders(&downloads, &order.folder).await.map_err(refused)?;
-    let name = match put(pump, &from, &order.file, &to, &order.name).await {
-        Err(DiskError::OtherFileSystem(_)) => {
-            // Under a name of its own first, so that a name without a number never stands for half a file.
-            let copy = format!(".{}", order.file);
-            copy_to(pump, &from, &order.file, &to, &copy).await.map_err(refused)?;
-            let name = put(pump, &to, &copy, &to, &order.name).await.map_err(refused)?;
-            disk.remove(&from, &order.file).await.map_err(refused)?;
-            name
+    // The name chosen before, unless the downloads folder is another one by now.
+    let chosen = order.meant.as_ref().and_then(|path| {
+        let name = path.rsplit('/').next()?;
+        (absolute(&to, name) == *path).then_some((name, path))
+    });
+    if let Some((name, path)) = chosen {
+        match put(pump, &from, &order.file, &to, name).await {
+            Ok(()) => return Ok(Placing::There(path.clone())),
+            Err(DiskError::Taken(_)) => {}
+            Err(error) => return Err(refused(error)),
         }
-        other => other.map_err(refused)?,
-    };
-    let path = std::path::absolute(to.path().join(&name)).unwrap_or_else(|_| to.path().join(&name));
-    Ok(path.to_string_lossy().into_owned())
+    }
+    let name = free_name(pump, &to, &order.name).await.map_err(refused)?;
+    Ok(Placing::Meant(absolute(&to, &name)))
+}
+
+/// As the record has it.
+fn absolute(folder: &Folder, name: &str) -> String {
+    let path = folder.path().join(name);
+    std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+/// Without a partial file: the file where it was meant to go, if it is there and whole.
+async fn found(pump: &Pump, order: &PlaceOrder) -> Option<Placing> {
+    let disk = &pump.shared.disk;
+    let path = Path::new(order.meant.as_ref()?);
+    let (_, len) = disk.open_read(path).await.ok()?;
+    let folder = disk.open_folder(path.parent()?).await.ok()?;
+    // The kill may have come before that.
+    disk.sync_folder(&folder).await.ok()?;
+    (len == order.size).then(|| Placing::There(path.to_string_lossy().into_owned()))
 }
 
 fn refused(error: DiskError) -> PlaceError {
@@ -60,17 +83,58 @@ fn refused(error: DiskError) -> PlaceError {
     }
 }
 
-/// Renames to the first name that is free; returns it.
-async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<String, DiskError> {
+/// Moves the file to exactly this name. `Taken`: something else has it.
+async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<(), DiskError> {
+    let disk = &pump.shared.disk;
+    match disk.rename(from, file, to, name).await {
+        Err(DiskError::OtherFileSystem(_)) => {}
+        other => return other,
+    }
+    // Under a name of its own first, so that a name without a number never stands for half a file.
+    let copy = format!(".{file}");
+    if !same_bytes(pump, from, file, to, name).await? {
+        copy_to(pump, from, file, to, &copy).await?;
+        disk.rename(to, &copy, to, name).await?;
+    }
+    disk.remove(from, file).await
+}
+
+/// The first name that is free.
+async fn free_name(pump: &Pump, folder: &Folder, name: &str) -> Result<String, DiskError> {
+    if Path::new(name).file_name() != Some(OsStr::new(name)) {
+        return Err(DiskError::UnsafeName(name.into()));
+    }
     let mut candidate = name.to_owned();
     for number in 1..=NUMBERS_MAX {
-        match pump.shared.disk.rename(from, file, to, &candidate).await {
-            Err(DiskError::Taken(_)) => candidate = numbered(name, number),
+        match pump.shared.disk.open_existing(folder, &candidate).await {
+            Err(DiskError::Missing(_)) => return Ok(candidate),
+            Ok(_) | Err(DiskError::NotAFile(_) | DiskError::SymbolicLink(_)) => candidate = numbered(name, number),
             Err(error) => return Err(error),
-            Ok(()) => return Ok(candidate),
         }
     }
-    Err(DiskError::Taken(to.path().join(name)))
+    Err(DiskError::Taken(folder.path().join(name)))
+}
+
+/// Whether the copy is there already: a process killed before it removed the original left both.
+async fn same_bytes(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<bool, DiskError> {
+    let disk = &pump.shared.disk;
+    let (copy, copied) = match disk.open_existing(to, name).await {
+        Ok(there) => there,
+        Err(DiskError::Missing(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (original, len) = disk.open_existing(from, file).await?;
+    let mut at = 0;
+    while at < len && copied == len {
+        let ours = read_some(pump, &original, at).await?;
+        let theirs = read_some(pump, &copy, at).await?;
+        let read: usize = ours.iter().map(Block::len).sum();
+        if read == 0 || !ours.iter().flat_map(Block::bytes).eq(theirs.iter().flat_map(Block::bytes)) {
+            return Ok(false);
+        }
+        at += read as u64;
+    }
+    Ok(copied == len)
 }
 
 /// `name (1).ext`; the name before it is shortened if the whole would be too long.

@@ -1,9 +1,9 @@
 //! Sample-rate conversion of one channel by a polyphase windowed sinc, as AcoustID's reference program has it done.
 //!
 //! Fingerprints are compared bit by bit, so the filter follows the parameters that program asks its resampler for: 16
-//! taps widened by the ratio of the rates, at most 256 phases without interpolation between them, cutoff 0.8 of the lower
-//! rate, a Kaiser window with β 9, each phase of unit gain. The beginning and the end are mirrored. The first sample that
-//! comes out lies on the first that went in.
+//! taps widened by the ratio of the rates, at most 256 phases without interpolation between them, cutoff 0.8 of the
+//! lower rate, a Kaiser window with β 9, each phase of unit gain. The beginning and the end are mirrored. The first
+//! sample that comes out lies on the first that went in.
 
 /// Taps at equal rates.
 const TAPS: f64 = 16.0;

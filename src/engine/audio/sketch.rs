@@ -1,9 +1,9 @@
 //! A 64-bit likeness of a whole file's sound that stays near when it is coded again.
 //!
-//! Decides how sketches are made and how far apart two are. Energies of nine bands below 2 kHz are gathered over stretches
-//! of time that grow with the file, so nothing needs to be sought back; at the end the file is cut in nine equal spans.
-//! A bit says whether the tilt between neighbouring bands rises or falls from one span to the next: level, equalising by
-//! a constant and the codec hardly change that.
+//! Decides how sketches are made and how far apart two are. Energies of nine bands below 2 kHz are gathered over
+//! stretches of time that grow with the file, so nothing needs to be sought back; at the end the file is cut in nine
+//! equal spans. A bit says whether the tilt between neighbouring bands rises or falls from one span to the next: level,
+//! equalising by a constant and the codec hardly change that.
 
 use std::sync::Arc;
 

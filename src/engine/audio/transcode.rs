@@ -24,6 +24,12 @@ const EXCERPTS_ENOUGH: u8 = 4;
 pub const WALL_DB: f32 = 25.0;
 /// A wall falls within this, Hz: analogue filters take kilohertz.
 pub const WALL_WIDTH_HZ: u32 = 900;
+/// No lossy codec ends music lower than this, Hz: a fall further down is the end of a bass or of a drone.
+const WALL_LOWEST_HZ: u32 = 9_000;
+/// Opus ends at 20 kHz at every music rate, Hz; its grid is weaker when the file was cut between samples of 48 kHz.
+const OPUS_WALL_HZ: std::ops::RangeInclusive<u32> = 19_800..=20_600;
+/// Strength that convicts an Opus grid with that wall.
+const OPUS_SURE: f32 = 4.8;
 /// Walls from here up are those of converters and resamplers, Hz.
 const CONVERTER_HZ: u32 = 19_400;
 /// Content that ends below this share of half the sample rate (T4).
@@ -87,7 +93,7 @@ fn judge_lossless(measured: &Measured) -> Judgement {
 
     // Every file ends somewhat below half of its own rate.
     let own_end_hz = half_rate - half_rate / 10;
-    if wall && edge.hz < CONVERTER_HZ.min(own_end_hz) {
+    if wall && (WALL_LOWEST_HZ..CONVERTER_HZ.min(own_end_hz)).contains(&edge.hz) {
         reasons.push(reason(Rule::BrickWall, &edge_values(edge)));
         verdict = Verdict::Uncertain;
         confidence = 0.5;
@@ -105,15 +111,18 @@ fn judge_lossless(measured: &Measured) -> Judgement {
             source = Some(Source { codec: None, bitrate_kbps: None, sample_rate_hz: Some(rate) });
         }
     }
+    let of_opus = |grid: &Grid| {
+        grid.codec == GridCodec::Opus && grid.strength >= OPUS_SURE && wall && OPUS_WALL_HZ.contains(&edge.hz)
+    };
     if let Some(grid) = strongest
-        && grid.strength >= GRID_DOUBT
+        && (grid.strength >= GRID_DOUBT || of_opus(grid))
     {
         reasons.push(reason(Rule::FrameGrid, &grid_values(grid)));
         let agreed = grid.groups >= 4 && grid.agreeing >= 3 && grid.strength >= GRID_AGREED;
-        if grid.strength >= GRID_SURE || agreed {
+        if grid.strength >= GRID_SURE || agreed || of_opus(grid) {
             verdict = Verdict::Transcode;
             // 0.9 at the threshold, towards 1 with strength.
-            confidence = 1.0 - 0.1 * (GRID_SURE / grid.strength).min(1.0);
+            confidence = 1.0 - 0.1 * (GRID_SURE / grid.strength).min(2.0);
             source = Some(Source {
                 codec: Some(codec_of(grid.codec)),
                 bitrate_kbps: wall.then(|| likely_kbps(edge.hz)),

@@ -1,7 +1,7 @@
 //! True peak of one channel: the samples and what lies between them, by interpolation (ITU-R BS.1770-4, annex 2).
 //!
-//! Four times oversampled below 96 kHz, twice below 192 kHz, else the samples themselves. Interpolating everything would
-//! cost more than decoding, so a block is only looked at when bounds that are cheap to compute allow a new peak in it.
+//! Four times oversampled below 96 kHz, twice below 192 kHz, else the samples themselves. Interpolating everything
+//! would cost more than decoding, so a block is only looked at when cheap bounds allow a new peak in it.
 
 /// Taps of each phase; half of them lie on either side.
 const TAPS: usize = 32;

@@ -1,8 +1,8 @@
 //! The Collection Doctor's decisions: what is wrong with a file, an album, a recording, and what a rescan makes of what
 //! was found before.
 //!
-//! [`detect`] holds one function per kind of issue, evidence in, issue out; [`merge`] lets findings meet the stored row;
-//! [`scan`] decides what a walk does with each file and how far it has come; [`score`] is the health score;
+//! [`detect`] holds one function per kind of issue, evidence in, issue out; [`merge`] lets findings meet the stored
+//! row; [`scan`] decides what a walk does with each file and how far it has come; [`score`] is the health score;
 //! [`governor`] says how quickly to work. How good a copy is, and whether it is a transcode, is `engine::audio`'s;
 //! reading files, asking catalogues and keeping rows are the shells'.
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use allowance::Allowance;
 use attempts::{Attempt, Call, Goal, Why};
-use peers::{Reach, Waiting};
+use peers::{Reach, Unheard, Waiting};
 use strikes::Strikes;
 
 use super::Settings;
@@ -148,12 +148,23 @@ struct Conn {
     busy_until: Duration,
     /// A newer connection of the same user delivers: this one goes soon.
     replaced: bool,
+    /// Sent in a doubtful moment, and nothing came back yet.
+    unheard: Vec<Unheard>,
 }
 
 impl Conn {
     fn new(ip: Ipv4Addr, incoming: bool, stage: Stage, now: Now) -> Self {
-        let busy_until = Duration::ZERO;
-        Self { ip, incoming, user: None, stage, since: now.mono, last: now.mono, busy_until, replaced: false }
+        Self {
+            ip,
+            incoming,
+            user: None,
+            stage,
+            since: now.mono,
+            last: now.mono,
+            busy_until: Duration::ZERO,
+            replaced: false,
+            unheard: Vec::new(),
+        }
     }
 }
 
@@ -321,18 +332,22 @@ impl Connections {
                 if self.conns.get(&id).is_some_and(|conn| matches!(conn.stage, Stage::FileIn))
                     && let Some(user) = self.conns.remove(&id).and_then(|conn| conn.user)
                 {
+                    self.heard(&user);
                     self.events.push_back(ConnectionsEvent::FileToken { user, conn: id, token });
                 }
             }
             ConnEvent::Closed { reason, violation } => {
                 // Connections handed on to a transfer are not ours any more; their end is the transfer's.
-                if let Some(conn) = self.remove(id) {
+                if let Some(mut conn) = self.remove(id) {
                     if violation {
                         self.strikes.strike(conn.ip, now.mono);
                         self.events.push_back(ConnectionsEvent::Violation { user: conn.user.clone(), reason });
                     }
                     if matches!(conn.stage, Stage::Distributed) {
                         self.events.push_back(ConnectionsEvent::DistributedDown { conn: id });
+                    }
+                    if let Some(user) = conn.user.clone().filter(|_| !violation) {
+                        self.redeliver(&user, std::mem::take(&mut conn.unheard), now, out);
                     }
                     self.on_lost(conn, out);
                 }

@@ -103,6 +103,8 @@ pub struct Downloads {
     seeking: BTreeSet<TransferId>,
     seekers: BTreeSet<TransferId>,
     finished: VecDeque<(Username, String)>,
+    /// Users who banned us, and until when that is believed.
+    refusing: BTreeMap<Username, Duration>,
     places: BTreeMap<CommandId, TransferId>,
     timers: Timers,
     logged_in: bool,
@@ -356,7 +358,7 @@ impl Downloads {
             spare: Vec::new(),
             record,
         };
-        self.meet(&download.record.user, &download.record.path, download.record.id, turn.out);
+        self.meet(&download.record.user, &download.record.path, download.record.id, turn.now, turn.out);
         self.live.insert(download.record.id, download);
     }
 

@@ -96,6 +96,9 @@ pub enum FileEvent {
     Received(ReceiveEnd),
     /// An upload's connection is done with.
     Sent(SendEnd),
+    /// A finished file would go to this path, which was free. `FileAction::Place` with `meant` follows once the record
+    /// says so.
+    Meant(String),
     /// A finished file lies in its place: folder synced, or it does not.
     Placed(Result<String, PlaceError>),
 }
@@ -306,7 +309,8 @@ pub enum FileAction {
         size: u64,
     },
     /// Move a complete partial file to its place below the downloads folder. Never overwrites: a taken name gets a
-    /// number.
+    /// number. In two steps, so that a process killed in between does not fetch the file again: first the place is
+    /// chosen and told by `FileEvent::Meant`, then the file goes there.
     Place {
         /// The download.
         transfer: TransferId,
@@ -316,8 +320,13 @@ pub enum FileAction {
         folder: String,
         /// File name, already safe.
         name: String,
+        /// Bytes of the whole file.
+        size: u64,
         /// The bytes come from two users: the container's own checksums must hold first.
         check: bool,
+        /// The second step: the path chosen before. Not before every earlier `Store` action is durable. Where the partial
+        /// file is gone and a file of this size lies there, it is in its place already.
+        meant: Option<String>,
     },
     /// Forget a partial file.
     Discard {

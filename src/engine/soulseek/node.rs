@@ -18,7 +18,7 @@ use super::io::{Action, Command, Input, NetAction, Notice, Refusal, Reply, Share
 use super::peer::PeerMessage;
 use super::searches::{self, SearchEvent, Searches};
 use super::server::{FromServer, ToServer, UserStatus};
-use super::session::{Session, SessionEvent};
+use super::session::{Session, SessionEvent, Standing};
 use super::tree::Tree;
 use super::uploads::Uploads;
 use crate::model::id::{CommandId, SearchId, TransferId, Username};
@@ -73,8 +73,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// Begins with what the store holds. `seed` is 64 random bits.
-    pub fn new(settings: Settings, seed: u64, live: Vec<Transfer>, wishes: Vec<Wish>, now: Now) -> Self {
+    /// Begins with what the store holds. `seed` is 64 random bits; `standing` is that of the engine before, if there was
+    /// one in this process.
+    pub fn new(
+        settings: Settings,
+        seed: u64,
+        live: Vec<Transfer>,
+        wishes: Vec<Wish>,
+        standing: Standing,
+        now: Now,
+    ) -> Self {
         let mut chance = Chance::new(seed);
         // Tokens and the names of sent messages differ from those of the last run.
         let tokens = u32::try_from(chance.bits() >> 32).unwrap_or(0);
@@ -98,7 +106,7 @@ impl Node {
         node.searches.load_wishes(wishes);
         node.connections.on_settings(&node.settings);
         node.tree.on_settings(&node.settings, &mut node.effects);
-        node.session.start(&node.settings, now, &mut node.effects);
+        node.session.start(standing, &node.settings, now, &mut node.effects);
         node.settle(now);
         node
     }
@@ -127,6 +135,11 @@ impl Node {
         self.settle(now);
         self.on_timeouts(now);
         self.settle(now);
+    }
+
+    /// Where the session stands; see [`Session::hold`] and [`Session::standing`].
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// The next thing to do.

@@ -105,6 +105,24 @@ enum Parked {
     Refused,
 }
 
+/// Why the program stays off the network, and for how long, in few bytes: cheap to compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    parked: Option<Parked>,
+    /// The monotonic moment of the next attempt.
+    retry: Option<Duration>,
+    failures: u32,
+}
+
+/// What must outlive an engine that failed and is made anew in the same process: the owner's word, a relogin elsewhere,
+/// and the pause that a ban or failures ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    hold: Hold,
+    reason: Option<String>,
+    account: (Username, Secret),
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Session {
@@ -142,9 +160,40 @@ impl Session {
         }
     }
 
-    /// The program begins: connects if there is an account.
-    pub fn start(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
-        self.begin(settings, now, out);
+    /// The program begins, or goes on where the last engine stood: connects if there is an account, unless that one was
+    /// off the network for a reason that still holds.
+    pub fn start(&mut self, standing: Standing, settings: &Settings, now: Now, out: &mut Effects) {
+        let Standing { hold, reason, account } = standing;
+        let same = account.0 == settings.username && account.1 == settings.password;
+        let state = match hold {
+            Hold { parked: Some(Parked::Owner), .. } => Some(State::Parked(Parked::Owner)),
+            Hold { parked: Some(parked), .. } if same => Some(State::Parked(parked)),
+            Hold { retry: Some(retry), .. } if same && retry > now.mono => Some(State::Disconnected { retry }),
+            _ => None,
+        };
+        if same {
+            self.failures = hold.failures;
+        }
+        if let Some(state) = state {
+            (self.state, self.reason, self.account) = (state, reason, account);
+        } else {
+            self.begin(settings, now, out);
+        }
+    }
+
+    /// The part of [`Self::standing`] that tells whether it changed.
+    pub fn hold(&self) -> Hold {
+        let (parked, retry) = match self.state {
+            State::Parked(parked) => (Some(parked), None),
+            State::Disconnected { retry } => (None, Some(retry)),
+            _ => (None, None),
+        };
+        Hold { parked, retry, failures: self.failures }
+    }
+
+    /// For the next engine's `start`.
+    pub fn standing(&self) -> Standing {
+        Standing { hold: self.hold(), reason: self.reason.clone(), account: self.account.clone() }
     }
 
     /// The owner wants to be on the network now. Nothing happens where that is so, or under way.

@@ -1,21 +1,24 @@
 //! Uploads that are not over: who may have what, in which order, and what the other side is told.
 //!
 //! ```text
-//! asked ──look-up──> waiting ──slot──> offered ──accepted──> opening ──connected──> sending ──> over
+//! asked ──look-up──> waiting ──slot──> checking ──still shared──> offered ──accepted──> opening ──connected──> sending ──> over
 //!   └ not shared, banned, too much: denied          └ "Queued": waiting again, later
 //! ```
 //!
 //! The index decides what is shared; a path is never joined to a folder here. Waiting uploads live in memory only: after
 //! a restart the other side asks again, and a queue that strangers fill costs the card no writes. Finished ones are kept.
 
+mod asking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use asking::{Asked, deny};
+
 use super::Settings;
-use super::chance::Chance;
 use super::effect::{About, Effect, Effects};
-use super::io::{FileAction, FileEvent, Notice, Refusal, Reply, SendEnd, SharedLocation};
+use super::io::{FileAction, FileEvent, Notice, Refusal, Reply, SendEnd};
 use super::peer::PeerMessage;
 use super::queue::UploadQueue;
 use super::server::ToServer;
@@ -24,7 +27,6 @@ use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::time::Now;
 use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
-use crate::model::units::MIB;
 use crate::model::view::FlowView;
 
 /// An offer is answered within this, or the upload is over (Nicotine+ 3.3 waits as long).
@@ -33,8 +35,12 @@ const OFFER: Duration = Duration::from_secs(30);
 const OPENING: Duration = Duration::from_secs(60);
 /// Without progress for so long an upload is stopped; the shell gives up a silent socket earlier.
 const STALL: Duration = Duration::from_secs(120);
-/// A user whose download slots are full is offered the file again after this.
+/// A user whose download slots are full is offered the file again after this, then after twice as long, up to the
+/// longest. One who asks again is served as soon as a slot is free.
 const LATER: Duration = Duration::from_secs(60);
+const LATER_MAX: Duration = Duration::from_secs(30 * 60);
+/// Who takes less than `limits::UPLOAD_FLOOR` over this time loses the slot.
+const FLOOR_WINDOW: Duration = Duration::from_secs(limits::UPLOAD_FLOOR_S);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -42,12 +48,21 @@ enum Phase {
     Waiting,
     /// Told "Queued" by the other side: back into the queue at this moment.
     Postponed(Duration),
+    /// It has a slot; the index is asked whether it is still shared.
+    Checking { until: Duration },
     /// TransferRequest sent.
     Offered { token: Token, until: Duration },
     /// The other side wants it.
     Opening { token: Token, until: Duration },
     /// Bytes flow.
-    Sending { began: Duration, until: Duration },
+    Sending { began: Duration, until: Duration, window: Window },
+}
+
+/// Where an upload was when its speed was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    since: Duration,
+    position: u64,
 }
 
 #[derive(Debug)]
@@ -56,13 +71,10 @@ struct Upload {
     /// On our disk; may not be UTF-8, so the record's own copy is for people.
     file: PathBuf,
     phase: Phase,
-}
-
-/// Somebody's wish while the index looks the file up.
-#[derive(Debug)]
-struct Asked {
-    /// Answer by TransferResponse as well: the legacy form of asking.
-    legacy: Option<Token>,
+    /// When the index last said that it is shared.
+    looked_at: Duration,
+    /// Times the other side had no free slot, in a row.
+    postponed: u32,
 }
 
 /// The machine.
@@ -156,9 +168,9 @@ impl Uploads {
         out: &mut Effects,
     ) -> bool {
         match message {
-            PeerMessage::QueueUpload { path } => self.on_asked(user, path, None, settings, out),
+            PeerMessage::QueueUpload { path } => self.on_asked(user, path, None, settings, now, out),
             PeerMessage::TransferRequest { upload: false, token, path, .. } => {
-                self.on_asked(user, path, Some(*token), settings, out);
+                self.on_asked(user, path, Some(*token), settings, now, out);
             }
             PeerMessage::TransferResponse { token, answer } => {
                 let offered = self.all.iter().find(|(_, upload)| {
@@ -179,101 +191,6 @@ impl Uploads {
             _ => return false,
         }
         true
-    }
-
-    fn on_asked(
-        &mut self,
-        user: &Username,
-        path: &WireText,
-        legacy: Option<Token>,
-        settings: &Settings,
-        out: &mut Effects,
-    ) {
-        if settings.banned.contains(user) {
-            return deny(user, path, legacy, denial::BANNED, out);
-        }
-        let known = self.all.values().any(|u| u.transfer.user == *user && u.transfer.path == *path);
-        let key = (user.clone(), path.clone());
-        if known || self.asked.contains_key(&key) {
-            if let Some(token) = legacy {
-                let answer = Err(WireText::from(denial::QUEUED));
-                out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
-            }
-            return;
-        }
-        if path.as_str().len() > limits::PATH_LEN {
-            return deny(user, path, legacy, denial::NOT_SHARED, out);
-        }
-        let theirs = self.all.values().filter(|u| u.transfer.user == *user).count()
-            + self.asked.keys().filter(|(asker, _)| asker == user).count();
-        let everybody = self.all.len() + self.asked.len();
-        let full = theirs >= settings.user_queue_files as usize
-            || everybody >= (settings.queue_files as usize).min(limits::UPLOADS);
-        if full {
-            return deny(user, path, legacy, denial::FILES, out);
-        }
-        self.asked.insert(key, Asked { legacy });
-        out.ask(super::io::ShareAsk::File { user: user.clone(), path: path.clone() });
-    }
-
-    /// The index has looked a file up.
-    pub fn on_found(
-        &mut self,
-        user: &Username,
-        path: &WireText,
-        found: Option<SharedLocation>,
-        settings: &Settings,
-        chance: &mut Chance,
-        now: Now,
-        out: &mut Effects,
-    ) {
-        let Some(asked) = self.asked.remove(&(user.clone(), path.clone())) else { return };
-        let Some(location) = found else {
-            return deny(user, path, asked.legacy, denial::NOT_SHARED, out);
-        };
-        let bytes = |mine: bool| -> u64 {
-            let counted = self.all.values().filter(|u| !mine || u.transfer.user == *user);
-            counted.map(|u| u.transfer.size).fold(location.size, u64::saturating_add)
-        };
-        let over = |used: u64, mib: u64| mib > 0 && used > mib.saturating_mul(MIB) && used != location.size;
-        if over(bytes(true), settings.user_queue_mib) || over(bytes(false), settings.queue_mib) {
-            return deny(user, path, asked.legacy, denial::MEGABYTES, out);
-        }
-        if let Some(token) = asked.legacy {
-            let answer = Err(WireText::from(denial::QUEUED));
-            out.user(user, PeerMessage::TransferResponse { token, answer }, About::Nothing);
-        }
-        let id = TransferId::from_random(chance.wide());
-        let transfer = Transfer {
-            id,
-            direction: Direction::Upload,
-            user: user.clone(),
-            path: path.clone(),
-            size: location.size,
-            state: TransferState::QueuedLocally,
-            requested_at: now.wall,
-            enqueued_at: Some(now.wall),
-            started_at: None,
-            ended_at: None,
-            start_offset: 0,
-            bytes_done: 0,
-            average_speed: 0,
-            place_in_queue: None,
-            reason: None,
-            attempts: 0,
-            next_attempt_at: None,
-            removed: false,
-            batch: None,
-            destination: None,
-            local_path: Some(location.local_path.display().to_string()),
-            partial: None,
-            rung: None,
-            tried: Vec::new(),
-        };
-        self.all.insert(id, Upload { transfer, file: location.local_path, phase: Phase::Waiting });
-        self.queue.push(user, id);
-        out.notice(Notice::TransferChanged(id, Direction::Upload));
-        self.fill_slots(settings, now, out);
     }
 
     /// We are on the network.
@@ -297,17 +214,21 @@ impl Uploads {
                 .map(|u| u.transfer.user.clone())
                 .collect();
             let Some(id) = self.queue.next(&busy) else { return };
-            self.tokens = self.tokens.wrapping_add(1);
-            let token = Token(self.tokens);
-            let Some(upload) = self.all.get_mut(&id) else { continue };
-            upload.phase = Phase::Offered { token, until: now.in_(OFFER) };
-            upload.transfer.state = TransferState::Requested;
-            upload.transfer.attempts += 1;
-            let Transfer { user, path, size, .. } = &upload.transfer;
-            let message = PeerMessage::TransferRequest { upload: true, token, path: path.clone(), size: Some(*size) };
-            out.user(user, message, About::Upload(id));
-            out.notice(Notice::TransferChanged(id, Direction::Upload));
+            self.begin(id, now, out);
         }
+    }
+
+    fn offer(&mut self, id: TransferId, now: Now, out: &mut Effects) {
+        let Some(upload) = self.all.get_mut(&id) else { return };
+        self.tokens = self.tokens.wrapping_add(1);
+        let token = Token(self.tokens);
+        upload.phase = Phase::Offered { token, until: now.in_(OFFER) };
+        upload.transfer.state = TransferState::Requested;
+        upload.transfer.attempts += 1;
+        let Transfer { user, path, size, .. } = &upload.transfer;
+        let message = PeerMessage::TransferRequest { upload: true, token, path: path.clone(), size: Some(*size) };
+        out.user(user, message, About::Upload(id));
+        out.notice(Notice::TransferChanged(id, Direction::Upload));
     }
 
     fn on_answer(
@@ -322,6 +243,7 @@ impl Uploads {
         match refused {
             None => {
                 let Some(upload) = self.all.get_mut(&id) else { return };
+                upload.postponed = 0;
                 upload.phase = Phase::Opening { token, until: now.in_(OPENING) };
                 upload.transfer.state = TransferState::Initializing;
                 out.push(Effect::OpenFile { user: upload.transfer.user.clone(), transfer: id });
@@ -329,7 +251,9 @@ impl Uploads {
             }
             Some(denial::QUEUED) => {
                 let Some(upload) = self.all.get_mut(&id) else { return };
-                upload.phase = Phase::Postponed(now.in_(LATER));
+                let pause = LATER.saturating_mul(1 << upload.postponed.min(6)).min(LATER_MAX);
+                upload.phase = Phase::Postponed(now.in_(pause));
+                upload.postponed = upload.postponed.saturating_add(1);
                 upload.transfer.state = TransferState::QueuedLocally;
                 upload.transfer.reason = Some("the other side has no free download slot".to_owned());
                 out.notice(Notice::TransferChanged(id, Direction::Upload));
@@ -352,7 +276,8 @@ impl Uploads {
             // Called off meanwhile.
             return out.push(Effect::Hang(conn));
         };
-        upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+        let window = Window { since: now.mono, position: 0 };
+        upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL), window };
         upload.transfer.state = TransferState::InProgress;
         upload.transfer.started_at = Some(now.wall);
         out.file(FileAction::Send {
@@ -404,21 +329,32 @@ impl Uploads {
         now: Now,
         out: &mut Effects,
     ) {
+        let sending = self.count(|phase| matches!(phase, Phase::Sending { .. }));
         let Some(upload) = self.all.get_mut(&id) else { return };
-        let Phase::Sending { began, .. } = upload.phase else { return };
+        let Phase::Sending { began, window, .. } = upload.phase else { return };
         let transfer = &mut upload.transfer;
         match event {
             FileEvent::Started { offset } => {
                 transfer.start_offset = *offset;
                 transfer.bytes_done = *offset;
-                upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL) };
+                let window = Window { since: now.mono, position: *offset };
+                upload.phase = Phase::Sending { began: now.mono, until: now.in_(STALL), window };
                 out.notice(Notice::TransferChanged(id, Direction::Upload));
             }
             FileEvent::Progress { position } => {
                 self.bytes = self.bytes.saturating_add(position.saturating_sub(transfer.bytes_done));
                 transfer.bytes_done = *position;
                 transfer.average_speed = speed(position.saturating_sub(transfer.start_offset), began, now);
-                upload.phase = Phase::Sending { began, until: now.in_(STALL) };
+                let Some(window) = window.at(*position, limited(settings, sending), now) else {
+                    let (user, path) = (transfer.user.clone(), transfer.path.clone());
+                    out.file(FileAction::Stop { transfer: id });
+                    // Who still wants it asks again, and waits behind the others.
+                    out.user(&user, PeerMessage::UploadFailed { path }, About::Nothing);
+                    let reason = format!("taken more slowly than {} bytes/s", limits::UPLOAD_FLOOR);
+                    self.end(id, Ending::TimedOut, Some(reason), now, out);
+                    return self.fill_slots(settings, now, out);
+                };
+                upload.phase = Phase::Sending { began, until: now.in_(STALL), window };
             }
             FileEvent::Sent(end) => {
                 let (ending, reason) = match end {
@@ -452,7 +388,7 @@ impl Uploads {
                 self.end(id, ending, reason, now, out);
                 self.fill_slots(settings, now, out);
             }
-            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Placed(_) => {}
+            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Meant(_) | FileEvent::Placed(_) => {}
         }
     }
 
@@ -505,6 +441,7 @@ impl Uploads {
 
     /// Deadlines.
     pub fn on_timeout(&mut self, settings: &Settings, now: Now, out: &mut Effects) {
+        self.give_up_look_ups(now, out);
         let due: Vec<TransferId> = self
             .all
             .iter()
@@ -519,6 +456,11 @@ impl Uploads {
                     upload.phase = Phase::Waiting;
                     upload.transfer.reason = None;
                     self.queue.push(&upload.transfer.user, id);
+                }
+                Phase::Checking { .. } => {
+                    let Transfer { user, path, .. } = &upload.transfer;
+                    deny(user, path, None, denial::READ_ERROR, out);
+                    self.end(id, Ending::Errored, Some("the share index does not answer".to_owned()), now, out);
                 }
                 Phase::Offered { .. } => {
                     self.end(
@@ -545,7 +487,8 @@ impl Uploads {
 
     /// The next deadline.
     pub fn next_timeout(&self) -> Option<Duration> {
-        self.all.values().filter_map(|upload| deadline(upload.phase)).min()
+        let uploads = self.all.values().filter_map(|upload| deadline(upload.phase));
+        uploads.chain(self.asked.values().map(|asked| asked.until)).min()
     }
 
     fn end(&mut self, id: TransferId, ending: Ending, reason: Option<String>, now: Now, out: &mut Effects) {
@@ -568,17 +511,30 @@ fn deadline(phase: Phase) -> Option<Duration> {
     match phase {
         Phase::Waiting => None,
         Phase::Postponed(at) => Some(at),
-        Phase::Offered { until, .. } | Phase::Opening { until, .. } | Phase::Sending { until, .. } => Some(until),
+        Phase::Checking { until }
+        | Phase::Offered { until, .. }
+        | Phase::Opening { until, .. }
+        | Phase::Sending { until, .. } => Some(until),
     }
 }
 
-fn deny(user: &Username, path: &WireText, legacy: Option<Token>, reason: &str, out: &mut Effects) {
-    let reason = WireText::from(reason);
-    let message = match legacy {
-        Some(token) => PeerMessage::TransferResponse { token, answer: Err(reason) },
-        None => PeerMessage::UploadDenied { path: path.clone(), reason },
-    };
-    out.user(user, message, About::Nothing);
+impl Window {
+    /// The window now that this position is reached; `None`: the user took too little for its whole length.
+    fn at(self, position: u64, limited: bool, now: Now) -> Option<Self> {
+        let passed = now.mono.saturating_sub(self.since);
+        if passed < FLOOR_WINDOW {
+            return Some(self);
+        }
+        let floor = limits::UPLOAD_FLOOR.saturating_mul(passed.as_secs());
+        let enough = limited || position.saturating_sub(self.position) >= floor;
+        enough.then_some(Self { since: now.mono, position })
+    }
+}
+
+/// Whether our own speed limit may be why an upload is slow: its share of it is not well above the floor.
+fn limited(settings: &Settings, sending: u32) -> bool {
+    let share = |limit: u64| limit / u64::from(sending.max(1));
+    settings.upload_limit.is_some_and(|limit| share(limit) < limits::UPLOAD_FLOOR * 4)
 }
 
 /// Bytes per second since `began`; at least a millisecond is taken to have passed.

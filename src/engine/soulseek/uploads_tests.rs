@@ -1,6 +1,7 @@
 use super::*;
 use crate::engine::soulseek::Secret;
-use crate::engine::soulseek::io::{Action, ShareAsk};
+use crate::engine::soulseek::chance::Chance;
+use crate::engine::soulseek::io::{Action, ShareAsk, SharedLocation};
 use crate::model::record::Change;
 use crate::model::time::UnixMs;
 
@@ -95,10 +96,14 @@ impl Rig {
 
     /// Answers every look-up with a file of this size.
     fn found(&mut self, size: u64) -> &mut Self {
+        self.answer(Some(size))
+    }
+
+    fn answer(&mut self, size: Option<u64>) -> &mut Self {
         for (user, path) in std::mem::take(&mut self.asks) {
-            let location = SharedLocation { local_path: format!("/music/{path}").into(), size };
+            let location = size.map(|size| SharedLocation { local_path: format!("/music/{path}").into(), size });
             self.act(|uploads, settings, chance, now, out| {
-                uploads.on_found(&user, &path, Some(location), settings, chance, now, out);
+                uploads.on_found(&user, &path, location, settings, chance, now, out);
             });
         }
         self
@@ -206,7 +211,7 @@ fn a_user_without_free_slots_is_asked_again_later() {
     rig.asks("ann", "a").found(1).told(&["ann offered a 101"]);
     let queued = PeerMessage::TransferResponse { token: Token(101), answer: Err("Queued".into()) };
     rig.says("ann", &queued).told(&[]);
-    rig.later(59).told(&[]).later(2).told(&["ann offered a 102"]);
+    rig.later(59).told(&[]).later(2).found(1).told(&["ann offered a 102"]);
 }
 
 #[test]
@@ -266,6 +271,81 @@ fn without_the_server_everybody_keeps_the_place() {
     rig.later(600);
     assert_eq!((rig.uploads.queued(), rig.kept.len()), (3, 0));
     rig.told(&[]);
-    rig.act(|uploads, settings, _, now, out| uploads.on_logged_in(settings, now, out));
+    rig.act(|uploads, settings, _, now, out| uploads.on_logged_in(settings, now, out)).found(1);
     assert_eq!((rig.uploads.active(), rig.told.len()), (2, 2), "{:?}", rig.told);
+}
+
+#[test]
+fn what_was_unshared_while_it_waited_is_not_sent() {
+    let mut rig = Rig::new();
+    rig.settings.upload_slots = 1;
+    let first = rig.sending("ann", "a", 101);
+    rig.asks("bob", "gone").asks("cid", "changed").found(1).told(&[]);
+    rig.now.mono += Duration::from_secs(60);
+    rig.file(first, &FileEvent::Sent(SendEnd::Complete { offset: 1_000 })).told(&[]);
+    assert_eq!(rig.asks, [(Username::from("bob"), WireText::from("gone"))]);
+    assert_eq!(rig.uploads.active(), 1, "the slot is held meanwhile");
+    rig.answer(None).told(&["bob denied gone: File not shared."]);
+    assert_eq!(rig.kept.pop().unwrap().state, TransferState::Completed(Ending::Rejected));
+    rig.answer(Some(7)).told(&["cid offered changed 102"]);
+    assert_eq!(rig.uploads.iter().map(|transfer| transfer.size).collect::<Vec<_>>(), [7]);
+}
+
+#[test]
+fn look_ups_that_are_never_answered_are_given_up() {
+    let mut rig = Rig::new();
+    rig.asks("ann", "a");
+    rig.asks.clear();
+    rig.later(29).told(&[]).later(1).told(&["ann denied a: File read error."]);
+    assert_eq!(rig.uploads.next_timeout(), None);
+    // The second look-up, when the slot is there.
+    rig.settings.upload_slots = 0;
+    rig.asks("ann", "a").found(1).later(60);
+    rig.settings.upload_slots = 1;
+    rig.act(|uploads, settings, _, now, out| uploads.on_settings(settings, now, out)).told(&[]);
+    rig.later(30).told(&["ann denied a: File read error."]);
+    assert_eq!((rig.uploads.iter().count(), rig.uploads.next_timeout()), (0, None));
+}
+
+#[test]
+fn who_never_has_room_is_offered_ever_more_rarely_and_who_asks_again_at_once() {
+    let mut rig = Rig::new();
+    rig.asks("ann", "a").found(1).told(&["ann offered a 101"]);
+    let queued = |token| PeerMessage::TransferResponse { token: Token(token), answer: Err("Queued".into()) };
+    let mut token = 101;
+    for pause in [60, 120, 240, 480, 960, 1_800, 1_800] {
+        rig.says("ann", &queued(token)).told(&[]);
+        rig.later(pause - 1).told(&[]).later(1).found(1);
+        token += 1;
+        rig.told(&[&format!("ann offered a {token}")]);
+    }
+    rig.says("ann", &queued(token)).told(&[]);
+    rig.asks("ann", "a").told(&[&format!("ann offered a {}", token + 1)]);
+}
+
+#[test]
+fn who_takes_next_to_nothing_loses_the_slot() {
+    let mut rig = Rig::new();
+    rig.settings.upload_slots = 1;
+    let drip = |rig: &mut Rig, id, from: u64, step: u64| {
+        for minute in 1..=10 {
+            rig.now.mono += Duration::from_secs(60);
+            rig.file(id, &FileEvent::Progress { position: from + minute * step });
+        }
+    };
+    let id = rig.sending("ann", "a", 101);
+    rig.asks("bob", "b").found(1);
+    rig.file(id, &FileEvent::Started { offset: 1_000 });
+    drip(&mut rig, id, 1_000, 60 * 1_024);
+    rig.told(&[]);
+    // The same with a speed limit of ours that leaves little.
+    rig.settings.upload_limit = Some(4_000);
+    drip(&mut rig, id, 700_000, 1);
+    rig.told(&[]);
+    rig.settings.upload_limit = Some(5_000);
+    drip(&mut rig, id, 700_010, 60 * 1_023);
+    rig.found(1).told(&["stop", "ann failed a", "bob offered b 102"]);
+    let kept = rig.kept.pop().unwrap();
+    assert_eq!(kept.state, TransferState::Completed(Ending::TimedOut));
+    assert_eq!(kept.reason.as_deref(), Some("taken more slowly than 1024 bytes/s"));
 }

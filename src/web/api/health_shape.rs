@@ -21,7 +21,12 @@ fn digits(value: f32) -> f64 {
 
 /// Bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// 64 hexadecimal digits.
@@ -122,7 +127,8 @@ fn evidence(evidence: &Evidence) -> Value {
         } => {
             json!({
                 "quality_score": digits(*quality_score), "codec": codec.name(), "bitrate": bitrate_kbps,
-                "dynamic_range": dynamic_range.map(digits), "effective_bandwidth_hz": bandwidth_hz, "confidence": digits(*confidence),
+                "dynamic_range": dynamic_range.map(digits), "effective_bandwidth_hz": bandwidth_hz,
+                "confidence": digits(*confidence),
                 "reasons": reasons(r),
             })
         }
@@ -155,7 +161,8 @@ fn evidence(evidence: &Evidence) -> Value {
         }
         Evidence::Copies { copies } => json!({
             "copies": copies.iter().map(|copy| json!({
-                "file_path": copy.path.to_string(), "quality_score": digits(copy.quality_score), "codec": copy.codec.name(),
+                "file_path": copy.path.to_string(), "quality_score": digits(copy.quality_score),
+                "codec": copy.codec.name(),
                 "bitrate": copy.bitrate_kbps,
             })).collect::<Vec<_>>(),
         }),

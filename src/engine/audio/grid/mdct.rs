@@ -42,7 +42,7 @@ impl Mdct {
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "table sizes are small")]
         let twiddle = (0..half)
             .map(|n| {
-                let angle = -PI * (n as f64 + 0.25) / lines as f64;
+                let angle = -PI * (n as f64 + 0.125) / lines as f64;
                 Complex32::new(angle.cos() as f32, angle.sin() as f32)
             })
             .collect();

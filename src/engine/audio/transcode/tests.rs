@@ -68,6 +68,17 @@ fn a_weak_grid_is_a_doubt_unless_the_excerpts_agree() {
 }
 
 #[test]
+fn an_opus_grid_cut_between_samples_convicts_with_its_wall() {
+    let mut file = with_grid(GridCodec::Opus, 5.2, 1);
+    assert_eq!(judge(&file).verdict, Verdict::Clean);
+    file.spectrum.edge = wall(20_200);
+    assert_eq!(judge(&file).verdict, Verdict::Transcode);
+    let mut other = with_grid(GridCodec::Mp3, 5.2, 1);
+    other.spectrum.edge = wall(20_200);
+    assert_eq!(judge(&other).verdict, Verdict::Clean);
+}
+
+#[test]
 fn a_wall_alone_is_a_doubt_a_converters_is_none_and_a_halved_rate_convicts() {
     let at = |hz| {
         let mut file = measured(Codec::Flac, 900);
@@ -78,6 +89,7 @@ fn a_wall_alone_is_a_doubt_a_converters_is_none_and_a_halved_rate_convicts() {
     assert_eq!((at(16_000).verdict, rules(&at(16_000))), (Verdict::Uncertain, vec![Rule::BrickWall]));
     assert_eq!(at(16_000).source.and_then(|source| source.bitrate_kbps), Some(160));
     assert_eq!(at(20_000).verdict, Verdict::Clean);
+    assert_eq!(at(1_600).verdict, Verdict::Clean, "the end of a bass");
     assert_eq!(at(10_900).verdict, Verdict::Transcode);
     assert_eq!(at(10_900).source.and_then(|source| source.sample_rate_hz), Some(22_050));
 }

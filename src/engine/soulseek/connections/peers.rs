@@ -1,6 +1,7 @@
 //! Peer messages: which connection carries one, what waits until there is one, and which of two goes.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::attempts::Goal;
 use super::{Connections, ConnectionsEvent, SHARE_LIST, Stage};
@@ -10,6 +11,11 @@ use crate::engine::soulseek::peer::PeerMessage;
 use crate::model::id::{ConnId, Token, Username};
 use crate::model::limits;
 use crate::model::time::Now;
+
+/// A connection silent for longer may be closed by the other side as idle while a message is on its way. Chosen.
+const SILENT: Duration = Duration::from_secs(5);
+/// News of that close come within this after the message was sent. Chosen: a slow round trip, with a lost packet.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// How a user is reached with peer messages.
 #[derive(Debug, Default)]
@@ -31,11 +37,40 @@ impl Reach {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Waiting {
     Message(PeerMessage),
     /// `GetSharedFileList`, with the reply let in.
     ShareList,
+    /// One of these for the second time.
+    Again(Box<Waiting>),
+}
+
+impl Waiting {
+    /// Whether it may be kept for a second delivery, and there was none. Large answers are not: whoever asked is still
+    /// talking. Nor is the answer to an offer: heard twice it makes Nicotine+ 3.3.11 open two file connections, and fail.
+    fn kept(&self) -> bool {
+        !matches!(
+            self,
+            Self::Again(_)
+                | Self::Message(
+                    PeerMessage::TransferResponse { .. }
+                        | PeerMessage::FileSearchResponse(_)
+                        | PeerMessage::FolderContentsResponse { .. }
+                        | PeerMessage::UserInfoResponse(_)
+                )
+        )
+    }
+}
+
+/// Sent on a connection that the other side may have closed in the same moment: as idle, or because there is another one
+/// between us, as after a race that both of its connections won.
+#[derive(Debug)]
+pub(super) struct Unheard {
+    item: Waiting,
+    about: About,
+    /// When the connection still stands then, it arrived.
+    until: Duration,
 }
 
 impl Connections {
@@ -58,8 +93,8 @@ impl Connections {
         if let Some(token) = attempt {
             self.settle(token, out);
         }
-        for (item, _) in waiting {
-            self.send_on(id, user, item, now, out);
+        for (item, about) in waiting {
+            self.send_on(id, user, item, about, now, out);
         }
         if let Some(surplus) = surplus {
             self.hang(surplus, out);
@@ -99,12 +134,29 @@ impl Connections {
                 }
             }
         }
+        self.heard(&user);
         self.events.push_back(ConnectionsEvent::Peer { user, message });
+    }
+
+    /// The user speaks, here or on another connection: what they were told before has arrived, or is answered already.
+    pub(super) fn heard(&mut self, user: &Username) {
+        for id in self.reach.get(user).map_or(&[][..], |reach| &reach.conns) {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.unheard = Vec::new();
+            }
+        }
+    }
+
+    /// A peer connection was closed by the other side: what was sent on it just now and may be lost is sent once more.
+    pub(super) fn redeliver(&mut self, user: &Username, unheard: Vec<Unheard>, now: Now, out: &mut Effects) {
+        for Unheard { item, about, .. } in unheard.into_iter().filter(|unheard| unheard.until > now.mono) {
+            self.deliver(user, Waiting::Again(Box::new(item)), about, now, out);
+        }
     }
 
     pub(super) fn deliver(&mut self, user: &Username, item: Waiting, about: About, now: Now, out: &mut Effects) {
         if let Some(id) = self.reach.get(user).and_then(Reach::target) {
-            self.send_on(id, user, item, now, out);
+            self.send_on(id, user, item, about, now, out);
             return;
         }
         if let Err(reason) = self.wait_for(user, item, about, now, out) {
@@ -147,11 +199,25 @@ impl Connections {
         Ok(())
     }
 
-    fn send_on(&mut self, id: ConnId, user: &Username, item: Waiting, now: Now, out: &mut Effects) {
+    fn send_on(&mut self, id: ConnId, user: &Username, item: Waiting, about: About, now: Now, out: &mut Effects) {
+        let twins = self.reach.get(user).is_some_and(|reach| reach.conns.len() > 1);
+        let kept: usize = self.conns.values().map(|conn| conn.unheard.len()).sum();
         if let Some(conn) = self.conns.get_mut(&id) {
+            conn.unheard.retain(|unheard| unheard.until > now.mono);
+            let silent = now.mono.saturating_sub(conn.last) > SILENT || !conn.unheard.is_empty();
+            let doubtful = silent || twins;
+            let room = kept < limits::UNHEARD_MESSAGES && conn.unheard.len() < limits::WAITING_PER_USER;
+            if doubtful && room && item.kept() {
+                conn.unheard.push(Unheard { item: item.clone(), about, until: now.in_(NEWS) });
+            }
             conn.last = now.mono;
         }
+        self.say(id, user, item, now, out);
+    }
+
+    fn say(&mut self, id: ConnId, user: &Username, item: Waiting, now: Now, out: &mut Effects) {
         match item {
+            Waiting::Again(item) => self.say(id, user, *item, now, out),
             Waiting::Message(message) => out.net(NetAction::SendPeer(id, message)),
             Waiting::ShareList => {
                 self.lists.insert(user.clone(), now.in_(SHARE_LIST));

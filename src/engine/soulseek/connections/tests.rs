@@ -1,4 +1,5 @@
 mod bounds;
+mod silence;
 
 use super::*;
 use crate::engine::soulseek::effect::Effect;

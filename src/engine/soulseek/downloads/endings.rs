@@ -117,6 +117,7 @@ impl Downloads {
             .into_iter()
             .filter(|candidate| {
                 candidate.user != turn.settings.username
+                    && !self.refuses(&candidate.user, turn.now)
                     && fits(record, moved, candidate)
                     && self.wanted(&candidate.user, &candidate.path).is_none()
             })
@@ -133,7 +134,7 @@ impl Downloads {
         let (user, path) = (record.user.clone(), record.path.clone());
         self.leave(id);
         self.part(&user, &path, id, turn.out);
-        self.meet(&best.user, &best.path, id, turn.out);
+        self.meet(&best.user, &best.path, id, turn.now, turn.out);
         let Some(download) = self.live.get_mut(&id) else { return false };
         let told = format!("goes on with {} instead of {user}", best.user);
         // The file still lands in the folder it was asked for in, beside the rest of its album.

@@ -40,6 +40,18 @@ impl Downloads {
                 }
                 self.pump(turn);
             }
+            FileEvent::Meant(path) => {
+                if let Some(file) = self.leaving.remove(&id) {
+                    turn.out.file(FileAction::Discard { file });
+                } else if let Some(download) = self.live.get_mut(&id)
+                    && matches!(download.phase, Phase::Placing)
+                {
+                    download.record.local_path = Some(path);
+                    turn.out.keep(&download.record);
+                    self.put(id, turn);
+                }
+                self.pump(turn);
+            }
             FileEvent::Placed(result) => {
                 if let Some(file) = self.leaving.remove(&id) {
                     if result.is_err() {
@@ -148,7 +160,7 @@ impl Downloads {
         }
     }
 
-    /// Has the finished partial file put in its place.
+    /// Has the finished partial file put in its place: the one in its record, else a free one is chosen first.
     pub(super) fn put(&mut self, id: TransferId, turn: &mut Turn<'_>) {
         self.leave(id);
         let Some(download) = self.live.get_mut(&id) else { return };
@@ -156,8 +168,9 @@ impl Downloads {
         let Some(partial) = &record.partial else { return };
         let (folder, name) = names::layout(&record.path, record.destination.as_deref());
         let (file, check) = (partial.file.clone(), !partial.joins.is_empty());
+        let (size, meant) = (record.size, record.local_path.clone());
         download.phase = Phase::Placing;
-        turn.out.file(FileAction::Place { transfer: id, file, folder, name, check });
+        turn.out.file(FileAction::Place { transfer: id, file, folder, name, size, check, meant });
         self.timers.set(Timer::Download(id), turn.now.in_(PLACING));
     }
 
@@ -234,6 +247,7 @@ impl Downloads {
 pub(super) fn discard(record: &mut Transfer, turn: &mut Turn<'_>) {
     record.bytes_done = 0;
     record.start_offset = 0;
+    record.local_path = None;
     if let Some(partial) = record.partial.take() {
         turn.out.file(FileAction::Discard { file: partial.file });
     }

@@ -1,5 +1,7 @@
 //! What uploaders say: offers, refusals, failures; and the file connection that follows an offer we took.
 
+use std::time::Duration;
+
 use super::{Disk, Downloads, FILE_SIZE_MAX, Phase, Receiving, Stop, Timer, Turn, files};
 use crate::engine::audio::container::Check;
 use crate::engine::soulseek::effect::About;
@@ -12,6 +14,9 @@ use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::transfer::{Ending, Transfer, TransferState};
 use crate::model::units::GIB;
+
+/// So long a ban is remembered. Chosen: an owner who was unbanned by hand can ask for a single file at any time.
+const BANNED: Duration = Duration::from_secs(60 * 60);
 
 impl Downloads {
     /// A peer message. `false` where it is not about downloads of ours: somebody else's business.
@@ -175,7 +180,37 @@ impl Downloads {
                     self.give_up(id, Ending::Rejected, told, turn);
                 }
             }
+            "Banned" => self.on_banned(id, &user, &told, turn),
             _ => self.give_up(id, Ending::Rejected, told, turn),
+        }
+    }
+
+    /// The user wants nothing to do with us: no other file is asked for either.
+    fn on_banned(&mut self, id: TransferId, name: &Username, told: &str, turn: &mut Turn<'_>) {
+        if self.refusing.len() >= limits::REFUSING_USERS
+            && let Some(oldest) = self.refusing.iter().min_by_key(|(_, until)| **until).map(|(user, _)| user.clone())
+        {
+            self.refusing.remove(&oldest);
+        }
+        self.refusing.insert(name.clone(), turn.now.in_(BANNED));
+        if let Some(user) = self.users.get_mut(name) {
+            // None of the others is asked for while they are taken elsewhere one by one.
+            user.cautious = true;
+            user.paused = true;
+        }
+        self.give_up(id, Ending::Rejected, told.to_owned(), turn);
+        for other in self.ids_of(name) {
+            let waits = self.live.get(&other).is_some_and(|download| {
+                let idle = matches!(download.phase, Phase::Waiting | Phase::Ready | Phase::Asked { .. });
+                download.record.user == *name && idle && !files::is_complete(download)
+            });
+            if waits {
+                self.give_up(other, Ending::Rejected, told.to_owned(), turn);
+            }
+        }
+        // Whatever is left there is on its way. What the owner wants from now on is asked for one by one.
+        if let Some(user) = self.users.get_mut(name) {
+            user.paused = false;
         }
     }
 

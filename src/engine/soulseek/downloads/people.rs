@@ -12,6 +12,7 @@ use crate::engine::soulseek::server::ToServer;
 use crate::engine::soulseek::transfer::{self, TransferEvent};
 use crate::model::id::{CommandId, TransferId, Username};
 use crate::model::music::WireText;
+use crate::model::time::Now;
 use crate::model::transfer::{Ending, TransferState};
 
 /// A place in queue is asked at most so often (SOULSEEK-FACTS, transfer negotiation).
@@ -112,7 +113,7 @@ impl Downloads {
         }
     }
 
-    fn ids_of(&self, name: &Username) -> Vec<TransferId> {
+    pub(super) fn ids_of(&self, name: &Username) -> Vec<TransferId> {
         self.users.get(name).map_or_else(Vec::new, |user| user.paths.values().copied().collect())
     }
 
@@ -266,17 +267,25 @@ impl Downloads {
     }
 
     /// One more path wanted from a user.
-    pub(super) fn meet(&mut self, name: &Username, path: &WireText, id: TransferId, out: &mut Effects) {
+    ///
+    /// Of a user who banned us not long ago one file is asked for; the answer goes for all.
+    pub(super) fn meet(&mut self, name: &Username, path: &WireText, id: TransferId, now: Now, out: &mut Effects) {
         if !self.users.contains_key(name) {
             let watched = self.users.values().filter(|user| user.watched).count() < WATCHED_USERS;
             if watched && self.logged_in {
                 out.server(ToServer::WatchUser { user: name.as_str().into() });
             }
-            self.users.insert(name.clone(), User { watched, ..User::default() });
+            let cautious = self.refuses(name, now);
+            self.users.insert(name.clone(), User { cautious, watched, ..User::default() });
         }
         if let Some(user) = self.users.get_mut(name) {
             user.paths.insert(path.as_str().to_owned(), id);
         }
+    }
+
+    /// Whether the user banned us not long ago.
+    pub(super) fn refuses(&self, name: &Username, now: Now) -> bool {
+        self.refusing.get(name).is_some_and(|until| *until > now.mono)
     }
 
     /// One path less. With the last one the user is no longer watched, and another one may be.

@@ -154,6 +154,7 @@ impl Desk {
                 self.begins.push(begin);
                 format!("receive {} {name} {size}", conn.0)
             }
+            FileAction::Place { folder, name, meant: Some(path), .. } => format!("place {folder}/{name} to {path}"),
             FileAction::Place { folder, name, check, .. } => format!("place {folder}/{name} {check}"),
             FileAction::Discard { .. } => "discard".to_owned(),
             FileAction::Stop { .. } => "stop".to_owned(),

@@ -43,7 +43,7 @@ impl Rig {
 
     fn started() -> Self {
         let mut rig = Self::new();
-        rig.session.start(&rig.settings, rig.now, &mut rig.out);
+        rig.session.start(Standing::default(), &rig.settings, rig.now, &mut rig.out);
         rig
     }
 
@@ -119,7 +119,7 @@ fn refused(reason: &str, detail: Option<&str>) -> FromServer {
 fn logs_in_and_introduces_itself() {
     let mut rig = Rig::new();
     rig.session.on_counts(ShareCounts { folders: 3, files: 40 }, &mut rig.out);
-    rig.session.start(&rig.settings, rig.now, &mut rig.out);
+    rig.session.start(Standing::default(), &rig.settings, rig.now, &mut rig.out);
     assert_eq!(rig.net(), [NetAction::ServerConnect]);
     assert_eq!(rig.state(), ServerState::Connecting);
     rig.up();
@@ -171,7 +171,7 @@ fn counts_are_sent_again_only_when_they_change() {
 fn waits_for_an_account() {
     let mut rig = Rig::new();
     rig.settings.username = Username::default();
-    rig.session.start(&rig.settings, rig.now, &mut rig.out);
+    rig.session.start(Standing::default(), &rig.settings, rig.now, &mut rig.out);
     assert_eq!(rig.net(), []);
     assert_eq!(rig.session.next_timeout(), None);
     assert_eq!(rig.session.view(rig.now).reason.as_deref(), Some("no Soulseek user name is set"));
@@ -399,4 +399,42 @@ fn every_state_survives_every_event() {
             assert!(due.is_none_or(|due| due > rig.now.mono), "{state:?} {event} {due:?}");
         }
     }
+}
+
+#[test]
+fn a_new_engine_stays_out_where_the_last_one_did() {
+    let next = |rig: &Rig| {
+        let mut new = Rig::new();
+        new.now = rig.now;
+        let hold = rig.session.hold();
+        new.session.start(rig.session.standing(), &rig.settings, rig.now, &mut new.out);
+        assert_eq!(new.session.hold(), hold);
+        assert_eq!(new.session.view(new.now), rig.session.view(rig.now));
+        new
+    };
+    // The owner's word, whatever the account; a relogin elsewhere, until the account changes.
+    let mut rig = Rig::logged_in();
+    rig.session.disconnect(&mut rig.out);
+    assert!(next(&rig).net().is_empty());
+    let mut rig = Rig::logged_in();
+    rig.message(&FromServer::Relogged);
+    assert!(next(&rig).net().is_empty());
+    let mut other = Rig::new();
+    other.settings.password = Secret("another".to_owned());
+    other.session.start(rig.session.standing(), &other.settings, other.now, &mut other.out);
+    assert_eq!(other.net(), [NetAction::ServerConnect]);
+    // The thirty minutes of a ban, and not longer.
+    let mut rig = Rig::started();
+    rig.up();
+    rig.pass(LOGIN);
+    let mut new = next(&rig);
+    assert!(new.net().is_empty());
+    new.pass(BAN);
+    new.pass(BAN_JITTER);
+    assert_eq!(new.net(), [NetAction::ServerConnect]);
+    // Where it was on the network it goes there again.
+    let rig = Rig::logged_in();
+    let mut new = Rig::new();
+    new.session.start(rig.session.standing(), &rig.settings, rig.now, &mut new.out);
+    assert_eq!(new.net(), [NetAction::ServerConnect]);
 }

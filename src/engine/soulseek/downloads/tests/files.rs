@@ -381,3 +381,31 @@ fn a_complete_file_is_placed_without_its_user() {
     desk.pass(60);
     assert_eq!(desk.drain(), ["place a/1 false"], "room is looked for again, still without a login");
 }
+
+#[test]
+fn where_a_file_goes_is_recorded_before_it_goes_there_and_tried_first_after_a_restart() {
+    let mut desk = Desk::online();
+    let id = desk.want("bob", "a\\Song.flac", 1000);
+    desk.begin(id, "bob", 1, 0);
+    assert_eq!(desk.end(id, ReceiveEnd::Complete), ["place a/Song.flac false"]);
+    assert_eq!(desk.event(id, FileEvent::Meant("/d/a/Song.flac".to_owned())), ["place a/Song.flac to /d/a/Song.flac"]);
+    assert_eq!(desk.stored[&id].local_path.as_deref(), Some("/d/a/Song.flac"));
+    // Killed in the middle: no user is needed to find it.
+    let mut after = Desk::new();
+    let kept = desk.stored[&id].clone();
+    after.with(|downloads, turn| downloads.load(vec![kept], turn));
+    assert_eq!(after.drain(), ["place a/Song.flac to /d/a/Song.flac"]);
+    after.event(id, FileEvent::Placed(Ok("/d/a/Song.flac".to_owned())));
+    assert_eq!(after.stored[&id].state, TransferState::Completed(Ending::Succeeded));
+}
+
+#[test]
+fn a_place_chosen_for_a_download_that_was_called_off_is_not_used() {
+    let mut desk = Desk::online();
+    let id = desk.want("bob", "a\\Song.flac", 1000);
+    desk.begin(id, "bob", 1, 0);
+    desk.end(id, ReceiveEnd::Complete);
+    desk.with(|downloads, turn| downloads.cancel(CommandId(1), id, false, turn));
+    desk.drain();
+    assert_eq!(desk.event(id, FileEvent::Meant("/d/a/Song.flac".to_owned())), ["discard"]);
+}

@@ -13,7 +13,7 @@ fn one_user_gets_fifty_requests_and_then_one_for_each_that_is_done() {
     assert!(desk.reason(desk.ids[55]).contains("its turn with bob"));
     assert_eq!(desk.state(desk.ids[55]), "Queued, Locally");
     assert_eq!(desk.offer("bob", 1, "a\\07", 10), ["41 bob 1 ok None", "43 bob a\\50"]);
-    assert_eq!(desk.deny("bob", "a\\08", "Banned"), ["43 bob a\\51"]);
+    assert_eq!(desk.deny("bob", "a\\08", "Cancelled"), ["43 bob a\\51"]);
 }
 
 #[test]
@@ -350,4 +350,29 @@ fn a_name_without_words_is_not_searched_for() {
     let (mut desk, id) = failing("a\\1.flac");
     assert_eq!(desk.deny("bob", "a\\1.flac", "Banned"), ["unwatch bob"]);
     assert_eq!(desk.state(id), "Completed, Rejected");
+}
+
+#[test]
+fn a_ban_goes_for_all_files_and_is_remembered_for_an_hour() {
+    let mut desk = Desk::online();
+    let files: Vec<(String, u64)> = (0..60).map(|n| (format!("a\\Song {n}.flac"), 10)).collect();
+    let files: Vec<(&str, u64)> = files.iter().map(|(path, size)| (path.as_str(), *size)).collect();
+    desk.enqueue(Desk::request("bob", &files));
+    assert_eq!(desk.deny("bob", "a\\Song 8.flac", "Banned"), ["unwatch bob"], "nothing more is asked");
+    assert_eq!(desk.downloads.len(), 0);
+    assert!(desk.ids.iter().all(|id| desk.state(*id) == "Completed, Rejected"));
+    assert_eq!(desk.reason(desk.ids[59]), "bob refuses: Banned");
+    // Not a source for others' files either; what the owner wants there is asked for, but only one at a time.
+    desk.settings.failover = true;
+    let id = desk.want("ann", "b\\Tune.flac", 1000);
+    desk.deny("ann", "b\\Tune.flac", "Cancelled");
+    desk.candidates(id, vec![Desk::candidate("bob", "x\\Tune.flac", 1000)]);
+    assert_eq!(desk.state(id), "Completed, Rejected");
+    desk.settings.failover = false;
+    let asked = |lines: Vec<String>| lines.iter().filter(|line| line.starts_with("43")).count();
+    assert_eq!(asked(desk.enqueue(Desk::request("bob", &files))), 1);
+    desk.deny("bob", "a\\Song 0.flac", "Banned");
+    assert_eq!(desk.downloads.len(), 0);
+    desk.pass(3_600);
+    assert_eq!(asked(desk.enqueue(Desk::request("bob", &files))), 50);
 }

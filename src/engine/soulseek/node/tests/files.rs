@@ -67,7 +67,8 @@ pub(super) struct Jobs {
     receives: BTreeMap<TransferId, Receive>,
     sends: BTreeMap<TransferId, Send>,
     pub(super) reports: VecDeque<(TransferId, FileEvent)>,
-    places: VecDeque<(TransferId, String, String)>,
+    /// The partial file, where it goes, its size, and whether that is chosen yet.
+    places: VecDeque<(String, String, u64, bool)>,
 }
 
 impl Jobs {
@@ -83,7 +84,7 @@ impl Jobs {
     /// Whether a running job writes this file.
     fn writes(&self, file: &str) -> bool {
         self.receives.values().any(|receive| receive.file == file)
-            || self.places.iter().any(|(_, placing, _)| placing == file)
+            || self.places.iter().any(|(placing, ..)| placing == file)
     }
 }
 
@@ -134,10 +135,12 @@ impl World {
                 let earlier = self.stations[at].jobs.sends.insert(transfer, Send { conn, size, content, at: None });
                 assert!(earlier.is_none(), "sent twice at once");
             }
-            FileAction::Place { transfer, file, folder, name, .. } => {
+            FileAction::Place { transfer, file, folder, name, size, meant, .. } => {
                 let jobs = &mut self.stations[at].jobs;
                 assert!(!jobs.writes(&file), "placed while it is written");
-                jobs.places.push_back((transfer, file, format!("/downloads/{folder}/{name}")));
+                let chosen = meant.is_some();
+                let path = meant.unwrap_or_else(|| format!("/downloads/{folder}/{name}"));
+                jobs.places.push_back((file, path, size, chosen));
                 // Its report is made when its turn comes.
                 jobs.tell(transfer, FileEvent::Placed(Err(PlaceError::DiskFull)));
             }
@@ -257,21 +260,36 @@ impl World {
         let station = &mut self.stations[at];
         let Some((id, mut event)) = station.jobs.reports.pop_front() else { return };
         if matches!(event, FileEvent::Placed(_)) {
-            let (_, file, path) = station.jobs.places.pop_front().expect("a file to place");
+            let (file, path, size, chosen) = station.jobs.places.pop_front().expect("a file to place");
+            let recorded = station.kept.transfers.get(&id).is_some_and(|kept| kept.local_path.as_ref() == Some(&path));
+            if chosen && !recorded && !station.all_kept() {
+                // Not before the record says where it goes.
+                station.jobs.places.push_back((file, path, size, chosen));
+                return station.jobs.tell(id, event);
+            }
+            let free = |path: &String| {
+                let numbers = (0..).map(|n| if n == 0 { path.clone() } else { format!("{path} ({n})") });
+                let free = numbers.into_iter().find(|path| !station.disk.finished.contains_key(path));
+                free.expect("a free name")
+            };
+            let there = station.disk.finished.get(&path).is_some_and(|(bytes, _)| *bytes == size);
+            let gone = !station.disk.partials.contains_key(&file);
             event = FileEvent::Placed(match fault {
                 0 => Err(PlaceError::DiskFull),
                 1 => Err(PlaceError::Disk("io".to_owned())),
                 2 => Err(PlaceError::CheckFailed("crc".to_owned())),
+                // Moved there before the process died; now the record learns of it.
+                _ if chosen && gone && there => Ok(path),
+                _ if !chosen || station.disk.finished.contains_key(&path) => {
+                    let path = free(&path);
+                    return self.handle(at, Input::File(id, FileEvent::Meant(path)));
+                }
                 _ => match station.disk.partials.remove(&file) {
                     Some(partial) => {
                         assert_eq!(partial.len, partial.synced, "placed before it was synced");
-                        let numbers = (0..).map(|n| if n == 0 { path.clone() } else { format!("{path} ({n})") });
-                        let free = numbers.into_iter().find(|path| !station.disk.finished.contains_key(path));
-                        let path = free.expect("a free name");
                         station.disk.finished.insert(path.clone(), (partial.len, partial.content));
                         Ok(path)
                     }
-                    // Moved there before the process died; the record does not know.
                     None => Err(PlaceError::Disk("no such file".to_owned())),
                 },
             });

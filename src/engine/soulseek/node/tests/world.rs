@@ -16,6 +16,7 @@ use crate::engine::soulseek::io::{
 use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile, RemoteFolder};
 use crate::engine::soulseek::server::{FromServer, ToServer};
+use crate::engine::soulseek::session::Standing;
 use crate::engine::soulseek::{Secret, Settings};
 use crate::model::id::{CommandId, ConnId, Token, TransferId, Username};
 use crate::model::music::{Attributes, ShareCounts, SharedFile, WireText};
@@ -166,7 +167,7 @@ impl World {
             .iter()
             .map(|&(name, firewalled)| {
                 let settings = settings(name);
-                let node = Node::new(settings.clone(), dice.bits(), Vec::new(), Vec::new(), now);
+                let node = Node::new(settings.clone(), dice.bits(), Vec::new(), Vec::new(), Standing::default(), now);
                 let mine = shares.iter().filter(|(owner, ..)| *owner == name);
                 let shares = mine.map(|&(_, path, size, content)| (path.to_owned(), (size, content))).collect();
                 Station {
@@ -455,7 +456,7 @@ impl World {
         station.gone.clear();
         let live = station.kept.transfers.values().filter(|record| !record.state.is_over()).cloned().collect();
         let wishes = station.kept.wishes.values().cloned().collect();
-        station.node = Node::new(station.settings.clone(), seed, live, wishes, self.now);
+        station.node = Node::new(station.settings.clone(), seed, live, wishes, Standing::default(), self.now);
         self.perform(at);
         self.count(at);
     }
@@ -628,6 +629,11 @@ pub(super) fn address(at: usize) -> Ipv4Addr {
 }
 
 impl Station {
+    /// Every record is durable.
+    pub(super) fn all_kept(&self) -> bool {
+        !self.acks.iter().any(|ack| matches!(ack, Ack::Store(_)))
+    }
+
     /// A record as the engine last asked for it to be kept.
     fn recorded(&self, id: TransferId) -> Option<&Transfer> {
         let waiting = self.acks.iter().rev().find_map(|ack| match ack {
