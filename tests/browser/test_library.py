@@ -23,7 +23,7 @@ def make_music(folder):
     folder.mkdir(parents=True)
     noise = f"anoisesrc=color=pink:seed=1:duration={SECONDS}:sample_rate={RATE}:amplitude=0.25"
     tones = [f"sine=frequency={hertz}:duration={SECONDS}:sample_rate={RATE}" for hertz in (440, 6000)]
-    mix = "[1]tremolo=f=2:d=0.9[a];[2]tremolo=f=5:d=0.8,volume=0.3[b];[0][a][b]amix=inputs=3:normalize=0,volume=0.7"
+    mix = "[1]tremolo=f=2:d=0.9[a];[2]tremolo=f=5:d=0.8,volume=0.3[b];[0][a][b]amix=inputs=3:normalize=0,volume=0.7,aformat=channel_layouts=stereo"
     lame, tags = folder / "copy.mp3", ["-metadata", "artist=Some <b>Artist</b>"]
     ffmpeg(*(x for source in (noise, *tones) for x in ("-f", "lavfi", "-i", source)), "-filter_complex", mix, *tags,
            "-metadata", "title=As recorded", folder / "clean.flac")
@@ -146,7 +146,7 @@ def test_an_issue_is_found_looked_at_and_dismissed_for_good(page, library, music
     page.says("1 issue.")
     assert not page.row("broken.flac") and page.row("transcode.flac")
     page.click("transcode.flac")
-    page.says("Suspected transcode", "replace it by a verified lossless copy", "The frame grid of a lossy codec",
+    page.says("Suspected transcode", "Replace it by a verified lossless copy", "The frame grid of a lossy codec",
               "Some <b>Artist</b>")
     assert "Fix" not in page.text
     assert picture(page) == [1019, 617]
