@@ -183,3 +183,41 @@ async fn a_worker_is_locked_in_and_stays_small() {
     let line = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
     assert!(line.contains(&slskdn::model::limits::WORKER_ADDRESS_SPACE.to_string()), "{line}");
 }
+
+#[tokio::test]
+async fn every_format_has_a_spectrogram_with_its_tone_in_it() {
+    let pool = pool();
+    // 1 kHz in every one of them.
+    for name in ["tone.flac", "tone.oga", "tone-alac.m4a", "tone.mp3", "tone.m4a", "tone.ogg", "tone.opus"] {
+        let drawn = pool.spectrogram(probe::open(&fixture(name)).unwrap(), name).await.unwrap();
+        let bytes = std::fs::read(fixture(name)).unwrap();
+        assert_eq!(drawn.content_hash.0, *blake3::hash(&bytes).as_bytes(), "{name}");
+        assert_eq!((usize::from(drawn.rows), drawn.duration_ms()), (limits::SPECTROGRAM_ROWS, 1_000), "{name}");
+        let middle = drawn.column(drawn.columns() / 2);
+        let loudest = middle.iter().enumerate().max_by_key(|(_, level)| **level).map(|(row, _)| row);
+        let band = 1_000 * 2 * limits::SPECTROGRAM_ROWS / drawn.sample_rate_hz as usize;
+        assert!(loudest.is_some_and(|row| row.abs_diff(band) <= 1), "{name}: {loudest:?} is not {band}");
+    }
+    // The same worker measures the next file.
+    assert_eq!(pool.idle_workers().len(), 1);
+    let worker = pool.idle_workers();
+    measured(&pool, "tone.flac").await;
+    assert_eq!(pool.idle_workers(), worker);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_has_no_spectrogram_and_says_why() {
+    let pool = pool();
+    let none = pool.spectrogram(holding(b"this is not music"), "flac").await;
+    assert!(matches!(&none, Err(Outcome::Unsupported { reason }) if !reason.is_empty()), "{none:?}");
+    let none = pool.spectrogram(holding(b""), "wav").await;
+    assert!(matches!(&none, Err(Outcome::Corrupted { reason }) if reason == "the file is empty"), "{none:?}");
+}
+
+#[tokio::test]
+async fn the_spectrogram_of_a_long_file_fits_its_answer() {
+    // Eleven minutes: more windows than columns many times over.
+    let drawn = pool().spectrogram(holding(&wav(30_000_000)), "wav").await.unwrap();
+    assert!((limits::SPECTROGRAM_COLUMNS / 2..=limits::SPECTROGRAM_COLUMNS).contains(&drawn.columns()));
+    assert_eq!(drawn.samples, 30_000_000);
+}

@@ -82,7 +82,7 @@
       if (later || topics().includes("every")) { due = true; }
       later = false;
     });
-    for (const name of ["transfer", "download_finished", "search", "message", "server", "shares", "missed"]) {
+    for (const name of ["transfer", "download_finished", "search", "message", "server", "shares", "library", "missed"]) {
       events.addEventListener(name, () => {
         const topic = name === "download_finished" ? "transfer" : name;
         // Counts on the page come out of the next status, so then it is time once more.

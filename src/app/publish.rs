@@ -66,6 +66,7 @@ pub async fn run(
 ) -> Result<(), String> {
     let mut tick = tokio::time::interval(EVERY);
     let mut shares = ShareView::default();
+    let mut scan = None;
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -77,10 +78,15 @@ pub async fn run(
         if changed {
             shares = snapshot.shares.clone();
         }
+        let scans = scan != snapshot.library_scan.scan;
+        scan = snapshot.library_scan.scan;
         // Nobody may be looking.
         to.send_replace(Arc::new(snapshot));
         if changed {
             let _ = publisher.events.send(Event::Shares);
+        }
+        if scans {
+            let _ = publisher.events.send(Event::Library);
         }
     }
 }

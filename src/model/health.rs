@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::ask::{HealthAnswer, HealthRequest, HealthSummary, IssueFilter, IssueGroup};
+pub use self::ask::{HealthAnswer, HealthRequest, HealthSummary, IssueFilter, IssueGroup, Scores};
 pub use self::scan::{EXTENSIONS, FileOutcome, FileRow, Progress, Scan, ScanCounts, ScanRequest, ScanStatus};
 
 use super::id::{ContentHash, IssueId};

@@ -192,7 +192,7 @@ pub const EVENT_STREAMS: usize = 16;
 /// Bytes of a request body; a longer one is refused with 413.
 pub const BODY_LEN: usize = 1024 * 1024;
 /// Request bodies above 16 KiB at once; further ones wait in their sockets.
-pub const LARGE_BODIES: usize = 8;
+pub const LARGE_BODIES: usize = 6;
 /// Log lines kept for the page; the oldest is dropped.
 pub const LOG_LINES: usize = 1_000;
 /// Sessions signed in; the oldest is forgotten.
@@ -221,8 +221,14 @@ pub const WORKER_CPU_S: u64 = 30;
 pub const WORKER_BYTES_PER_CPU_S: u64 = 2_000_000;
 /// Seconds without progress after which a worker is ended and its file given up.
 pub const WORKER_STALL_S: u64 = 10;
-/// Bytes of a worker's answer about one file; a longer one counts as none.
-pub const WORKER_ANSWER_LEN: usize = 256 * 1024;
+/// Bytes of a worker's answer about one file; a longer one counts as none. The largest is a spectrogram.
+pub const WORKER_ANSWER_LEN: usize = 512 * 1024;
+/// Columns of a spectrogram; a longer file has more time in each.
+pub const SPECTROGRAM_COLUMNS: usize = 960;
+/// Bands of a spectrogram.
+pub const SPECTROGRAM_ROWS: usize = 512;
+/// Requests for spectrograms that wait for their turn: one file is decoded at a time. One more is refused.
+pub const SPECTROGRAMS_WAITING: usize = 4;
 /// A text from a tag or a header, bytes; cut at a character.
 pub const TAG_TEXT_LEN: usize = 512;
 /// Words of a fingerprint: 120 s and some; further ones are left out.
@@ -266,7 +272,7 @@ pub const CATALOG_BYTES: u64 = 192 * MIB;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 14] {
+pub fn worst_case() -> [(&'static str, u64); 15] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
@@ -283,6 +289,8 @@ pub fn worst_case() -> [(&'static str, u64); 14] {
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
+        // Levels, the worker's answer or the points they become, the PNG.
+        ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]
 }
 
@@ -306,6 +314,7 @@ const _: () = {
     assert!(WEB_CONNECTIONS_PER_ADDRESS < WEB_CONNECTIONS, "one host leaves some to others");
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
+    assert!(SPECTROGRAM_COLUMNS * SPECTROGRAM_ROWS + 1_024 <= WORKER_ANSWER_LEN, "a spectrogram fits its answer");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
 };
 

@@ -8,6 +8,7 @@ pub mod id;
 pub mod limits;
 pub mod music;
 pub mod record;
+pub mod spectrogram;
 pub mod spectrum;
 pub mod time;
 pub mod transfer;

@@ -520,6 +520,8 @@ pub enum Event {
     Server,
     /// The shares changed.
     Shares,
+    /// A library scan began or ended.
+    Library,
 }
 
 /// A search of ours.

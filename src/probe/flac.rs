@@ -13,6 +13,7 @@ use super::measure::{Failure, Found, bad};
 use super::player::Player;
 use super::text::kept;
 use super::window::Window;
+use super::wire::Wanted;
 use crate::engine::audio::container::{FlacHeader, flac_header};
 use crate::model::variant::{Codec, Container, Detail, FlacDetail, Integrity, Md5Check};
 
@@ -63,10 +64,10 @@ impl Info {
     }
 
     /// A decoder for it.
-    pub(super) fn player(&self) -> Result<Player, Failure> {
+    pub(super) fn player(&self, wanted: Wanted) -> Result<Player, Failure> {
         let mut params = AudioCodecParameters::new();
         params.for_codec(CODEC_ID_FLAC).with_sample_rate(self.rate_hz).with_extra_data(Box::from(self.bytes));
-        Player::new(&params, self.rate_hz, self.channels, true)
+        Player::new(&params, self.rate_hz, self.channels, true, wanted)
     }
 }
 
@@ -127,7 +128,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
     }
     let (info, encoder, picture) = metadata(&mut window)?;
     let mut walk = Walk {
-        player: info.player()?,
+        player: info.player(window.wanted())?,
         md5: PcmMd5::new(info.bits),
         audio: blake3::Hasher::new(),
         audio_bytes: 0,

@@ -24,7 +24,7 @@ const BAD_MAX: u32 = 1_000;
 
 /// Takes a file apart, decodes it, and says what it found.
 pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Failure> {
-    let len = input.len();
+    let (len, wanted_of_it) = (input.len(), input.wanted());
     let mut facts = Facts::default();
     if is_mp4(input)? {
         facts = Facts::read(input)?;
@@ -82,7 +82,7 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
                 let sink = match &mut sink {
                     Some(sink) => sink,
                     None if (1..=CHANNELS_MAX).contains(&channels) => {
-                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless());
+                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless(), wanted_of_it);
                         if container == Container::Mp4 {
                             let core = if aac.is_some_and(|aac| aac.detail.core_only) { None } else { wanted };
                             let (skip, limit) = facts.trim(spec.rate(), core);

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use symphonia::core::io::MediaSource;
 
 use super::pulse::Pulse;
+use super::wire::Wanted;
 use crate::model::id::ContentHash;
 
 /// Bytes that `Measured::head_sha256` covers.
@@ -27,6 +28,7 @@ pub(super) struct Input<'p> {
     whole: Sha256,
     head: Sha256,
     pulse: &'p mut Pulse,
+    wanted: Wanted,
     /// Where four bytes are shown as `free`, which makes a demuxer read over a box; hashed are the real ones.
     hidden: Vec<u64>,
 }
@@ -41,7 +43,7 @@ pub(super) struct Hashes {
 
 impl<'p> Input<'p> {
     /// A file from its beginning; `len` bytes long.
-    pub(super) fn new(file: &'p File, len: u64, pulse: &'p mut Pulse) -> Self {
+    pub(super) fn new(file: &'p File, len: u64, wanted: Wanted, pulse: &'p mut Pulse) -> Self {
         Self {
             file,
             len,
@@ -51,6 +53,7 @@ impl<'p> Input<'p> {
             whole: Sha256::new(),
             head: Sha256::new(),
             pulse,
+            wanted,
             hidden: Vec::new(),
         }
     }
@@ -63,6 +66,11 @@ impl<'p> Input<'p> {
     /// Its length in bytes when it was opened.
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What is to be made of its sound.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted
     }
 
     /// Reads at a place without moving or hashing: for headers that are looked at ahead of time.

@@ -7,9 +7,9 @@ use symphonia::core::errors::Error;
 
 use super::input::Input;
 use super::pulse::Pulse;
-use super::sink::{Sink, millis};
+use super::sink::{Heard, Sink, millis};
 use super::text::clip;
-use super::wire::{Answer, Outcome};
+use super::wire::{Answer, Outcome, Wanted};
 use super::{flac, generic, mpeg, ogg, tags};
 use crate::model::variant::{BadFrame, Codec, Container, Detail, Integrity, Measured, Tags};
 
@@ -113,21 +113,21 @@ pub(super) fn warm_up() {
     let _ = symphonia::default::get_codecs();
 }
 
-/// Measures an open file of `len` bytes.
-pub(super) fn measure(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Outcome {
-    match attempt(file, len, extension, pulse) {
-        Ok(measured) => Outcome::Measured(Box::new(measured)),
+/// Measures or draws an open file of `len` bytes.
+pub(super) fn measure(file: &File, len: u64, extension: &str, wanted: Wanted, pulse: &mut Pulse) -> Answer {
+    Answer::Outcome(match attempt(file, len, extension, wanted, pulse) {
+        Ok(answer) => return answer,
         Err(Failure::Corrupted(reason)) => Outcome::Corrupted { reason: clip(&reason).to_owned() },
         Err(Failure::Unsupported(reason)) => Outcome::Unsupported { reason: clip(&reason).to_owned() },
         Err(Failure::GaveUp(reason)) => Outcome::GaveUp { reason: clip(&reason).to_owned() },
-    }
+    })
 }
 
-fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<Measured, Failure> {
+fn attempt(file: &File, len: u64, extension: &str, wanted: Wanted, pulse: &mut Pulse) -> Result<Answer, Failure> {
     if len == 0 {
         return Err(Failure::corrupted("the file is empty"));
     }
-    let mut input = Input::new(file, len, pulse);
+    let mut input = Input::new(file, len, wanted, pulse);
     let Found { codec, container, bit_depth, audio_bytes, stream_hash, detail, encoder, integrity, sink, has_picture } =
         match Format::of(&mut input)? {
             Format::Flac => flac::read(&mut input)?,
@@ -139,12 +139,15 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
     let (tags, software) = tags::read(file, len);
     let (sample_rate_hz, channels, samples) = (sink.rate_hz(), sink.channels(), sink.heard());
     pulse.say(&Answer::Judging)?;
-    let heard = sink.finish();
+    let heard = match sink.finish() {
+        Heard::Measurements(heard) => heard,
+        Heard::Spectrogram(drawn) => return Ok(Answer::Spectrogram(Box::new(drawn.finish(hashes.content)))),
+    };
     let duration_ms = millis(samples, sample_rate_hz);
     let bitrate = u128::from(audio_bytes) * 8 * u128::from(sample_rate_hz) / u128::from(samples.max(1)) / 1_000;
     let mut short = [0; 16];
     short.copy_from_slice(&stream_hash.as_bytes()[..16]);
-    Ok(Measured {
+    let measured = Measured {
         codec,
         container,
         sample_rate_hz,
@@ -166,5 +169,6 @@ fn attempt(file: &File, len: u64, extension: &str, pulse: &mut Pulse) -> Result<
         encoder: encoder.or(software),
         integrity,
         tags: Tags { has_picture, ..tags },
-    })
+    };
+    Ok(Answer::Outcome(Outcome::Measured(Box::new(measured))))
 }

@@ -91,7 +91,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
     };
     let mut params = AudioCodecParameters::new();
     params.for_codec(CODEC_ID_MP3).with_sample_rate(first.rate_hz);
-    let mut player = Player::new(&params, first.rate_hz, if first.mono { 1 } else { 2 }, false)?;
+    let mut player = Player::new(&params, first.rate_hz, if first.mono { 1 } else { 2 }, false, window.wanted())?;
     let declared = declared(window.fill(first.len)?, &first);
     if declared.is_some() {
         window.take(first.len);

@@ -12,6 +12,7 @@ use super::player::Player;
 use super::sink::Sink;
 use super::text::kept;
 use super::window::Window;
+use super::wire::Wanted;
 use crate::engine::audio::container::ogg_page_sum;
 use crate::model::variant::{Codec, Container, Detail, Integrity};
 
@@ -62,7 +63,7 @@ pub(super) fn read(input: &mut Input<'_>) -> Result<Found, Failure> {
         let (head, body) = bytes.split_at(page.head);
         let lacing = head.get(27..).unwrap_or_default();
         match &mut stream {
-            None if page.first => stream = Stream::begin(&page, body)?,
+            None if page.first => stream = Stream::begin(&page, body, window.wanted())?,
             Some(stream) if page.serial == stream.serial && !page.first => {
                 stream.page(&page, lacing, body, begin, &mut integrity)?;
             }
@@ -122,6 +123,7 @@ fn parse(view: &[u8]) -> Option<Page> {
 }
 
 struct Stream {
+    wanted: Wanted,
     serial: u32,
     number: u32,
     coding: Coding,
@@ -141,10 +143,10 @@ struct Stream {
 
 impl Stream {
     /// From the packet on a first page; `None` for streams that are not sound.
-    fn begin(page: &Page, body: &[u8]) -> Result<Option<Self>, Failure> {
+    fn begin(page: &Page, body: &[u8], wanted: Wanted) -> Result<Option<Self>, Failure> {
         let (coding, headers_left) = if body.starts_with(b"OpusHead") {
             let head = opus::Head::parse(body)?;
-            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false);
+            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false, wanted);
             sink.skip(u64::from(head.detail.pre_skip));
             (Coding::Opus { decoder: opus::Decoder::new(&head)?, head, kinds: opus::Kinds::default(), sink }, 1)
         } else if let Some(ident) = body.strip_prefix(b"\x01vorbis").and_then(|rest| rest.first_chunk::<23>()) {
@@ -165,13 +167,15 @@ impl Stream {
             let mut block = [0; 34];
             block.copy_from_slice(&head[12..]);
             let info = Info::parse(block, &head[4..])?;
-            let coding = Coding::Flac { player: info.player()?, md5: PcmMd5::new(info.bits), info: Box::new(info) };
+            let coding =
+                Coding::Flac { player: info.player(wanted)?, md5: PcmMd5::new(info.bits), info: Box::new(info) };
             // Blocks follow one to a packet; what is no frame is a header.
             (coding, 0)
         } else {
             return Ok(None);
         };
         Ok(Some(Self {
+            wanted,
             serial: page.serial,
             number: page.number,
             coding,
@@ -320,7 +324,7 @@ impl Stream {
                         .for_codec(CODEC_ID_VORBIS)
                         .with_sample_rate(*rate_hz)
                         .with_extra_data(std::mem::take(ident).into_boxed_slice());
-                    *player = Some(Player::new(&params, *rate_hz, *channels, false)?);
+                    *player = Some(Player::new(&params, *rate_hz, *channels, false, self.wanted)?);
                 }
             }
             Coding::Flac { .. } => {}

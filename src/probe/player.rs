@@ -8,6 +8,7 @@ use symphonia::core::units::{Duration, Timestamp};
 
 use super::measure::Failure;
 use super::sink::{CHANNELS_MAX, Sink};
+use super::wire::Wanted;
 
 /// Decodes the packets of one file.
 pub(super) struct Player {
@@ -23,13 +24,15 @@ impl Player {
         rate_hz: u32,
         channels: usize,
         lossless: bool,
+        wanted: Wanted,
     ) -> Result<Self, Failure> {
         if !(1..=CHANNELS_MAX).contains(&channels) || rate_hz == 0 {
             return Err(Failure::unsupported(&format!("{channels} channels at {rate_hz} Hz")));
         }
         let options = AudioDecoderOptions::default().gapless(false);
         let decoder = symphonia::default::get_codecs().make_audio_decoder(params, &options)?;
-        Ok(Self { decoder, planes: vec![Vec::new(); channels], sink: Sink::new(rate_hz, channels, lossless) })
+        let sink = Sink::new(rate_hz, channels, lossless, wanted);
+        Ok(Self { decoder, planes: vec![Vec::new(); channels], sink })
     }
 
     /// Decodes one packet, shows the block to `look` and hears it. The error is a sentence about this packet.

@@ -18,13 +18,16 @@ use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::wire::{Answer, Order, Outcome, frame};
+use super::wire::{Answer, Order, Outcome, Wanted, frame};
 use crate::model::limits;
+use crate::model::spectrogram::Spectrogram;
 
 /// The hidden subcommand that makes this program a worker.
 pub const WORKER_COMMAND: &str = "worker";
 /// Longest extension that is passed on, bytes; no format of ours has a longer one.
 const EXTENSION_LEN: usize = 16;
+/// Of an answer that does not fit what was asked.
+const NONSENSE: &str = "the worker's answer made no sense";
 /// Requests the keeper holds; each worker has at most two under way.
 const KEEPER_MAILBOX: usize = 64;
 
@@ -80,6 +83,26 @@ impl Pool {
     /// Measures one open regular file from its first byte to its last. `name_hint` is a file name or extension. Waits for
     /// a free worker; may be dropped at any time, which ends the worker it had.
     pub async fn measure(&self, file: File, name_hint: &str, tempo: &Tempo) -> Outcome {
+        match self.work(&file, name_hint, Wanted::Measurements, tempo).await {
+            Answer::Outcome(outcome) => outcome,
+            Answer::Spectrogram(_) | Answer::Progress(_) | Answer::Judging => gave_up(NONSENSE),
+        }
+    }
+
+    /// Draws the spectrogram of one open regular file; otherwise as [`Pool::measure`].
+    ///
+    /// # Errors
+    /// Why there is none: an outcome that is not `Measured`.
+    pub async fn spectrogram(&self, file: File, name_hint: &str) -> Result<Box<Spectrogram>, Outcome> {
+        match self.work(&file, name_hint, Wanted::Spectrogram, &Tempo::default()).await {
+            Answer::Spectrogram(drawn) if is_sound(&drawn) => Ok(drawn),
+            Answer::Outcome(outcome) if !matches!(outcome, Outcome::Measured(_)) => Err(outcome),
+            _ => Err(gave_up(NONSENSE)),
+        }
+    }
+
+    async fn work(&self, file: &File, name_hint: &str, wanted: Wanted, tempo: &Tempo) -> Answer {
+        let gave_up = |reason: &str| Answer::Outcome(gave_up(reason));
         let Ok(_permit) = self.permits.acquire().await else { return gave_up("the workers are gone") };
         let extension = name_hint.rsplit_once('.').map_or(name_hint, |(_, extension)| extension);
         let extension = Some(extension).filter(|text| text.len() <= EXTENSION_LEN).unwrap_or_default();
@@ -93,16 +116,16 @@ impl Pool {
                     Err(error) => return gave_up(&format!("no worker could be started: {error}")),
                 },
             };
-            match worker.measure(&file, extension, tempo).await {
+            match worker.work(file, extension, wanted, tempo).await {
                 // One that gave a file up may be broken in itself.
-                Ok(outcome) if !matches!(outcome, Outcome::GaveUp { .. }) => {
+                Ok(answer) if !matches!(answer, Answer::Outcome(Outcome::GaveUp { .. })) => {
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-                    return outcome;
+                    return answer;
                 }
-                Ok(outcome) => return outcome,
+                Ok(answer) => return answer,
                 // It may have died while it waited, for which this file is not to blame: once more with a new one.
                 Err(Fate::Died) if reused => {}
-                Err(fate) => return worker.end(fate).await,
+                Err(fate) => return Answer::Outcome(worker.end(fate).await),
             }
         }
     }
@@ -144,9 +167,10 @@ struct Worker {
 }
 
 impl Worker {
-    async fn measure(&mut self, file: &File, extension: &str, tempo: &Tempo) -> Result<Outcome, Fate> {
+    /// One file, to the answer that is none of the signs of life.
+    async fn work(&mut self, file: &File, extension: &str, wanted: Wanted, tempo: &Tempo) -> Result<Answer, Fate> {
         let mut rest_permille = tempo.rest_permille();
-        let order = Order::Measure { extension: extension.to_owned(), rest_permille };
+        let order = Order::Measure { wanted, extension: extension.to_owned(), rest_permille };
         self.send(&order, Some(file)).await.map_err(|_| Fate::Died)?;
         let mut done = 0;
         let mut deadline = stall();
@@ -159,7 +183,7 @@ impl Worker {
                 Answer::Progress(now) if now > done => (done, deadline) = (now, stall()),
                 Answer::Judging => deadline = judging(),
                 Answer::Progress(_) => {}
-                Answer::Outcome(outcome) => return Ok(outcome),
+                Answer::Outcome(_) | Answer::Spectrogram(_) => return Ok(answer),
             }
             if rest_permille != tempo.rest_permille() {
                 rest_permille = tempo.rest_permille();
@@ -209,7 +233,7 @@ impl Worker {
         let status = ended.await.ok();
         match fate {
             Fate::Stalled => gave_up(&format!("no progress for {} s", limits::WORKER_STALL_S)),
-            Fate::Nonsense => gave_up("the worker's answer made no sense"),
+            Fate::Nonsense => gave_up(NONSENSE),
             Fate::Died => gave_up(&status.map_or_else(|| "the worker ended".to_owned(), how_it_died)),
         }
     }
@@ -267,6 +291,15 @@ fn how_it_died(status: ExitStatus) -> String {
         Some(signal) => format!("the worker was ended by signal {signal}"),
         None => format!("the worker ended with {status}"),
     }
+}
+
+/// Whether a picture has the measures it claims: a worker's word is a stranger's.
+fn is_sound(drawn: &Spectrogram) -> bool {
+    usize::from(drawn.rows) == limits::SPECTROGRAM_ROWS
+        && drawn.sample_rate_hz > 0
+        && drawn.samples_per_column > 0
+        && drawn.levels.len().is_multiple_of(limits::SPECTROGRAM_ROWS)
+        && drawn.columns() <= limits::SPECTROGRAM_COLUMNS
 }
 
 fn gave_up(reason: &str) -> Outcome {

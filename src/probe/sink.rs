@@ -1,9 +1,11 @@
 //! Where decoded sound goes: trimmed to what a player hears, then to every analyser, block by block.
 
 use super::fingerprint::Fingerprinter;
+use super::wire::Wanted;
 use crate::engine::audio::dynamics::DynamicsMeter;
 use crate::engine::audio::loudness::LoudnessMeter;
 use crate::engine::audio::sketch::Sketcher;
+use crate::engine::audio::spectrogram::Spectrographer;
 use crate::engine::audio::spectrum::SpectrumMeter;
 use crate::model::limits;
 use crate::model::spectrum::Spectrum;
@@ -12,8 +14,14 @@ use crate::model::variant::Loudness;
 /// Most channels that are measured: 7.1.
 pub(super) const CHANNELS_MAX: usize = 8;
 
+/// What came of the sound.
+pub(super) enum Heard {
+    Measurements(Box<Measurements>),
+    Spectrogram(Box<Spectrographer>),
+}
+
 /// What the analysers found.
-pub(super) struct Heard {
+pub(super) struct Measurements {
     pub(super) fingerprint: Vec<u32>,
     pub(super) sketch: u64,
     pub(super) loudness: Loudness,
@@ -30,6 +38,16 @@ pub(super) struct Sink {
     limit: Option<u64>,
     heard: u64,
     decoded: u64,
+    ears: Ears,
+}
+
+/// Who hears.
+enum Ears {
+    Meters(Box<Meters>),
+    Spectrogram(Box<Spectrographer>),
+}
+
+struct Meters {
     fingerprint: Fingerprinter,
     sketch: Sketcher,
     loudness: LoudnessMeter,
@@ -37,23 +55,55 @@ pub(super) struct Sink {
     spectrum: SpectrumMeter,
 }
 
-impl Sink {
-    /// `channels` is 1 to `CHANNELS_MAX`. In what was coded losslessly, traces of lossy codecs are looked for.
-    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool) -> Self {
+impl Meters {
+    fn new(rate_hz: u32, channels: usize, lossless: bool) -> Self {
         let spectrum = SpectrumMeter::new(rate_hz, channels);
         Self {
-            rate_hz,
-            channels,
-            skip: 0,
-            limit: None,
-            heard: 0,
-            decoded: 0,
             fingerprint: Fingerprinter::new(rate_hz, channels),
             sketch: Sketcher::new(rate_hz),
             loudness: LoudnessMeter::new(rate_hz, channels),
             dynamics: DynamicsMeter::new(rate_hz, channels),
             spectrum: if lossless { spectrum.with_grids() } else { spectrum },
         }
+    }
+
+    fn push(&mut self, planes: &[&[f32]]) {
+        self.fingerprint.push(planes);
+        self.sketch.push(planes);
+        self.loudness.push(planes);
+        self.dynamics.push(planes);
+        self.spectrum.push(planes);
+    }
+
+    fn finish(self) -> Measurements {
+        let loudness = self.loudness.finish();
+        let dynamics = self.dynamics.finish();
+        let mut fingerprint = self.fingerprint.finish();
+        fingerprint.truncate(limits::FINGERPRINT_WORDS);
+        Measurements {
+            fingerprint,
+            sketch: self.sketch.finish(),
+            loudness: Loudness {
+                integrated_lufs: loudness.integrated_lufs.map(narrow),
+                range_lu: loudness.range_lu.map(narrow),
+                true_peak_dbtp: loudness.true_peak_dbtp.map(narrow),
+                sample_peak: narrow(loudness.sample_peak),
+                dynamic_range_dr: dynamics.dynamic_range_dr.map(narrow),
+                clipping_runs: dynamics.clipping_runs,
+            },
+            spectrum: self.spectrum.finish(),
+        }
+    }
+}
+
+impl Sink {
+    /// `channels` is 1 to `CHANNELS_MAX`. In what was coded losslessly, traces of lossy codecs are looked for.
+    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool, wanted: Wanted) -> Self {
+        let ears = match wanted {
+            Wanted::Measurements => Ears::Meters(Box::new(Meters::new(rate_hz, channels, lossless))),
+            Wanted::Spectrogram => Ears::Spectrogram(Box::new(Spectrographer::new(rate_hz, channels))),
+        };
+        Self { rate_hz, channels, skip: 0, limit: None, heard: 0, decoded: 0, ears }
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -109,31 +159,17 @@ impl Sink {
         }
         self.heard += (upto - from) as u64;
         let parts = &parts[..self.channels];
-        self.fingerprint.push(parts);
-        self.sketch.push(parts);
-        self.loudness.push(parts);
-        self.dynamics.push(parts);
-        self.spectrum.push(parts);
+        match &mut self.ears {
+            Ears::Meters(meters) => meters.push(parts),
+            Ears::Spectrogram(drawn) => drawn.push(parts),
+        }
     }
 
     /// Nothing more comes.
     pub(super) fn finish(self) -> Heard {
-        let loudness = self.loudness.finish();
-        let dynamics = self.dynamics.finish();
-        let mut fingerprint = self.fingerprint.finish();
-        fingerprint.truncate(limits::FINGERPRINT_WORDS);
-        Heard {
-            fingerprint,
-            sketch: self.sketch.finish(),
-            loudness: Loudness {
-                integrated_lufs: loudness.integrated_lufs.map(narrow),
-                range_lu: loudness.range_lu.map(narrow),
-                true_peak_dbtp: loudness.true_peak_dbtp.map(narrow),
-                sample_peak: narrow(loudness.sample_peak),
-                dynamic_range_dr: dynamics.dynamic_range_dr.map(narrow),
-                clipping_runs: dynamics.clipping_runs,
-            },
-            spectrum: self.spectrum.finish(),
+        match self.ears {
+            Ears::Meters(meters) => Heard::Measurements(Box::new(meters.finish())),
+            Ears::Spectrogram(drawn) => Heard::Spectrogram(drawn),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _};
 
 use super::input::Input;
+use super::wire::Wanted;
 
 /// Bytes read at once.
 const STEP: usize = 64 * 1024;
@@ -34,6 +35,11 @@ impl<'w, 'p> Window<'w, 'p> {
     /// Length of the file.
     pub(super) fn file_len(&self) -> u64 {
         self.input.len()
+    }
+
+    /// What is to be made of the sound.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.input.wanted()
     }
 
     /// All that is there, at least `len` bytes unless the file ends before.

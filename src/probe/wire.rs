@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::limits;
+use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
 
 /// Longest order, bytes.
@@ -10,11 +11,22 @@ pub(super) const ORDER_LEN: usize = 1_024;
 /// Bytes before a frame's postcard.
 pub(super) const PREFIX: usize = 4;
 
+/// What is made of a file's sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Wanted {
+    /// Everything that is measured.
+    Measurements,
+    /// Its spectrogram, and nothing else.
+    Spectrogram,
+}
+
 /// From the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// Measure the file whose descriptor came with this frame.
+    /// Measure or draw the file whose descriptor came with this frame.
     Measure {
+        /// What of it.
+        wanted: Wanted,
         /// The end of its name, which says which format is likeliest.
         extension: String,
         /// How long to rest, see `Tempo`.
@@ -31,8 +43,10 @@ pub(super) enum Answer {
     Progress(u64),
     /// Every byte was read and decoded; what remains is to compute, within the CPU time granted.
     Judging,
-    /// Done.
+    /// Done, or why not.
     Outcome(Outcome),
+    /// Drawn.
+    Spectrogram(Box<Spectrogram>),
 }
 
 /// What became of one file.
@@ -55,6 +69,16 @@ pub enum Outcome {
         /// Which.
         reason: String,
     },
+}
+
+impl Outcome {
+    /// Why the file was not measured; `None` when it was.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Measured(_) => None,
+            Self::Corrupted { reason } | Self::Unsupported { reason } | Self::GaveUp { reason } => Some(reason),
+        }
+    }
 }
 
 /// One frame; `None` when it is longer than a reader would take.

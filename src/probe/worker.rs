@@ -34,15 +34,15 @@ pub fn run() -> ExitCode {
 
 fn serve(pulse: &mut Pulse) -> io::Result<()> {
     while let Some((order, file)) = next_order(pulse.socket())? {
-        let (Order::Measure { extension, rest_permille }, Some(file)) = (order, file) else { continue };
+        let (Order::Measure { wanted, extension, rest_permille }, Some(file)) = (order, file) else { continue };
         pulse.begin(rest_permille);
         let size = rustix::fs::fstat(&file)?.st_size;
         let size = u64::try_from(size).unwrap_or(0);
         sandbox::grant_cpu(size).map_err(io::Error::other)?;
         let file = File::from(file);
-        let result = panic::catch_unwind(AssertUnwindSafe(|| measure::measure(&file, size, &extension, pulse)));
+        let result = panic::catch_unwind(AssertUnwindSafe(|| measure::measure(&file, size, &extension, wanted, pulse)));
         match result {
-            Ok(outcome) => pulse.say(&Answer::Outcome(outcome))?,
+            Ok(answer) => pulse.say(&answer)?,
             Err(panicked) => {
                 let text = panicked
                     .downcast_ref::<&str>()

@@ -3,6 +3,7 @@
 
 mod analyze;
 mod scan;
+mod spectrogram;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -74,6 +75,14 @@ enum Command {
         /// Files to measure.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Draw a file's spectrogram: the picture in which a low-pass of a lossy codec is seen.
+    Spectrogram {
+        /// The audio file.
+        file: PathBuf,
+        /// The PNG to write.
+        #[arg(short, long, value_name = "PNG")]
+        output: PathBuf,
     },
     /// Measure what the daemon hands over; started by the daemon alone.
     #[command(hide = true)]
@@ -150,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Scan { json, offline, remeasure, paths } => {
             scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
         }
+        Command::Spectrogram { file, output } => spectrogram::spectrogram(&file, &output),
         Command::Worker => crate::probe::run_worker(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),

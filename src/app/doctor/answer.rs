@@ -1,12 +1,61 @@
 //! Answers pages and tools. Blocks on the store.
 
-use super::DoctorError;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
 use super::service::{Doctor, StartError};
+use super::{DoctorError, Ground};
+use crate::app::picture::{self, Size};
 use crate::engine::library::merge;
 use crate::engine::library::statistics::best_first;
-use crate::model::health::{HealthAnswer, HealthRequest};
+use crate::model::health::{FileOutcome, HealthAnswer, HealthRequest, Scores};
+use crate::model::id::ContentHash;
+use crate::model::spectrogram::Spectrogram;
 use crate::model::view::Refusal;
 use crate::store::StoreError;
+
+/// Rows counted in one read.
+const ROWS_AT_ONCE: usize = 1_000;
+
+impl Doctor {
+    /// Decodes the first of a copy's files that still has its bytes.
+    fn draw(&self, copy: ContentHash) -> Result<Spectrogram, Refusal> {
+        let Ground { store, measure, .. } = self.ground();
+        let variant = store.read(|txn, tables| tables.library.bare_variant(txn, copy)).map_err(unreadable)?;
+        let mut why = "no file has these bytes any more".to_owned();
+        for path in variant.ok_or(Refusal::NotFound)?.paths {
+            let drawn = measure
+                .open(Path::new(OsStr::from_bytes(&path.0)))
+                .map_err(|error| format!("{path}: {error}"))
+                .and_then(|file| measure.spectrogram(file, &String::from_utf8_lossy(path.name())));
+            match drawn {
+                Ok(drawn) if drawn.content_hash == copy => return Ok(drawn),
+                Ok(_) => why = format!("{path} has changed since it was measured: scan the library again"),
+                Err(reason) => why = reason,
+            }
+        }
+        Err(Refusal::Invalid(why))
+    }
+
+    /// Counts all copies, some at a time so that no read lasts long.
+    fn scores(&self) -> Result<Scores, StoreError> {
+        let (mut scores, mut after) = (Scores::default(), None::<Vec<u8>>);
+        loop {
+            let rows = self
+                .ground()
+                .store
+                .read(|txn, tables| tables.library.variants_after(txn, after.as_deref(), ROWS_AT_ONCE))?;
+            for (_, variant) in &rows {
+                scores.add(&variant.judged);
+            }
+            match rows.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(scores),
+            }
+        }
+    }
+}
 
 #[expect(clippy::needless_pass_by_value, reason = "used by map_err")]
 fn unreadable(error: StoreError) -> Refusal {
@@ -90,6 +139,20 @@ impl Doctor {
                 let variant = store.read(|txn, tables| tables.library.variant(txn, hash)).map_err(unreadable)?;
                 HealthAnswer::Variants(vec![variant.ok_or(Refusal::NotFound)?])
             }
+            HealthRequest::CopyAt(path) => {
+                let copy = store.read(|txn, tables| match tables.library.file(txn, &path)?.map(|file| file.outcome) {
+                    Some(FileOutcome::Measured(hash)) => tables.library.bare_variant(txn, hash),
+                    _ => Ok(None),
+                });
+                HealthAnswer::Variants(copy.map_err(unreadable)?.into_iter().collect())
+            }
+            HealthRequest::Spectrogram { copy, narrow } => {
+                let size = if narrow { Size::NARROW } else { Size::WIDE };
+                let none = |error| Refusal::Full(format!("no picture could be made: {error}"));
+                let png = self.easel().draw(|| picture::png(&self.draw(copy)?, size).map_err(none))?;
+                HealthAnswer::Picture(png)
+            }
+            HealthRequest::Scores => HealthAnswer::Scores(Box::new(self.scores().map_err(unreadable)?)),
             HealthRequest::Rejudge(force) => {
                 HealthAnswer::Rejudged(self.rejudge(force).map_err(|error| match error {
                     DoctorError::Store(error) => unreadable(error),

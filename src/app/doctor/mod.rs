@@ -5,6 +5,7 @@
 //! the traits here, so that tests bring their own.
 
 mod answer;
+mod easel;
 pub mod load;
 pub mod report;
 pub mod scan;
@@ -25,6 +26,7 @@ use super::sharing::rules::Rules;
 use crate::engine::library::Thresholds;
 use crate::engine::library::detect::Release;
 use crate::model::health::{Identity, Judged, Variant};
+use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
 use crate::store::{Store, StoreError};
 
@@ -53,6 +55,11 @@ pub trait Measure: Send + Sync {
     fn open(&self, path: &Path) -> std::io::Result<File>;
     /// Reads and decodes one open file; `None` when `stop` said so meanwhile.
     fn measure(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome>;
+    /// Decodes one open file into its spectrogram, whatever else is being measured.
+    ///
+    /// # Errors
+    /// Why there is none, in one sentence.
+    fn spectrogram(&self, file: File, name: &str) -> Result<Spectrogram, String>;
     /// Rest after each step so many thousandths of the time it took, from now on.
     fn set_rest(&self, permille: u32);
 }

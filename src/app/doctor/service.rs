@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::easel::Easel;
 use super::scan::{self, Reins};
 use super::{DoctorError, Ground, load, settle, walk};
 use crate::engine::library::governor::{Load, tempo};
@@ -90,6 +91,7 @@ struct Inner {
     changed: Notify,
     progress: watch::Sender<Progress>,
     counters: Counters,
+    easel: Easel,
     /// Transfers under way, as the publisher last said.
     transfers: AtomicU64,
 }
@@ -110,6 +112,7 @@ impl Doctor {
             changed: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
+            easel: Easel::default(),
             transfers: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -118,6 +121,10 @@ impl Doctor {
     /// What it works with.
     pub fn ground(&self) -> &Ground {
         &self.inner.ground
+    }
+
+    pub(super) fn easel(&self) -> &Easel {
+        &self.inner.easel
     }
 
     /// How many transfers are under way.

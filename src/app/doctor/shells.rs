@@ -19,6 +19,7 @@ use crate::model::catalog::{Service, TrackInRelease};
 use crate::model::config;
 use crate::model::health::{Identity, Judged, MatchedBy, Variant};
 use crate::model::id::{RecordingId, ReleaseId};
+use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
 use crate::net::catalog::{Catalog, CatalogError, Later};
 use crate::probe::{self, Pool, PoolError, Tempo};
@@ -106,6 +107,15 @@ impl Measure for Workers {
             probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
             probe::Outcome::GaveUp { reason } => Outcome::Broken(format!("it was given up: {reason}")),
         })
+    }
+
+    fn spectrogram(&self, file: File, name: &str) -> Result<Spectrogram, String> {
+        // A worker of its own, so that nobody waits for a scan, and none stays for the rare picture.
+        let pool = Pool::new(PathBuf::from("/proc/self/exe"), 1).map_err(|error| error.to_string())?;
+        match self.runtime.block_on(pool.spectrogram(file, name)) {
+            Ok(drawn) => Ok(*drawn),
+            Err(outcome) => Err(outcome.reason().unwrap_or("the file was not drawn").to_owned()),
+        }
     }
 
     fn set_rest(&self, permille: u32) {

@@ -8,12 +8,15 @@ use super::scan::{Reins, run};
 use super::*;
 use crate::engine::library::fixtures;
 use crate::model::health::{
-    IssueFilter, IssueKind, IssueStatus, LocalPath, MatchedBy, Progress, Scan, ScanCounts, ScanRequest, ScanStatus,
+    HealthAnswer, HealthRequest, IssueFilter, IssueKind, IssueStatus, LocalPath, MatchedBy, Progress, Scan, ScanCounts,
+    ScanRequest, ScanStatus,
 };
 use crate::model::id::ScanId;
+use crate::model::spectrogram::Spectrogram;
 use crate::model::time::UnixMs;
 use crate::model::variant::Codec;
 use crate::model::verdict::{Judgement, Verdict};
+use crate::model::view::Refusal;
 use crate::store::StoreOptions;
 
 /// Reads `word=value` lines instead of audio, and counts how often.
@@ -34,6 +37,22 @@ impl Measure for Words {
     }
 
     fn set_rest(&self, _: u32) {}
+
+    fn spectrogram(&self, mut file: File, _: &str) -> Result<Spectrogram, String> {
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        if text.contains("broken") {
+            return Err("not one frame could be decoded".to_owned());
+        }
+        Ok(Spectrogram {
+            content_hash: fixtures::measured(text.as_bytes()).content_hash,
+            sample_rate_hz: 44_100,
+            samples: 44_100,
+            samples_per_column: 44_100,
+            rows: 4,
+            levels: vec![255, 128, 64, 0],
+        })
+    }
 
     fn measure(&self, mut file: File, name: &str, _: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
         let mut text = String::new();
@@ -387,4 +406,39 @@ fn a_merged_recording_is_the_one_that_stands() {
     );
     let of = |id| doctor.ground.store.read(|txn, tables| Ok(tables.library.variants_of(txn, id)?.len())).unwrap();
     assert_eq!((of(99), of(12)), (0, 2));
+}
+
+#[test]
+fn a_copy_is_found_by_its_place_and_drawn_while_its_bytes_are_there() {
+    let mut world = Box_::new();
+    world.put("a.flac", "recording=1\nscore=0.9");
+    world.put("b.flac", "recording=2\nscore=-0.31");
+    world.put("c.mp3", "broken=no frame");
+    world.scan();
+    let schedule = service::Schedule {
+        enabled: true,
+        paths: Vec::new(),
+        every: None,
+        recount_every: std::time::Duration::MAX,
+        offline: true,
+    };
+    let doctor = service::Doctor::new(world.ground.clone(), schedule);
+    let copy_at = |name: &str| match doctor.answer(HealthRequest::CopyAt(world.path(name))).unwrap() {
+        HealthAnswer::Variants(found) => found.first().map(Variant::hash),
+        other => panic!("{other:?}"),
+    };
+    let (a, b) = (copy_at("a.flac").unwrap(), copy_at("b.flac").unwrap());
+    assert_eq!((copy_at("c.mp3"), copy_at("nowhere.flac")), (None, None));
+    let draw = |copy| match doctor.answer(HealthRequest::Spectrogram { copy, narrow: false })? {
+        HealthAnswer::Picture(png) => Ok(png),
+        other => panic!("{other:?}"),
+    };
+    assert!(draw(a).unwrap().starts_with(b"\x89PNG"));
+    // What lies there now is not what was measured.
+    world.put("b.flac", "recording=2\nscore=0.7");
+    assert!(matches!(draw(b), Err(Refusal::Invalid(why)) if why.contains("has changed")));
+    assert!(matches!(draw(crate::model::id::ContentHash([9; 32])), Err(Refusal::NotFound)));
+    let HealthAnswer::Scores(scores) = doctor.answer(HealthRequest::Scores).unwrap() else { panic!("no scores") };
+    assert_eq!((scores.steps[18], scores.steps[6]), ([1, 0, 0], [0, 0, 1]));
+    assert_eq!(scores.steps.iter().flatten().sum::<u64>(), 2);
 }

@@ -9,6 +9,7 @@ pub mod loudness;
 pub mod quality;
 pub mod resample;
 pub mod sketch;
+pub mod spectrogram;
 pub mod spectrum;
 pub mod transcode;
 

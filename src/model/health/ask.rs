@@ -1,7 +1,7 @@
 //! What pages and tools ask of the Doctor, and what it answers.
 
 use super::scan::{Progress, Scan, ScanRequest};
-use super::{CanonicalStats, Issue, IssueKind, IssueStatus, LocalPath, Severity, Variant};
+use super::{CanonicalStats, Issue, IssueKind, IssueStatus, Judged, LocalPath, Severity, Variant};
 use crate::model::id::{ContentHash, IssueId, ScanId};
 
 /// Counts of the whole collection or of a folder.
@@ -28,6 +28,25 @@ impl HealthSummary {
     /// All open issues.
     pub fn open(&self) -> u64 {
         self.by_kind.iter().sum()
+    }
+}
+
+/// How the copies score.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scores {
+    /// Copies by score, from 0 upwards in steps of a twentieth, and in each by verdict: clean, uncertain, transcode.
+    pub steps: [[u64; 3]; 20],
+}
+
+impl Scores {
+    /// Counts one copy.
+    pub fn add(&mut self, judged: &Judged) {
+        let last = self.steps.len() - 1;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
+        let step = (judged.quality_score * 20.0) as usize;
+        if let Some(n) = self.steps[step.min(last)].get_mut(judged.judgement.verdict as usize) {
+            *n += 1;
+        }
     }
 }
 
@@ -94,6 +113,17 @@ pub enum HealthRequest {
     Variants(u128),
     /// One copy with its fingerprint. Answer: `Variants` of one.
     Variant(ContentHash),
+    /// The copy that lies there, without its fingerprint. Answer: `Variants` of one, or of none.
+    CopyAt(LocalPath),
+    /// The spectrogram of a copy. Answer: `Picture`.
+    Spectrogram {
+        /// Of which.
+        copy: ContentHash,
+        /// Small enough for a telephone.
+        narrow: bool,
+    },
+    /// How the copies score. Answer: `Scores`.
+    Scores,
     /// Judge everything anew from what was measured; with `true` also what was judged by the rules of now. Answer:
     /// `Rejudged`.
     Rejudge(bool),
@@ -122,6 +152,10 @@ pub enum HealthAnswer {
     Canonical(Vec<CanonicalStats>),
     /// Copies.
     Variants(Vec<Variant>),
+    /// A PNG.
+    Picture(Vec<u8>),
+    /// Counts.
+    Scores(Box<Scores>),
     /// How many judgements changed.
     Rejudged(u64),
 }

@@ -36,6 +36,7 @@ fn form(event: Result<Event, BroadcastStreamRecvError>) -> Sent {
         Ok(Event::Message(user)) => sent("message", &json!({ "user": user })),
         Ok(Event::Server) => sent("server", &json!({})),
         Ok(Event::Shares) => sent("shares", &json!({})),
+        Ok(Event::Library) => sent("library", &json!({})),
         Err(BroadcastStreamRecvError::Lagged(missed)) => sent("missed", &json!({ "events": missed })),
     }
 }

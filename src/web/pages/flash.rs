@@ -1,6 +1,7 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 22] = [
+const SENTENCES: [(&str, &str); 25] = [
+    ("acknowledged", "Acknowledged. It stays on the list."),
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
     ("cancelled", "Cancelled."),
@@ -8,11 +9,13 @@ const SENTENCES: [(&str, &str); 22] = [
     ("cleared", "Finished transfers are cleared from the list. The files stay where they are."),
     ("connecting", "Connecting to the Soulseek server."),
     ("credentials", "User name and password are kept. Connecting to the Soulseek server."),
+    ("dismissed", "Dismissed. It stays away when the library is scanned again."),
     ("disconnected", "Disconnected. You stay offline until you connect again."),
     ("fetched", "The share list has arrived."),
     ("forgotten", "Forgotten."),
     ("password", "The password is set. Other browsers and tools have to sign in again."),
     ("removed", "Removed from the list."),
+    ("reopened", "It counts as an open issue again."),
     ("rescan", "The scan has begun."),
     ("retried", "It will be tried again."),
     ("scan_stopped", "The scan is being stopped."),

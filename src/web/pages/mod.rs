@@ -6,6 +6,7 @@
 
 mod assets;
 mod flash;
+mod library;
 mod log;
 mod people;
 mod searches;
@@ -64,6 +65,17 @@ pub(crate) fn table() -> Vec<Route> {
         route("POST", "/shares/add", Administrator, "", shares::add),
         route("POST", "/shares/remove", Administrator, "", shares::remove),
         route("GET", "/shares/folders", Readonly, "", shares::folders),
+        route("GET", "/library", Readonly, "", library::show),
+        route("POST", "/library/scan", Readwrite, "", library::scan),
+        route("POST", "/library/scan/stop", Readwrite, "", library::stop),
+        route("GET", "/library/artists", Readonly, "", library::by_artist),
+        route("GET", "/library/releases", Readonly, "", library::by_release),
+        route("GET", "/library/scores", Readonly, "", library::scores),
+        route("GET", "/library/issues", Readonly, "", library::issues::list),
+        route("GET", "/library/issues/{id}", Readonly, "", library::issues::show),
+        route("POST", "/library/issues/{id}", Readwrite, "", library::issues::change),
+        route("GET", "/library/variants/{copy}", Readonly, "", library::variant::show),
+        route("GET", "/library/variants/{copy}/spectrogram.png", Readonly, "", library::variant::spectrogram),
         route("GET", "/users", Readonly, "", people::list),
         route("GET", "/users/{name}", Readonly, "", people::show),
         route("GET", "/users/{name}/picture", Readonly, "", people::picture),
