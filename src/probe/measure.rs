@@ -114,8 +114,8 @@ pub(super) fn warm_up() {
 }
 
 /// Measures or draws an open file of `len` bytes.
-pub(super) fn measure(file: File, len: u64, extension: &str, wanted: Wanted, pulse: &mut Pulse) -> Answer {
-    Answer::Outcome(match attempt(&file, len, extension, wanted, pulse) {
+pub(super) fn measure(file: &File, len: u64, extension: &str, wanted: Wanted, pulse: &mut Pulse) -> Answer {
+    Answer::Outcome(match attempt(file, len, extension, wanted, pulse) {
         Ok(answer) => return answer,
         Err(Failure::Corrupted(reason)) => Outcome::Corrupted { reason: clip(&reason).to_owned() },
         Err(Failure::Unsupported(reason)) => Outcome::Unsupported { reason: clip(&reason).to_owned() },

@@ -40,7 +40,7 @@ fn serve(pulse: &mut Pulse) -> io::Result<()> {
         let size = u64::try_from(size).unwrap_or(0);
         sandbox::grant_cpu(size).map_err(io::Error::other)?;
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            measure::measure(File::from(file), size, &extension, wanted, pulse)
+            measure::measure(&File::from(file), size, &extension, wanted, pulse)
         }));
         match result {
             Ok(answer) => pulse.say(&answer)?,

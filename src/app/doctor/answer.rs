@@ -46,7 +46,9 @@ impl Doctor {
                 .ground()
                 .store
                 .read(|txn, tables| tables.library.variants_after(txn, after.as_deref(), ROWS_AT_ONCE))?;
-            rows.iter().for_each(|(_, variant)| scores.add(&variant.judged));
+            for (_, variant) in &rows {
+                scores.add(&variant.judged);
+            }
             match rows.into_iter().last() {
                 Some((key, _)) => after = Some(key),
                 None => return Ok(scores),

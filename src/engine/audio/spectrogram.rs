@@ -21,6 +21,7 @@ const HOP: usize = WINDOW / 2;
 /// Lines that make one band.
 const LINES: usize = WINDOW / 2 / SPECTROGRAM_ROWS;
 /// Power of a sine of full scale in its line: half the window's length times the Hann window's mean, squared.
+#[expect(clippy::cast_precision_loss, reason = "a power of two")]
 const FULL_SCALE: f32 = (WINDOW as f32 / 4.0) * (WINDOW as f32 / 4.0);
 
 /// Draws one file's sound.
