@@ -187,7 +187,7 @@ async fn a_worker_is_locked_in_and_stays_small() {
 #[tokio::test]
 async fn every_format_has_a_spectrogram_with_its_tone_in_it() {
     let pool = pool();
-    // 1 kHz in every one of them.
+    // 997 Hz in every one of them.
     for name in ["tone.flac", "tone.oga", "tone-alac.m4a", "tone.mp3", "tone.m4a", "tone.ogg", "tone.opus"] {
         let drawn = pool.spectrogram(probe::open(&fixture(name)).unwrap(), name).await.unwrap();
         let bytes = std::fs::read(fixture(name)).unwrap();

@@ -67,8 +67,11 @@ def finished(page):
 def rescan(page, library):
     """Measures everything again, whatever the state of the page."""
     page.open(f"{library.url}/library")
-    page.click("Measure everything again…")
-    page.click("Measure everything again", within="//form")
+    if page.has("//button[.='Run Health Scan']"):
+        page.click("Run Health Scan")
+    else:
+        page.click("Measure everything again…")
+        page.click("Measure everything again", within="//form")
     page.says("The scan has begun.")
     finished(page)
 

@@ -1,5 +1,7 @@
 //! One copy: its spectrogram, its verdict with every rule that fired, and all that was measured.
 
+use std::fmt::Write as _;
+
 use askama::Template;
 use axum::extract::{Path, Query};
 use axum::http::header;
@@ -229,7 +231,13 @@ fn identity(variant: &Variant) -> Rows {
 }
 
 fn hashes(variant: &Variant) -> Rows {
-    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    };
     vec![
         ("Content (BLAKE3)", variant.hash().to_string()),
         ("File (SHA-256)", hex(&variant.measured.file_sha256)),
