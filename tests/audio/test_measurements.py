@@ -16,9 +16,12 @@ SOUNDS = {
     "song": "aevalsrc=exprs='0.3*sin(2*PI*(220+110*floor(mod(t\\,8)))*t)*exp(-3*mod(t\\,0.5))+0.2*sin(2*PI*(330+55*floor"
     "(mod(t*1.5\\,7)))*t)*(0.2+0.8*gt(mod(t\\,30)\\,12))+0.05*(random(0)-0.5)|0.3*sin(2*PI*(220+110*floor(mod(t\\,8)))*t)"
     "*exp(-3*mod(t\\,0.5))+0.2*sin(2*PI*(440+70*floor(mod(t*0.8\\,5)))*t)*(0.2+0.8*gt(mod(t\\,30)\\,12))':s=44100:d=75",
-    "loud": "aevalsrc=exprs='clip(1.4*sin(2*PI*(180+90*floor(mod(t\\,6)))*t)*(0.4+0.6*exp(-4*mod(t\\,0.4)))\\,-1\\,1)':"
-    "c=stereo:s=48000:d=45",
+    # Its crests are cut below full scale: drmeter answers nan for a sample at or over it, and lossy codecs overshoot. It
+    # grows, for drmeter counts blocks of equal level once.
+    "loud": "aevalsrc=exprs='clip(1.4*sin(2*PI*(180+90*floor(mod(t\\,6)))*t)*(0.4+0.6*exp(-4*mod(t\\,0.4)))*(0.4+t/75)\\,"
+    "-0.8\\,0.8)':c=stereo:s=48000:d=45",
 }
+CLIPPED = "aevalsrc=exprs='clip(1.4*sin(2*PI*220*t)\\,-1\\,1)':c=stereo:s=48000:d=5"
 CODINGS = {
     "wav": ("wav", ["-c:a", "pcm_s16le"]),
     "wav24": ("wav", ["-c:a", "pcm_s24le"]),
@@ -31,11 +34,11 @@ CODINGS = {
 LOSSLESS = {"wav", "wav24", "flac"}
 
 
-def call(*arguments):
+def call(*arguments, accepted=(0,)):
     program = arguments[0]
     assert shutil.which(program), f"{program} is missing: install ffmpeg and libchromaprint-tools"
     done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 0, f"{arguments}: {done.stderr}"
+    assert done.returncode in accepted, f"{arguments}: {done.stderr}"
     return done
 
 
@@ -77,7 +80,8 @@ def drmeter(path):
 
 
 def fpcalc(path):
-    text = call("fpcalc", "-raw", str(path)).stdout
+    # 1.5.1 beside FFmpeg 5 takes the end of a file shorter than its 120 s for an error, after printing what it is asked for.
+    text = call("fpcalc", "-raw", str(path), accepted=(0, 3)).stdout
     return [int(word) for word in re.search(r"FINGERPRINT=(\S+)", text).group(1).split(",")]
 
 
@@ -113,6 +117,9 @@ def test_fingerprint_is_fpcalcs(corpus, sound, coding):
         assert wrong / (32 * len(pairs)) <= 0.003
 
 
-def test_clipping_shows_where_it_is(corpus):
-    assert ours(corpus["loud", "flac"])["clipping_runs"] > 100
+def test_clipping_shows_where_it_is(corpus, tmp_path):
+    path = tmp_path / "clipped.flac"
+    call("ffmpeg", "-v", "error", "-f", "lavfi", "-i", CLIPPED, "-sample_fmt", "s16", str(path))
+    # Each crest of each channel's 220 waves a second.
+    assert ours(path)["clipping_runs"] == pytest.approx(2 * 2 * 220 * 5, rel=0.01)
     assert ours(corpus["song", "flac"])["clipping_runs"] == 0

@@ -113,6 +113,8 @@ impl<'g> Settler<'g> {
                     variant.identity.recording_id = Some(facts.id);
                     self.known(variant)?;
                 }
+                // Said again here: the one that stands may be in this very page, settled as it was before.
+                settled.todo.push(Todo::Recording(facts.id));
                 return Ok(Settled { canonical: Some((id, Vec::new())), ..settled });
             }
             Fact::Known(facts) => facts.duration_ms,
