@@ -234,7 +234,7 @@ fn doctor(
 ) -> Result<Doctor, String> {
     let runtime = tokio::runtime::Handle::current();
     let catalog = shells::catalog(&config.catalog, store, clock, cancel).map_err(|error| error.to_string())?;
-    let workers = load::cores().saturating_sub(1).max(1);
+    let workers = load::workers(config.library_health.max_concurrent_files);
     let measure = Workers::new(workers, runtime.clone()).map_err(|error| error.to_string())?;
     let settings = apply::shares(config, folders);
     let rules = Rules::new(&settings.filters, &settings.excluded).map_err(|error| error.to_string())?;

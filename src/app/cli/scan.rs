@@ -130,15 +130,15 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
         Ok(runtime) => runtime,
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
-    let workers = load::cores().saturating_sub(1).max(1);
-    let measure = match Workers::new(workers, runtime.handle().clone()) {
-        Ok(measure) => measure,
-        Err(error) => return could_not(&error.to_string()),
-    };
     // A folder is scanned with mistakes in the configuration too: only limits and excluded folders come from it.
     let config = sources.load().ok().map(|resolved| resolved.config);
     let Some(config) = config.or_else(|| Some(resolve(&[]).ok()?.config)) else {
         return could_not("the configuration has mistakes: see `slskdn config check`");
+    };
+    let workers = load::workers(config.library_health.max_concurrent_files);
+    let measure = match Workers::new(workers, runtime.handle().clone()) {
+        Ok(measure) => measure,
+        Err(error) => return could_not(&error.to_string()),
     };
     let excluded: Vec<PathBuf> = config.shares.excluded.iter().map(PathBuf::from).collect();
     let rules = match Rules::new(&config.shares.filters, &excluded) {

@@ -5,6 +5,14 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Files measured at once: as asked, at most one per core; for 0 one per core but one (DESIGN section 3).
+pub fn workers(asked: usize) -> usize {
+    match asked {
+        0 => cores().saturating_sub(1).max(1),
+        asked => asked.min(cores()),
+    }
+}
+
 /// Load average of the last minute over the cores; 0 where the kernel does not say.
 #[expect(clippy::cast_precision_loss, reason = "a handful of cores")]
 pub fn per_core(cores: usize) -> f32 {

@@ -40,7 +40,7 @@ const OTHERS_FREE: f32 = 0.25;
 
 /// The tempo for this load. `asked` is the owner's number of files at once, `cores` the box's.
 pub fn tempo(load: &Load, asked: usize, cores: usize) -> Tempo {
-    let most = asked.clamp(1, cores.saturating_sub(1).max(1));
+    let most = asked.clamp(1, cores.max(1));
     let others = (load.per_core - load.own_per_core).max(0.0);
     // With others busy on a share of each core, rest so that their share stays theirs.
     let for_others = if others > OTHERS_FREE { (others * 2.0).min(REST_HOT) } else { 0.0 };
@@ -59,11 +59,11 @@ mod tests {
     #[test]
     fn it_yields_to_heat_transfers_and_others() {
         let idle = Load::default();
-        assert_eq!(tempo(&idle, 8, 4), Tempo { rest: 0.0, workers: 3 });
+        assert_eq!(tempo(&idle, 8, 4), Tempo { rest: 0.0, workers: 4 });
         assert_eq!(tempo(&idle, 2, 4).workers, 2);
         assert_eq!(tempo(&idle, 4, 1).workers, 1);
         let busy = Load { transfers: 2, ..idle };
-        assert_eq!(tempo(&busy, 8, 4), Tempo { rest: 2.0, workers: 2 });
+        assert_eq!(tempo(&busy, 8, 4), Tempo { rest: 2.0, workers: 3 });
         let rest = |temperature| tempo(&Load { temperature_c: Some(temperature), ..idle }, 8, 4).rest;
         assert!(rest(60.0) == 0.0 && rest(74.0) > 0.0 && rest(74.0) < rest(77.0) && rest(90.0) >= 9.0);
         // Our own load is no reason to slow down.

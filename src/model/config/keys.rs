@@ -209,6 +209,12 @@ pub const KEYS: &[Key] = &[
         "Address ranges (`10.0.0.0/8`) of your own network that may be dialled.",
     ),
     key("library_health.enabled", Kind::Bool, "true", "Scan the music library for what is wrong with it, when asked."),
+    key(
+        "library_health.max_concurrent_files",
+        Kind::Number(0, 16),
+        "0",
+        "Files measured at once, at most one per core; 0 is one per core but one.",
+    ),
     key("library_health.auto_scan.enabled", Kind::Bool, "false", "Scan the library by itself."),
     key("library_health.auto_scan.interval_hours", Kind::Number(1, 8_760), "168", "Hours between two such scans."),
     key(

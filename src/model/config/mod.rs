@@ -157,6 +157,8 @@ pub struct Config {
 pub struct LibraryHealth {
     /// Scans may be asked for.
     pub enabled: bool,
+    /// Files measured at once; 0 is one per core but one.
+    pub max_concurrent_files: usize,
     /// Scan by itself.
     pub auto_scan: bool,
     /// Hours between two such scans.
@@ -560,6 +562,7 @@ impl Reader<'_> {
         }
         LibraryHealth {
             enabled: self.flag("library_health.enabled"),
+            max_concurrent_files: self.small("library_health.max_concurrent_files") as usize,
             auto_scan: self.flag("library_health.auto_scan.enabled"),
             interval_hours: self.number("library_health.auto_scan.interval_hours"),
             library_paths,
