@@ -16,6 +16,7 @@ use crate::engine::soulseek::{Secret, Settings};
 use crate::model::config::Config;
 use crate::model::health::{HealthSummary, LocalPath};
 use crate::model::id::Username;
+use crate::model::mesh::MeshView;
 use crate::model::units::KIB;
 use crate::net::soulseek::{Deadlines, NetSettings};
 
@@ -199,6 +200,7 @@ impl Applier {
                 (&old.library_health, old.recompute_interval_hours)
                     != (&new.library_health, new.recompute_interval_hours),
             ),
+            ("mesh", old.mesh != new.mesh),
             ("memory", old.memory_budget_mib != new.memory_budget_mib),
             ("log", old.log_level != new.log_level),
             (
@@ -233,9 +235,14 @@ impl Applier {
     }
 
     /// Prometheus text of everything outside the web layer.
-    pub async fn metrics(&self, store: &crate::store::Stats, doctor: (Figures, HealthSummary)) -> String {
+    pub async fn metrics(
+        &self,
+        store: &crate::store::Stats,
+        doctor: (Figures, HealthSummary),
+        mesh: &MeshView,
+    ) -> String {
         let node = self.node.look(Node::view).await.unwrap_or_default();
-        super::publish::metrics(self, node, store, doctor).await
+        super::publish::metrics(self, node, store, doctor, mesh).await
     }
 
     /// What runs.

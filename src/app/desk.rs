@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Applier;
 use super::doctor::service::Doctor;
 use super::logging::LogTail;
+use super::mesh::MeshService;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
 use super::soulseek::NodeHandle;
@@ -50,6 +51,8 @@ pub struct Desk {
     pub applier: Applier,
     /// The Collection Doctor.
     pub doctor: Doctor,
+    /// The mesh.
+    pub mesh: MeshService,
     /// Stops the process.
     pub shutdown: CancellationToken,
 }
@@ -180,6 +183,7 @@ impl Desk {
                 let doctor = self.doctor.clone();
                 Response::Health(blocking(move || doctor.answer(request)).await??)
             }
+            Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
             Request::Shutdown => {
                 self.shutdown.cancel();
                 Response::Done
@@ -413,7 +417,7 @@ impl Desk {
     async fn metrics(&self) -> Result<String, Refusal> {
         let stats = self.read(Store::stats).await?;
         let health = self.read(|store| store.read(|txn, tables| tables.library.summary(txn, None))).await?;
-        Ok(self.applier.metrics(&stats, (self.doctor.figures(), health)).await)
+        Ok(self.applier.metrics(&stats, (self.doctor.figures(), health), &self.mesh.view()).await)
     }
 }
 

@@ -9,10 +9,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::engine::swarm::list::Pieces;
 use crate::model::id::ContentHash;
 
 /// Bytes of a piece. A power of two times BLAKE3's chunk, so that every piece is a subtree.
@@ -99,7 +99,7 @@ pub fn hash_file(path: &Path) -> Result<FileHashes, HashError> {
         let piece = &buffer[..len];
         whole.update(piece);
         sha256.update(piece);
-        if len > 0 || pieces.size == 0 {
+        if len > 0 || pieces.size() == 0 {
             pieces.add(piece);
         }
         if len < PIECE_LEN {
@@ -112,7 +112,7 @@ pub fn hash_file(path: &Path) -> Result<FileHashes, HashError> {
         return Err(HashError::Disagree { path: path.to_owned(), content_hash, pieces_root });
     }
     let sha256 = Sha256Hash(sha256.finalize().into());
-    let (size, pieces) = (pieces.size, pieces.values.len() as u64);
+    let (size, pieces) = (pieces.size(), pieces.count() as u64);
     Ok(FileHashes { path: path.to_owned(), size, content_hash, pieces_root, pieces, sha256 })
 }
 
@@ -128,54 +128,6 @@ fn read_piece(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
         }
     }
     Ok(len)
-}
-
-/// The chaining values of the pieces so far.
-#[derive(Default)]
-struct Pieces {
-    values: Vec<ChainingValue>,
-    size: u64,
-    /// The hash of the first piece as a whole file: a file of one piece has only that.
-    single: Option<ContentHash>,
-}
-
-impl Pieces {
-    fn add(&mut self, piece: &[u8]) {
-        if self.values.is_empty() {
-            self.single = Some(ContentHash(blake3::hash(piece).into()));
-        }
-        let mut hasher = blake3::Hasher::new();
-        hasher.set_input_offset(self.size);
-        // An empty file has no subtree, only a root; its value stands for nothing.
-        let value = if piece.is_empty() { [0; 32] } else { hasher.update(piece).finalize_non_root() };
-        self.values.push(value);
-        self.size += piece.len() as u64;
-    }
-
-    /// Folds the list as anybody would who was sent it.
-    fn root(&self) -> ContentHash {
-        let (left, right) = match (self.values.as_slice(), self.single) {
-            ([] | [_], single) => return single.unwrap_or(ContentHash(blake3::hash(&[]).into())),
-            (several, _) => several.split_at(left_count(several.len())),
-        };
-        ContentHash(merge_subtrees_root(&fold(left), &fold(right), Mode::Hash).into())
-    }
-}
-
-fn fold(values: &[ChainingValue]) -> ChainingValue {
-    match values {
-        [] => [0; 32],
-        [only] => *only,
-        several => {
-            let (left, right) = several.split_at(left_count(several.len()));
-            merge_subtrees_non_root(&fold(left), &fold(right), Mode::Hash)
-        }
-    }
-}
-
-/// Pieces of the left subtree: the largest power of two that leaves some for the right.
-fn left_count(count: usize) -> usize {
-    count.div_ceil(2).next_power_of_two()
 }
 
 #[cfg(test)]
@@ -214,18 +166,6 @@ mod tests {
         assert_eq!(json["pieces_root"], json["content_hash"]);
         assert_eq!(json["sha256"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(abc.to_string().contains("content hash  6437b3ac"));
-    }
-
-    #[test]
-    fn a_wrong_piece_shows() {
-        let mut pieces = Pieces::default();
-        let piece = vec![1; PIECE_LEN];
-        pieces.add(&piece);
-        pieces.add(&piece);
-        let root = pieces.root();
-        assert_eq!(root.0, *blake3::hash(&piece.repeat(2)).as_bytes());
-        pieces.values[1][0] ^= 1;
-        assert_ne!(pieces.root(), root);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod hash;
 pub mod logging;
 mod lookups;
+pub mod mesh;
 pub mod picture;
 pub mod publish;
 pub mod pump;

@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Applier;
 use super::clock::Clock;
 use super::doctor::service::{Doctor, Figures};
+use super::mesh::MeshService;
 use super::soulseek::NodeHandle;
 use super::supervise::Supervisor;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
+use crate::model::mesh::MeshView;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
 use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
@@ -41,6 +43,8 @@ pub struct Publisher {
     pub applier: Applier,
     /// The Doctor.
     pub doctor: Doctor,
+    /// The mesh.
+    pub mesh: MeshService,
     /// Tasks.
     pub supervisor: Supervisor,
     /// Which disk backend, and why.
@@ -151,6 +155,7 @@ impl Publisher {
             searches_answered: node.searches_answered,
             searches_seen: node.searches_seen,
             library_scan: self.doctor.progress().borrow().clone(),
+            mesh: self.mesh.view(),
         }
     }
 }
@@ -172,6 +177,7 @@ pub async fn metrics(
     node: NodeView,
     store: &Stats,
     (doctor, health): (Figures, HealthSummary),
+    mesh: &MeshView,
 ) -> String {
     let mut registry = Registry::with_prefix("slskdn");
     let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -237,6 +243,7 @@ pub async fn metrics(
         );
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
+    mesh_gauges(mesh, &mut gauge);
     if let Some((resident, anonymous)) = memory() {
         gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);
     }
@@ -247,6 +254,17 @@ pub async fn metrics(
     // Writing into a string does not fail.
     let _ = encode(&mut text, &registry);
     text
+}
+
+fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)])) {
+    gauge("mesh_peers", "Mesh peers connected", None, &[("connected", u64::from(mesh.connected))]);
+    gauge("mesh_fetches", "Files being fetched from the mesh", None, &[("running", u64::from(mesh.fetching))]);
+    let requests = [("served", mesh.served), ("refused", mesh.refused)];
+    gauge("mesh_requests", "Requests of mesh peers since start", None, &requests);
+    gauge("mesh_connections_refused", "Since start", None, &[("refused", mesh.turned_away)]);
+    let bytes = [("in", mesh.bytes_in), ("out", mesh.bytes_out)];
+    gauge("mesh", "Bytes of files exchanged with mesh peers since start", Some(Unit::Bytes), &bytes);
+    gauge("mesh_bad_pieces", "Pieces of mesh peers that were proven bad", None, &[("pieces", mesh.bad_pieces)]);
 }
 
 /// Resident and anonymous bytes of this process.

@@ -186,6 +186,24 @@ impl Pump {
         placed
     }
 
+    /// As [`Pump::place`], and tells nobody.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn place_quietly(&self, order: &PlaceOrder) -> Result<Placing, PlaceError> {
+        place::place(self, order).await
+    }
+
+    /// File data.
+    pub fn disk(&self) -> &Disk {
+        &self.shared.disk
+    }
+
+    /// Where files go and how much room is left alone.
+    pub fn config(&self) -> &PumpConfig {
+        &self.shared.config
+    }
+
     /// Removes a partial file; one that is not there is fine.
     ///
     /// # Errors

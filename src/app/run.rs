@@ -19,6 +19,7 @@ use super::doctor::service::{self, Doctor};
 use super::doctor::shells::{self, Catalogs, Rulebook, Workers};
 use super::doctor::{Ground, load};
 use super::logging::{self, LogTail};
+use super::mesh::MeshService;
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
 use super::settings::Sources;
@@ -151,6 +152,7 @@ async fn run(
     let listen_port = net.port;
     let (parts, node) = soulseek::parts(clock, store.clone(), pump, sharing.clone(), settings, net, events.clone());
     let supervisor = Supervisor::new(clock, cancel.clone());
+    let mesh = MeshService::start(&config, &sources.data, parts.clone(), cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
     match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {
@@ -179,6 +181,7 @@ async fn run(
         resolved: Mutex::new(Arc::new(resolved)),
         applier: applier.clone(),
         doctor: doctor.clone(),
+        mesh: mesh.clone(),
         shutdown: shutdown.clone(),
     });
     supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;
@@ -190,6 +193,7 @@ async fn run(
         node: node.clone(),
         applier,
         doctor,
+        mesh: mesh.clone(),
         supervisor: supervisor.clone(),
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
@@ -211,6 +215,9 @@ async fn run(
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
+    if tokio::time::timeout(STOP, mesh.stopped()).await.is_err() {
+        tracing::warn!("the mesh did not stop in time");
+    }
     let late = supervisor.stop(STOP).await;
     if late > 0 {
         tracing::warn!(tasks = late, "did not stop in time");

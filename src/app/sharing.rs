@@ -245,6 +245,13 @@ impl Sharing {
         Ok(real.map(|(local_path, size)| SharedLocation { local_path, size }))
     }
 
+    /// The shared file at this path of the disk; `None` as for [`Sharing::find`].
+    pub fn find_local(&self, path: &Path) -> Result<Option<SharedLocation>, SharingError> {
+        let found = self.inner.store.read(|txn, tables| tables.shares.reader(txn)?.find_local(path))?;
+        let real = found.and_then(|file| Some((real_path_within(&file.root_path, &file.local_path)?, file.size)));
+        Ok(real.map(|(local_path, size)| SharedLocation { local_path, size }))
+    }
+
     /// A shared folder and those below it; empty if it is not shared.
     pub fn folder(&self, path: &WireText) -> Result<Vec<RemoteFolder>, SharingError> {
         Ok(self.inner.store.read(|txn, tables| tables.shares.reader(txn)?.folder(path.as_str()))?)

@@ -47,6 +47,12 @@ impl Pool {
         self.shared.blocks
     }
 
+    /// The permits of the blocks, for memory that is spent elsewhere instead: whoever holds one keeps a block from being
+    /// taken.
+    pub fn permits(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.permits)
+    }
+
     /// Blocks that are not out.
     pub fn available(&self) -> usize {
         self.shared.permits.available_permits()

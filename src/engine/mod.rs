@@ -4,4 +4,6 @@
 pub mod audio;
 pub mod catalog;
 pub mod library;
+pub mod mesh;
 pub mod soulseek;
+pub mod swarm;

@@ -173,9 +173,77 @@ impl fmt::Debug for ContentHash {
     }
 }
 
+impl FromStr for ContentHash {
+    type Err = HashError;
+
+    fn from_str(text: &str) -> Result<Self, HashError> {
+        parse_hash(text).map(Self)
+    }
+}
+
+/// A mesh peer: the BLAKE3 hash of its Ed25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PeerId(pub [u8; 32]);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerId({self})")
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = HashError;
+
+    fn from_str(text: &str) -> Result<Self, HashError> {
+        parse_hash(text).map(Self)
+    }
+}
+
+/// The text is not 32 bytes in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashError;
+
+impl fmt::Display for HashError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 hexadecimal digits are wanted")
+    }
+}
+
+impl std::error::Error for HashError {}
+
+fn parse_hash(text: &str) -> Result<[u8; 32], HashError> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return Err(HashError);
+    }
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else { return Err(HashError) };
+        *byte = high << 4 | low;
+    }
+    Ok(hash)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_survive_text() {
+        let id = PeerId(std::array::from_fn(|at| u8::try_from(at * 7).unwrap()));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(ContentHash(id.0)));
+        for bad in ["", "00", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"é".repeat(32)] {
+            assert_eq!(bad.parse::<PeerId>(), Err(HashError), "{bad}");
+        }
+    }
 
     #[test]
     fn uuids_survive_text() {

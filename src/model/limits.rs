@@ -269,6 +269,49 @@ pub const CATALOG_ANSWERS: u64 = 250_000;
 /// Their bytes, deflated; the oldest are forgotten.
 pub const CATALOG_BYTES: u64 = 192 * MIB;
 
+// ---- Mesh (DECISIONS 7, 8; SPEC-FACTS 8; RELIABILITY-FACTS 9) ----
+
+/// A frame with its header, bytes. A longer one is a violation: the connection is closed and struck.
+pub const MESH_FRAME: usize = 64 * 1024;
+/// Body of a piece list, bytes: files of at most 4 GiB (DECISIONS 5).
+pub const PIECE_LIST_LEN: usize = 2 * 1024 * 1024;
+/// Connections with peers, both ways, unless the owner allows fewer; one more is refused.
+pub const MESH_CONNECTIONS: usize = 50;
+/// From one address. Loopback is exempt: tests and a laboratory come from there.
+pub const MESH_CONNECTIONS_PER_ADDRESS: usize = 3;
+/// Attempts from one address within a minute that are answered. Loopback is exempt.
+pub const MESH_ATTEMPTS_PER_MINUTE: usize = 10;
+/// Connections whose handshake is not over; one more is refused.
+pub const MESH_HANDSHAKES: usize = 16;
+/// Bytes of packets kept for connections that were not looked at yet.
+pub const MESH_INCOMING_BYTES: u64 = 256 * KIB;
+/// Addresses and keys remembered for their attempts or violations; the one longest quiet is forgotten.
+pub const MESH_STRUCK: usize = 256;
+/// Violations after which a peer is banned for a while.
+pub const MESH_VIOLATIONS: u32 = 3;
+/// Seconds of such a ban.
+pub const MESH_BAN_S: u64 = 300;
+/// Control messages of one peer answered per second; more in a row than ten times this is a violation.
+pub const MESH_MESSAGES_PER_SECOND: u32 = 10;
+/// Questions to one peer waiting for their answer; one more fails at once.
+pub const MESH_QUESTIONS: usize = 64;
+/// Streams one peer may have open with us besides its control stream.
+pub const MESH_STREAMS: u32 = 16;
+/// Requests of peers that wait to be served, all together; one more waits in its stream.
+pub const MESH_REQUESTS: usize = 64;
+/// Peers named in the configuration; one more is a mistake.
+pub const MESH_NAMED: usize = 64;
+/// Fetches that are not over; one more is refused.
+pub const MESH_FETCHES: usize = 1_000;
+/// Fetches kept, those that are over included; for a new one the oldest that is over is forgotten.
+pub const MESH_FETCHES_KEPT: usize = 2_000;
+/// Fetches in progress at once; the others wait.
+pub const MESH_FETCHES_AT_ONCE: usize = 4;
+/// Peers one file is fetched from at once; further ones wait until one leaves.
+pub const MESH_SOURCES: usize = 16;
+/// Piece lists of our files kept in the store; for one more another is forgotten.
+pub const PIECE_LISTS: u64 = 4_096;
+
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.

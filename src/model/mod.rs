@@ -6,6 +6,7 @@ pub mod config;
 pub mod health;
 pub mod id;
 pub mod limits;
+pub mod mesh;
 pub mod music;
 pub mod record;
 pub mod spectrogram;

@@ -11,6 +11,7 @@ pub use self::browsed::{Browsed, FolderStream};
 
 use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
+use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
 use super::time::UnixMs;
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub searches_seen: u64,
     /// The library scan, if one runs.
     pub library_scan: Progress,
+    /// The mesh at a glance.
+    pub mesh: MeshView,
 }
 
 /// The server connection.
@@ -441,6 +444,8 @@ pub enum Request {
     Shutdown,
     /// Answer: `Health`.
     Health(HealthRequest),
+    /// Answer: `Mesh`.
+    Mesh(MeshRequest),
 }
 
 /// Answers to requests.
@@ -503,6 +508,8 @@ pub enum Response {
     Endpoint(SocketAddrV4),
     /// Of the Collection Doctor.
     Health(HealthAnswer),
+    /// Of the mesh.
+    Mesh(MeshAnswer),
 }
 
 /// Told to open pages as it happens.

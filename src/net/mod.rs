@@ -1,5 +1,6 @@
 //! Sockets. Bytes become messages here and messages bytes; nothing is decided.
 
 pub mod catalog;
+pub mod mesh;
 pub mod port_mapping;
 pub mod soulseek;

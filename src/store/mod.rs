@@ -12,6 +12,7 @@ mod folder;
 mod gate;
 pub mod library;
 mod lists;
+pub mod mesh;
 mod migrate;
 pub mod records;
 pub mod shares;

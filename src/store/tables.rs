@@ -10,6 +10,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 use super::StoreError;
 use super::catalog::CatalogTables;
 use super::library::LibraryTables;
+use super::mesh::MeshTables;
 use super::shares::ShareTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
@@ -57,6 +58,8 @@ pub struct Tables {
     pub library: LibraryTables,
     /// Answers of the catalogs.
     pub catalog: CatalogTables,
+    /// The mesh's.
+    pub mesh: MeshTables,
 }
 
 impl Tables {
@@ -76,6 +79,7 @@ impl Tables {
             shares: ShareTables::open(env, txn)?,
             library: LibraryTables::open(env, txn)?,
             catalog: CatalogTables::open(env, txn)?,
+            mesh: MeshTables::open(env, txn)?,
         })
     }
 
@@ -93,6 +97,7 @@ impl Tables {
         .chain(self.shares.tables())
         .chain(self.library.tables())
         .chain(self.catalog.tables())
+        .chain(self.mesh.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

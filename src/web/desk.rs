@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{BatchId, SearchId, TransferId, Username};
+use crate::model::mesh::{MeshAnswer, MeshRequest};
 use crate::model::record::{Batch, PrivateMessage, Wish};
 use crate::model::transfer::{Direction, Transfer};
 use crate::model::view::{
@@ -171,6 +172,9 @@ impl Desk {
         /// A user's address.
         user_endpoint(user: Username) -> std::net::SocketAddrV4
             = Request::UserEndpoint(user) => Response::Endpoint(endpoint) => endpoint;
+        /// Something of the mesh.
+        mesh(request: MeshRequest) -> MeshAnswer
+            = Request::Mesh(request) => Response::Mesh(answer) => answer;
         /// Something of the Collection Doctor.
         health(request: HealthRequest) -> HealthAnswer
             = Request::Health(request) => Response::Health(answer) => answer;

@@ -7,8 +7,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub mod keys;
+mod mesh;
 
 use keys::Kind;
+pub use mesh::Mesh;
 
 /// Where a value was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,6 +148,8 @@ pub struct Config {
     pub library_health: LibraryHealth,
     /// Hours between two computations of the statistics of all recordings.
     pub recompute_interval_hours: u64,
+    /// Section `mesh`.
+    pub mesh: Mesh,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -489,6 +493,7 @@ impl Reader<'_> {
             private_ranges: self.ranges(),
             library_health: self.library_health(),
             recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
+            mesh: self.mesh(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }

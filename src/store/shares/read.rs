@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use heed::RoTxn;
@@ -110,6 +110,21 @@ impl<'t> ShareReader<'t> {
         let mut local_path = root_path.join(OsStr::from_bytes(&folder.local));
         local_path.push(OsStr::from_bytes(file.local.as_deref().unwrap_or(name.as_bytes())));
         Ok(Some(FoundFile { root_path, local_path, size: file.size }))
+    }
+
+    /// The file that lies at this path of the disk, if it is advertised. One whose name others see differently from how
+    /// the disk has it is not found this way.
+    pub fn find_local(&self, path: &Path) -> Result<Option<FoundFile>, StoreError> {
+        for root in self.roots.values().filter(|root| root.present) {
+            let Ok(inside) = path.strip_prefix(OsStr::from_bytes(&root.local_path)) else { continue };
+            let Some(inside) = inside.to_str() else { continue };
+            let virtual_path = format!("{}\\{}", root.alias, inside.replace('/', "\\"));
+            let found = self.find(&WireText::from(virtual_path))?;
+            if let Some(found) = found.filter(|found| found.local_path == path) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// A folder and those below it, with their files; at most about [`FOLDER_FILES`] of them. Empty if not shared.

@@ -6,6 +6,7 @@
 mod events;
 mod health;
 pub(crate) mod health_shape;
+mod mesh;
 mod openapi;
 mod people;
 mod searches;
@@ -131,5 +132,6 @@ pub(crate) fn table() -> Vec<Route> {
         route("POST", "/api/messages/{name}/read", Readwrite, "Mark a conversation as read", people::read),
     ];
     table.extend(transfers::table());
+    table.extend(mesh::table());
     table
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::model::id::SearchId;
+use crate::model::mesh::MeshView;
 use crate::model::music::Attributes;
 use crate::model::record::{PrivateMessage, Wish};
 use crate::model::time::UnixMs;
@@ -102,6 +103,16 @@ pub(crate) fn snapshot(s: &Snapshot) -> Value {
         "unread_messages": s.unread_messages,
         "searches_answered": s.searches_answered,
         "searches_seen": s.searches_seen,
+        "mesh": mesh(&s.mesh),
+    })
+}
+
+pub(crate) fn mesh(m: &MeshView) -> Value {
+    json!({
+        "enabled": m.enabled, "id": m.id.map(|id| id.to_string()), "port": m.port, "connected": m.connected,
+        "fetching": m.fetching, "requests_served": m.served, "requests_refused": m.refused,
+        "connections_refused": m.turned_away, "bytes_out": m.bytes_out, "bytes_in": m.bytes_in,
+        "bad_pieces": m.bad_pieces,
     })
 }
 

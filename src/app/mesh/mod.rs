@@ -1,0 +1,277 @@
+//! The mesh at work: serves shared files to peers and fetches files from them.
+//!
+//! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
+//! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
+//! [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+
+mod fetch;
+mod key;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::fetch::Progress;
+use self::serve::Slots;
+use super::soulseek::Parts;
+use crate::engine::mesh::frame::Hello;
+use crate::engine::mesh::session::FEATURES;
+use crate::engine::soulseek::io::Refusal;
+use crate::engine::soulseek::names;
+use crate::engine::swarm::list::PieceList;
+use crate::model::config::Config;
+use crate::model::id::{ContentHash, PeerId};
+use crate::model::limits;
+use crate::model::mesh::{Fetch, FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, MeshView, SourceView};
+use crate::net::mesh::{Incoming, Mesh, MeshSettings, Named};
+use crate::store::StoreError;
+
+/// Runs of pieces under way at once, all fetches together: each may hold one block of the pool, and most of the pool is
+/// others'.
+const RUNS: usize = limits::BLOCKS / 4;
+
+/// The mesh, or that it is off. Clones are cheap.
+#[derive(Clone)]
+pub struct MeshService {
+    parts: Arc<Parts>,
+    running: Option<Arc<Running>>,
+}
+
+struct Running {
+    mesh: Mesh,
+    parts: Arc<Parts>,
+    slots: Slots,
+    /// Whole files are read for their piece lists one at a time.
+    listing: Semaphore,
+    turns: Arc<Semaphore>,
+    runs: Arc<Semaphore>,
+    /// Fetches that are not over. Short and synchronous.
+    live: Mutex<BTreeMap<ContentHash, Live>>,
+    /// One change of the kept fetches at a time.
+    changing: tokio::sync::Mutex<()>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    bytes_in: AtomicU64,
+    bad_pieces: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Live {
+    cancel: CancellationToken,
+    progress: Arc<Mutex<Progress>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used by map_err")]
+fn unreadable(error: StoreError) -> Refusal {
+    tracing::error!(%error, "the store could not be used");
+    Refusal::Full(format!("the store cannot be used: {error}"))
+}
+
+impl MeshService {
+    /// Starts what the configuration asks for, and goes on with the fetches of the last run.
+    ///
+    /// # Errors
+    /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
+    pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
+        let settings = &config.mesh;
+        if !settings.enabled {
+            return Ok(Self { parts, running: None });
+        }
+        let identity = key::load_or_make(&data.join("identity"))?;
+        tracing::info!(id = %identity.id(), "the mesh is on");
+        let (incoming, asked) = mpsc::channel::<Incoming>(limits::MESH_REQUESTS);
+        let hello = Hello {
+            features: FEATURES.to_owned(),
+            software: concat!("slskdn/", env!("CARGO_PKG_VERSION")).to_owned(),
+            username: config.soulseek.username.clone(),
+            ..Hello::default()
+        };
+        let named = settings.peers.iter().map(|(id, address)| Named { id: *id, address: address.clone() });
+        let mesh = Mesh::start(
+            MeshSettings {
+                bind: SocketAddr::new(settings.address, settings.port),
+                identity,
+                peers: named.collect(),
+                banned: settings.banned.iter().copied().collect(),
+                connections_max: settings.connections_max,
+                gso: settings.gso,
+                hello,
+                blocks: parts.pump.disk().pool().permits(),
+            },
+            incoming,
+            cancel.clone(),
+        )
+        .map_err(|error| error.to_string())?;
+        let running = Arc::new(Running {
+            mesh,
+            parts: Arc::clone(&parts),
+            slots: Slots::new(settings.upload_slots),
+            listing: Semaphore::new(1),
+            turns: Arc::new(Semaphore::new(limits::MESH_FETCHES_AT_ONCE)),
+            runs: Arc::new(Semaphore::new(RUNS)),
+            live: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            cancel,
+            tasks: TaskTracker::new(),
+            bytes_in: AtomicU64::new(0),
+            bad_pieces: AtomicU64::new(0),
+        });
+        running.tasks.spawn(serve::run(Arc::clone(&running), asked));
+        let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
+        left.retain(|fetch| fetch.state == FetchState::Running);
+        left.sort_by_key(|fetch| fetch.asked_at);
+        for fetch in left {
+            running.go_on(fetch);
+        }
+        Ok(Self { parts, running: Some(running) })
+    }
+
+    /// Waits until everything has stopped; to be called after the cancellation.
+    pub async fn stopped(&self) {
+        let Some(running) = &self.running else { return };
+        running.tasks.close();
+        running.tasks.wait().await;
+        running.mesh.stopped().await;
+    }
+
+    /// The mesh at a glance.
+    pub fn view(&self) -> MeshView {
+        let Some(running) = &self.running else { return MeshView::default() };
+        let stats = running.mesh.stats();
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        MeshView {
+            enabled: true,
+            id: Some(running.mesh.id()),
+            port: running.mesh.port(),
+            connected: small(running.mesh.links().len()),
+            fetching: small(locked(&running.live).len()),
+            served: stats.served,
+            refused: stats.refused,
+            turned_away: stats.turned_away,
+            bytes_out: stats.bytes_out,
+            bytes_in: running.bytes_in.load(Ordering::Relaxed),
+            bad_pieces: running.bad_pieces.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Answers a page or a tool.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn answer(&self, request: MeshRequest) -> Result<MeshAnswer, Refusal> {
+        match request {
+            MeshRequest::Peers => {
+                Ok(MeshAnswer::Peers(self.running.as_ref().map(|running| running.mesh.peers()).unwrap_or_default()))
+            }
+            MeshRequest::Fetches => Ok(MeshAnswer::Fetches(self.fetches(None).await?)),
+            MeshRequest::Fetch(content) => {
+                let found = self.fetches(Some(content)).await?;
+                if found.is_empty() { Err(Refusal::NotFound) } else { Ok(MeshAnswer::Fetches(found)) }
+            }
+            MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
+            MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
+        }
+    }
+
+    async fn kept(&self) -> Result<Vec<Fetch>, Refusal> {
+        let store = self.parts.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.fetches()).await;
+        read.map_err(|error| Refusal::Full(error.to_string()))?.map_err(unreadable)
+    }
+
+    /// Newest first.
+    async fn fetches(&self, only: Option<ContentHash>) -> Result<Vec<FetchView>, Refusal> {
+        let mut kept = self.kept().await?;
+        kept.retain(|fetch| only.is_none_or(|only| fetch.content == only));
+        kept.sort_by_key(|fetch| std::cmp::Reverse(fetch.asked_at));
+        let live = self.running.as_ref().map(|running| locked(&running.live).clone()).unwrap_or_default();
+        let view = |fetch: Fetch| {
+            let progress = live.get(&fetch.content).map(|live| locked(&live.progress).clone()).unwrap_or_default();
+            let done = matches!(fetch.state, FetchState::Done(_));
+            FetchView {
+                bytes: if done { fetch.size } else { progress.bytes },
+                twice: progress.twice,
+                waits: match fetch.state {
+                    FetchState::Running if self.running.is_none() => "the mesh is off".to_owned(),
+                    FetchState::Running => progress.waits,
+                    FetchState::Done(_) => String::new(),
+                },
+                sources: progress.sources,
+                fetch,
+            }
+        };
+        Ok(kept.into_iter().map(view).collect())
+    }
+
+    async fn begin(&self, request: FetchRequest) -> Result<(), Refusal> {
+        let off = || Refusal::Invalid("the mesh is off: mesh.enabled".to_owned());
+        let running = self.running.as_ref().ok_or_else(off)?;
+        PieceList::fits(request.size).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        if request.size == 0 {
+            return Err(Refusal::Invalid("a file of 0 bytes need not be fetched".to_owned()));
+        }
+        let name = if request.name.trim().is_empty() { request.content.to_string() } else { request.name };
+        let fetch = Fetch {
+            content: request.content,
+            size: request.size,
+            name: names::safe_name(&name),
+            folder: names::safe_destination(&request.folder).unwrap_or_default(),
+            asked_at: self.parts.clock.now().wall,
+            ended_at: None,
+            state: FetchState::Running,
+            meant: None,
+        };
+        let _alone = running.changing.lock().await;
+        let running_now = locked(&running.live).len();
+        if locked(&running.live).contains_key(&fetch.content) {
+            return Err(Refusal::Duplicate);
+        }
+        if running_now >= limits::MESH_FETCHES {
+            return Err(Refusal::Full(format!("at most {} files are fetched from the mesh", limits::MESH_FETCHES)));
+        }
+        self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
+        running.go_on(fetch);
+        Ok(())
+    }
+
+    async fn forget(&self, content: ContentHash) -> Result<(), Refusal> {
+        if self.fetches(Some(content)).await?.is_empty() {
+            return Err(Refusal::NotFound);
+        }
+        if let Some(running) = &self.running {
+            let live = locked(&running.live).get(&content).cloned();
+            if let Some(live) = live {
+                live.cancel.cancel();
+                fetch::gone(running, content).await;
+            }
+        }
+        let discarded = self.parts.pump.discard(&fetch::partial_name(content)).await;
+        discarded.map_err(|error| Refusal::Full(error.to_string()))?;
+        self.parts.store.remove_fetch(content).await.map_err(unreadable)
+    }
+}
+
+impl Running {
+    /// Works on a kept fetch until it is over, or until the program stops.
+    fn go_on(self: &Arc<Self>, fetch: Fetch) {
+        let live = Live { cancel: self.cancel.child_token(), progress: Arc::default() };
+        locked(&self.live).insert(fetch.content, live.clone());
+        self.tasks.spawn(fetch::run(Arc::clone(self), fetch, live.cancel, live.progress));
+    }
+}
+
+/// What a source did, for pages.
+fn source_view(peer: PeerId, share: crate::engine::swarm::scheduler::Share, bytes: u64) -> SourceView {
+    SourceView { peer, bytes, bad_pieces: share.bad, failed: share.failed, dropped: share.dropped }
+}

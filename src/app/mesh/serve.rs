@@ -1,0 +1,291 @@
+//! Serves shared files to peers.
+//!
+//! A peer gets bytes of a file only if the Doctor measured it, the file still has the size and time it had then, and the
+//! share index advertises it; never by a path. Peers whose claimed user name is blacklisted get nothing. So many peers are
+//! served at once as the owner allows; others are told to come later. Speed is the one limit of all uploads.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::{Running, locked};
+use crate::disk::pool::{BLOCK_LEN, Block};
+use crate::engine::mesh::exchange::Wanted;
+use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
+use crate::engine::swarm::list::{PIECE_LEN, PieceList, Pieces};
+use crate::model::health::FileOutcome;
+use crate::model::id::{ContentHash, PeerId, Username};
+use crate::model::limits;
+use crate::net::mesh::{Answer, Incoming};
+
+/// A peer keeps its slot so long after its last request.
+const LINGER: Duration = Duration::from_secs(5);
+/// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
+const KEPT_LIST_LEN: usize = 64 * 1024;
+/// Blocks read at once.
+const BATCH: usize = 8;
+
+// A piece fills a block.
+const _: () = assert!(PIECE_LEN == BLOCK_LEN as u64);
+
+/// Who is being served.
+pub(super) struct Slots {
+    max: usize,
+    /// Requests under way and when the last one ended. Short and synchronous; at most `max` entries.
+    peers: Mutex<BTreeMap<PeerId, (usize, Instant)>>,
+}
+
+impl Slots {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, peers: Mutex::default() }
+    }
+
+    /// A seat for one request, if the peer has a slot or there is one left.
+    fn take(&self, peer: PeerId) -> Option<Slot<'_>> {
+        let now = Instant::now();
+        let mut peers = locked(&self.peers);
+        peers.retain(|_, (busy, last)| *busy > 0 || now.duration_since(*last) < LINGER);
+        if !peers.contains_key(&peer) && peers.len() >= self.max {
+            return None;
+        }
+        peers.entry(peer).or_insert((0, now)).0 += 1;
+        Some(Slot { slots: self, peer })
+    }
+}
+
+struct Slot<'a> {
+    slots: &'a Slots,
+    peer: PeerId,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some((busy, last)) = locked(&self.slots.peers).get_mut(&self.peer) {
+            *busy = busy.saturating_sub(1);
+            *last = Instant::now();
+        }
+    }
+}
+
+/// A file that may be served.
+struct Located {
+    path: PathBuf,
+    size: u64,
+}
+
+/// Answers peers until cancelled.
+pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incoming>) {
+    let permits = Arc::new(Semaphore::new(limits::MESH_REQUESTS));
+    loop {
+        let incoming = tokio::select! {
+            () = running.cancel.cancelled() => return,
+            incoming = asked.recv() => incoming,
+        };
+        match incoming {
+            None => return,
+            Some(Incoming::Query { username, content, reply, .. }) => {
+                let size = if allowed(&running, &username).await {
+                    locate(&running, content).await.map(|located| located.size)
+                } else {
+                    None
+                };
+                // Who asked may be gone.
+                let _ = reply.send(size);
+            }
+            Some(Incoming::Request { wanted, answer }) => {
+                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                let running = Arc::clone(&running);
+                let tasks = running.tasks.clone();
+                tasks.spawn(async move {
+                    let cancel = running.cancel.clone();
+                    tokio::select! {
+                        () = cancel.cancelled() => {}
+                        () = serve(&running, wanted, *answer) => {}
+                    }
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+/// Whether somebody of this claimed name may get anything.
+async fn allowed(running: &Running, username: &str) -> bool {
+    username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
+}
+
+/// The file of this content, if it is shared and is what it was when it was measured.
+async fn locate(running: &Running, content: ContentHash) -> Option<Located> {
+    let (store, sharing) = (running.parts.store.clone(), running.parts.sharing.clone());
+    let look = move || {
+        let rows = store.read(|txn, tables| {
+            let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
+            paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
+        });
+        let rows =
+            rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
+        rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
+            let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
+            let shared = sharing.find_local(&path).ok().flatten()?;
+            let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
+            let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
+            let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
+            same.then_some(Located { path: shared.local_path, size: row.size })
+        })
+    };
+    tokio::task::spawn_blocking(look).await.ok().flatten()
+}
+
+async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
+    if !allowed(running, answer.username()).await {
+        return answer.refuse(ErrorCode::PolicyViolation).await;
+    }
+    let Some(located) = locate(running, wanted.content()).await else {
+        return answer.refuse(ErrorCode::NotFound).await;
+    };
+    let Some(_slot) = running.slots.take(answer.peer()) else {
+        return answer.refuse(ErrorCode::RateLimited).await;
+    };
+    match wanted {
+        Wanted::PieceList(content, size) => {
+            if size != located.size {
+                return answer.refuse(ErrorCode::NotFound).await;
+            }
+            match list(running, content, &located).await {
+                Ok(list) => send_list(running, answer, &list).await,
+                Err(code) => answer.refuse(code).await,
+            }
+        }
+        Wanted::Chunk(chunk) => send_chunk(running, answer, chunk, located).await,
+    }
+}
+
+/// The piece list: kept, or made by reading the whole file.
+async fn list(running: &Running, content: ContentHash, located: &Located) -> Result<Vec<u8>, ErrorCode> {
+    let kept = |running: &Running| running.parts.store.piece_list(content).ok().flatten();
+    let proven = |list: &Vec<u8>| PieceList::prove(content, located.size, list).is_ok();
+    if let Some(list) = kept(running).filter(proven) {
+        return Ok(list);
+    }
+    let _alone = running.listing.acquire().await.map_err(|_| ErrorCode::IoError)?;
+    // Somebody before us may have made it.
+    if let Some(list) = kept(running).filter(proven) {
+        return Ok(list);
+    }
+    let disk = running.parts.pump.disk();
+    let failed = |error: crate::disk::DiskError| {
+        tracing::warn!(%error, "a shared file cannot be read for a peer");
+        ErrorCode::IoError
+    };
+    let (file, _) = disk.open_read(&located.path).await.map_err(failed)?;
+    let mut pieces = Pieces::default();
+    while pieces.size() < located.size {
+        let blocks = disk.pool().take_many(BATCH).await;
+        let blocks = disk.read(&file, pieces.size(), blocks).await.map_err(failed)?;
+        for block in blocks.iter().filter(|block| !block.is_empty()) {
+            pieces.add(block.bytes());
+        }
+        if blocks.iter().any(|block| block.len() < BLOCK_LEN) {
+            break;
+        }
+    }
+    if pieces.size() != located.size || pieces.root() != content {
+        tracing::warn!(path = %located.path.display(), "a shared file is not what it was when it was measured");
+        return Err(ErrorCode::NotFound);
+    }
+    let list = pieces.into_bytes();
+    if list.len() <= KEPT_LIST_LEN
+        && let Err(error) = running.parts.store.put_piece_list(content, list.clone()).await
+    {
+        tracing::warn!(%error, "a piece list could not be kept");
+    }
+    Ok(list)
+}
+
+async fn send_list(running: &Running, mut answer: Answer, list: &[u8]) {
+    if !answer.grant().await {
+        return;
+    }
+    for part in list.chunks(BLOCK_LEN) {
+        if !paced(running, &mut answer, part).await {
+            return;
+        }
+    }
+}
+
+async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, located: Located) {
+    let length = u64::from(chunk.length);
+    if chunk.offset.checked_add(length).is_none_or(|end| end > located.size) {
+        return answer.refuse(ErrorCode::InvalidRange).await;
+    }
+    let disk = running.parts.pump.disk();
+    let file = match disk.open_read(&located.path).await {
+        Ok((file, len)) if len == located.size => file,
+        Ok(_) => return answer.refuse(ErrorCode::NotFound).await,
+        Err(error) => {
+            tracing::warn!(%error, "a shared file cannot be read for a peer");
+            return answer.refuse(ErrorCode::IoError).await;
+        }
+    };
+    if !answer.grant().await {
+        return;
+    }
+    let mut sent = 0;
+    while sent < length {
+        let wanted = usize::try_from((length - sent).div_ceil(BLOCK_LEN as u64)).unwrap_or(BATCH).min(BATCH);
+        let blocks = disk.pool().take_many(wanted).await;
+        let Ok(blocks) = disk.read(&file, chunk.offset + sent, blocks).await else { return };
+        let before = sent;
+        for block in &blocks {
+            let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
+            let bytes = &block.bytes()[..Block::len(block).min(left)];
+            if !paced(running, &mut answer, bytes).await {
+                return;
+            }
+            sent += bytes.len() as u64;
+        }
+        if sent == before {
+            // The file became shorter: breaking off says so.
+            return;
+        }
+    }
+}
+
+/// Sends no faster than all uploads together may.
+async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8]) -> bool {
+    let bucket = &running.parts.pump.limiter().up;
+    while !bytes.is_empty() {
+        let granted = bucket.take(bytes.len()).await.clamp(1, bytes.len());
+        if !answer.send(&bytes[..granted]).await {
+            return false;
+        }
+        bytes = &bytes[granted..];
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_are_per_peer_and_linger() {
+        let slots = Slots::new(2);
+        let peer = |n: u8| PeerId([n; 32]);
+        let (first, again) = (slots.take(peer(1)).unwrap(), slots.take(peer(1)).unwrap());
+        let second = slots.take(peer(2)).unwrap();
+        assert!(slots.take(peer(3)).is_none());
+        drop(first);
+        drop(again);
+        assert!(slots.take(peer(3)).is_none(), "whoever asks again at once keeps the slot");
+        tokio::time::advance(LINGER).await;
+        assert!(slots.take(peer(3)).is_some());
+        drop(second);
+    }
+}

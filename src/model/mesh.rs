@@ -1,0 +1,157 @@
+//! The mesh as pages and tools see it, what they may ask of it, and what is kept of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{ContentHash, PeerId};
+use super::time::UnixMs;
+
+/// How a fetch stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchState {
+    /// It waits for its turn, looks for peers, or moves bytes.
+    Running,
+    /// The file lies at this absolute path.
+    Done(String),
+}
+
+/// A file the owner wants from the mesh, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Which file.
+    pub content: ContentHash,
+    /// Its length, bytes.
+    pub size: u64,
+    /// Its name below the downloads folder, made safe.
+    pub name: String,
+    /// Folder below the downloads folder, made safe; empty for none.
+    pub folder: String,
+    /// When it was asked for.
+    pub asked_at: UnixMs,
+    /// When it was over.
+    pub ended_at: Option<UnixMs>,
+    /// How it stands.
+    pub state: FetchState,
+    /// Where the finished file is about to go: found there after a kill in between.
+    pub meant: Option<String>,
+}
+
+/// What one peer did for a fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceView {
+    /// Who.
+    pub peer: PeerId,
+    /// Verified bytes that came from it first.
+    pub bytes: u64,
+    /// Proven bad pieces.
+    pub bad_pieces: u32,
+    /// Requests that failed.
+    pub failed: u64,
+    /// It gets no more of this file.
+    pub dropped: bool,
+}
+
+/// A fetch with what is known of it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchView {
+    /// What is kept.
+    pub fetch: Fetch,
+    /// Bytes verified and in the partial file.
+    pub bytes: u64,
+    /// Pieces of 64 KiB that came twice.
+    pub twice: u64,
+    /// What it waits for, in a few words; empty while it moves, and when it is over.
+    pub waits: String,
+    /// Since the program began.
+    pub sources: Vec<SourceView>,
+}
+
+/// A peer, named or connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its key's hash.
+    pub id: PeerId,
+    /// As named in the configuration, or where it called from.
+    pub address: String,
+    /// It is named in the configuration.
+    pub named: bool,
+    /// A connection is open.
+    pub connected: bool,
+    /// We called.
+    pub dialled: bool,
+    /// What it says of itself.
+    pub software: String,
+    /// Its Soulseek user name, as it claims.
+    pub username: String,
+    /// Its abilities.
+    pub features: Vec<String>,
+    /// Round trip, microseconds.
+    pub rtt_us: u64,
+    /// Why there is no connection, or why the last one ended; empty when nothing is wrong.
+    pub problem: String,
+}
+
+/// The mesh at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshView {
+    /// It is switched on.
+    pub enabled: bool,
+    /// Our own id.
+    pub id: Option<PeerId>,
+    /// UDP port in use.
+    pub port: u16,
+    /// Peers connected.
+    pub connected: u32,
+    /// Fetches that are not over.
+    pub fetching: u32,
+    /// Requests of peers granted since the start.
+    pub served: u64,
+    /// Requests of peers refused since the start.
+    pub refused: u64,
+    /// Connections refused since the start: limits, bans, wrong keys.
+    pub turned_away: u64,
+    /// Bytes of files and lists sent to peers since the start.
+    pub bytes_out: u64,
+    /// Verified bytes fetched since the start.
+    pub bytes_in: u64,
+    /// Proven bad pieces received since the start.
+    pub bad_pieces: u64,
+}
+
+/// A file asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// Which.
+    pub content: ContentHash,
+    /// Its length, bytes.
+    pub size: u64,
+    /// What to call it; the content hash if empty.
+    pub name: String,
+    /// Folder below the downloads folder.
+    pub folder: String,
+}
+
+/// What may be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshRequest {
+    /// Answer: `Peers`.
+    Peers,
+    /// Answer: `Fetches`, newest first.
+    Fetches,
+    /// Answer: `Fetches` with one.
+    Fetch(ContentHash),
+    /// Begin. Answer: `Done`.
+    Start(FetchRequest),
+    /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
+    Forget(ContentHash),
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshAnswer {
+    /// It is so.
+    Done,
+    /// Peers, by id.
+    Peers(Vec<PeerView>),
+    /// Fetches.
+    Fetches(Vec<FetchView>),
+}

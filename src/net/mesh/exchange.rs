@@ -1,0 +1,212 @@
+//! Requests on streams of their own, both ways. The rules are `engine::mesh::exchange`'s.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::time::timeout;
+
+use super::link::{Link, Wide};
+use super::{Incoming, Shared};
+use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted};
+use crate::engine::mesh::frame::{ErrorCode, MessageId};
+use crate::model::id::PeerId;
+
+/// For a request to come whole once its stream is open.
+const REQUEST: Duration = Duration::from_secs(10);
+/// For the peer to take some of what we send.
+const STALL: Duration = Duration::from_secs(30);
+/// A stream that is taken back.
+const CANCELLED: u32 = 0;
+/// A stream we could not go on with.
+const BROKEN: u32 = 1;
+
+/// Why bytes will not come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The connection or the stream is gone.
+    #[error("the peer is gone: {0}")]
+    Gone(String),
+    /// The peer's answer.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// The bytes of a granted request. Dropping it takes the request back.
+#[derive(Debug)]
+pub struct Body {
+    asking: Asking,
+    receive: RecvStream,
+    _wide: Wide,
+}
+
+impl Body {
+    /// Bytes still to come.
+    pub fn left(&self) -> u64 {
+        self.asking.left()
+    }
+
+    /// Fills the buffer, or as much of it as is left.
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, RequestError> {
+        let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
+        let mut filled = 0;
+        while filled < wanted {
+            match self.receive.read(&mut buffer[filled..wanted]).await {
+                Ok(Some(count)) => {
+                    self.asking.body(count as u64)?;
+                    filled += count;
+                }
+                Ok(None) => self.asking.end(false)?,
+                Err(error) => return Err(RequestError::Gone(error.to_string())),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.asking.left() > 0 {
+            // A stream that is over already needs no stop.
+            let _ = self.receive.stop(VarInt::from_u32(CANCELLED));
+        }
+    }
+}
+
+/// Asks, and waits for the answer's head.
+pub(super) async fn ask(
+    (mut send, mut receive): (SendStream, RecvStream),
+    wanted: Wanted,
+    id: MessageId,
+    wide: Wide,
+) -> Result<Body, RequestError> {
+    let gone = |error: &dyn std::fmt::Display| RequestError::Gone(error.to_string());
+    let (mut asking, request) = Asking::new(wanted, id);
+    send.write_all(&request).await.map_err(|error| gone(&error))?;
+    send.finish().map_err(|error| gone(&error))?;
+    let mut buffer = [0; 512];
+    while asking.wants_head() > 0 {
+        let most = asking.wants_head().min(buffer.len());
+        match receive.read(&mut buffer[..most]).await {
+            Ok(Some(count)) => asking.head(&buffer[..count])?,
+            Ok(None) => asking.end(false)?,
+            Err(error) => return Err(gone(&error)),
+        }
+    }
+    Ok(Body { asking, receive, _wide: wide })
+}
+
+/// A peer's request, to be granted or refused. Dropping it breaks it off.
+#[derive(Debug)]
+pub struct Answer {
+    serving: Serving,
+    send: SendStream,
+    link: Link,
+    wide: Option<Wide>,
+}
+
+impl Answer {
+    /// Who asks.
+    pub fn peer(&self) -> PeerId {
+        self.link.id()
+    }
+
+    /// Its Soulseek user name, as it claims.
+    pub fn username(&self) -> &str {
+        &self.link.greeted().username
+    }
+
+    /// Refuses.
+    pub async fn refuse(mut self, code: ErrorCode) {
+        Shared::count(&self.link.shared().counters.refused);
+        let bytes = self.serving.refuse(code);
+        if self.write(&bytes).await {
+            // Nobody may be there to hear it.
+            let _ = self.send.finish();
+        }
+    }
+
+    /// Grants; the bytes must follow.
+    pub async fn grant(&mut self) -> bool {
+        Shared::count(&self.link.shared().counters.served);
+        self.wide = Some(self.link.widen_sending());
+        let bytes = self.serving.grant();
+        self.write(&bytes).await
+    }
+
+    /// Sends bytes of the body. False when the peer does not want them any more, or they are more than it asked for.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        let count = bytes.len() as u64;
+        if !self.write(bytes).await || self.serving.sent(count).is_err() {
+            return false;
+        }
+        self.link.shared().counters.bytes_out.fetch_add(count, Ordering::Relaxed);
+        if self.serving.is_over() {
+            let _ = self.send.finish();
+        }
+        true
+    }
+
+    async fn write(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let Ok(Ok(count)) = timeout(STALL, self.send.write(bytes)).await else {
+                self.serving.end();
+                return false;
+            };
+            bytes = &bytes[count..];
+        }
+        true
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.serving.is_over() || self.serving.left() > 0 {
+            let _ = self.send.reset(VarInt::from_u32(BROKEN));
+        }
+    }
+}
+
+/// Reads a peer's request and hands it on. `Err` is a violation, in one sentence.
+pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &Link) -> Result<(), String> {
+    let mut serving = Serving::default();
+    let mut buffer = [0; 512];
+    let reading = async {
+        loop {
+            let most = serving.wants().min(buffer.len());
+            match receive.read(&mut buffer[..most]).await {
+                Ok(Some(count)) => match serving.request(&buffer[..count]) {
+                    Ok(Served::More) => {}
+                    Ok(decided) => return Ok(Some(decided)),
+                    Err(failure) => return Err(failure.to_string()),
+                },
+                // It changed its mind.
+                Ok(None) | Err(_) => return Ok(None),
+            }
+        }
+    };
+    let served = match timeout(REQUEST, reading).await {
+        Ok(read) => read?,
+        Err(_) => return Err("a request did not come whole in time".to_owned()),
+    };
+    // What follows a request means nothing.
+    let _ = receive.stop(VarInt::from_u32(CANCELLED));
+    let mut answer = Box::new(Answer { serving, send, link: link.clone(), wide: None });
+    match served {
+        Some(Served::Decide(wanted)) => {
+            // Waits for room; whoever serves may be gone, then the answer is dropped.
+            let _ = link.shared().incoming.send(Incoming::Request { wanted, answer }).await;
+        }
+        Some(Served::Refuse(bytes)) => {
+            Shared::count(&link.shared().counters.refused);
+            if answer.write(&bytes).await {
+                let _ = answer.send.finish();
+            }
+        }
+        Some(Served::More) | None => {}
+    }
+    Ok(())
+}

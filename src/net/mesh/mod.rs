@@ -1,0 +1,422 @@
+//! QUIC connections with mesh peers.
+//!
+//! One UDP port, TLS 1.3 with both keys proven ([`identity`]), one control stream per connection driven by
+//! `engine::mesh::session` ([`link`]), and a stream of its own for each request ([`exchange`]). Named peers are called
+//! until they answer, with growing pauses ([`dial`]). Who may connect how often is `engine::mesh::guard`'s decision;
+//! what is served, and what is asked for, is decided by whoever holds the [`Mesh`] and takes its [`Incoming`].
+//!
+//! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
+//! windows grow only while blocks are to be had.
+
+mod dial;
+mod exchange;
+mod identity;
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::exchange::{Answer, Body, RequestError};
+pub use self::identity::{Identity, SECRET_LEN};
+pub use self::link::Link;
+use crate::engine::mesh::exchange::Wanted;
+use crate::engine::mesh::frame::Hello;
+use crate::engine::mesh::guard::Guard;
+use crate::engine::mesh::session::Side;
+use crate::model::id::{ContentHash, PeerId};
+use crate::model::limits;
+use crate::model::mesh::PeerView;
+
+/// For TLS to be over (SPEC-FACTS 8).
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A packet at least so often, so that the other side and routers between know that we are there.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Nothing heard for so long: gone. Chosen: four keep-alives.
+const IDLE: Duration = Duration::from_secs(20);
+/// Bytes of one block of the pool.
+const BLOCK: u32 = 64 * 1024;
+/// Window of one stream (DECISIONS 8).
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Codes of closed connections.
+mod code {
+    /// The program stops, or the connection is one too many.
+    pub(super) const DONE: u32 = 0;
+    /// There is another connection between the two.
+    pub(super) const DUPLICATE: u32 = 1;
+    /// What came breaks the rules.
+    pub(super) const VIOLATION: u32 = 2;
+    /// Not now: no room.
+    pub(super) const FULL: u32 = 3;
+    /// The owner bans this key.
+    pub(super) const BANNED: u32 = 4;
+}
+
+/// Why there is no mesh.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// The key file is damaged.
+    #[error("the mesh key has {0} bytes instead of 32")]
+    Secret(usize),
+    /// TLS does not work here.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// QUIC finds no cipher in it.
+    #[error("TLS has no cipher for QUIC: {0}")]
+    Cipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+    /// The port is taken.
+    #[error("UDP port {port} on {address} (mesh.port) cannot be had: {source}; is another program using it?")]
+    Bind {
+        /// As configured.
+        address: IpAddr,
+        /// As configured.
+        port: u16,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// A peer that the owner named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its key's hash.
+    pub id: PeerId,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// How the mesh is set up.
+#[derive(Debug)]
+pub struct MeshSettings {
+    /// To listen on; port 0 lets the system choose.
+    pub bind: SocketAddr,
+    /// Our key.
+    pub identity: Identity,
+    /// Called until they answer.
+    pub peers: Vec<Named>,
+    /// Keys that are neither called nor let in.
+    pub banned: BTreeSet<PeerId>,
+    /// Connections at once, both ways.
+    pub connections_max: usize,
+    /// Several packets in one system call, where kernel and network card can.
+    pub gso: bool,
+    /// What we say of ourselves; nonce, echo and port are filled in here.
+    pub hello: Hello,
+    /// Blocks of 64 KiB that connections may take for their buffers.
+    pub blocks: Arc<Semaphore>,
+}
+
+/// What peers want of us.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Is this file shared with them? The answer is its length.
+    Query {
+        /// Who asks.
+        peer: PeerId,
+        /// Its Soulseek user name, as it claims.
+        username: String,
+        /// Which file.
+        content: ContentHash,
+        /// Where the answer goes; dropping it means no.
+        reply: oneshot::Sender<Option<u64>>,
+    },
+    /// Bytes are wanted.
+    Request {
+        /// What.
+        wanted: Wanted,
+        /// Grants or refuses.
+        answer: Box<Answer>,
+    },
+}
+
+/// Figures since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests granted.
+    pub served: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Connections refused: limits, bans, wrong keys.
+    pub turned_away: u64,
+    /// Bytes of bodies sent.
+    pub bytes_out: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    served: AtomicU64,
+    refused: AtomicU64,
+    turned_away: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// What all tasks of the mesh share.
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    endpoint: Endpoint,
+    transport: Arc<TransportConfig>,
+    hello: Hello,
+    named: Vec<Named>,
+    banned: BTreeSet<PeerId>,
+    blocks: Arc<Semaphore>,
+    incoming: mpsc::Sender<Incoming>,
+    began: Instant,
+    counters: Counters,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    /// Short and synchronous.
+    guard: Mutex<Guard>,
+    /// Short and synchronous.
+    links: Mutex<BTreeMap<PeerId, Link>>,
+    /// Why a named peer is not connected. Short and synchronous.
+    problems: Mutex<BTreeMap<PeerId, String>>,
+    /// Counts changes of `links`.
+    changes: watch::Sender<u64>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn strike(&self, address: SocketAddr, peer: Option<PeerId>) {
+        locked(&self.guard).strike(address.ip(), peer, self.now());
+    }
+}
+
+/// The handle. Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+}
+
+impl Mesh {
+    /// Opens the port, listens and calls, until cancelled. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// The port cannot be had, or TLS cannot be set up.
+    pub fn start(
+        settings: MeshSettings,
+        incoming: mpsc::Sender<Incoming>,
+        cancel: CancellationToken,
+    ) -> Result<Self, MeshError> {
+        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks } = settings;
+        let transport = Arc::new(transport(gso));
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
+        server
+            .transport_config(Arc::clone(&transport))
+            .migration(false)
+            .max_incoming(limits::MESH_HANDSHAKES)
+            .incoming_buffer_size(limits::MESH_INCOMING_BYTES / limits::MESH_HANDSHAKES as u64)
+            .incoming_buffer_size_total(limits::MESH_INCOMING_BYTES);
+        let failed = |source| MeshError::Bind { address: bind.ip(), port: bind.port(), source };
+        let socket = std::net::UdpSocket::bind(bind).map_err(failed)?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
+            .map_err(failed)?;
+        let port = endpoint.local_addr().map_err(failed)?.port();
+        let shared = Arc::new(Shared {
+            identity,
+            endpoint,
+            transport,
+            hello: Hello { port, ..hello },
+            named: peers,
+            banned,
+            blocks,
+            incoming,
+            began: Instant::now(),
+            counters: Counters::default(),
+            cancel,
+            tasks: TaskTracker::new(),
+            guard: Mutex::new(Guard::new(connections_max.min(limits::MESH_CONNECTIONS))),
+            links: Mutex::default(),
+            problems: Mutex::default(),
+            changes: watch::Sender::new(0),
+        });
+        shared.tasks.spawn(listen(Arc::clone(&shared)));
+        let own = shared.identity.id();
+        for peer in shared.named.iter().take(limits::MESH_NAMED).filter(|peer| peer.id != own).cloned() {
+            shared.tasks.spawn(dial::keep(Arc::clone(&shared), peer));
+        }
+        Ok(Self { shared })
+    }
+
+    /// Waits until all connections are closed. To be called after the cancellation.
+    pub async fn stopped(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
+        self.shared.endpoint.wait_idle().await;
+    }
+
+    /// Our own id.
+    pub fn id(&self) -> PeerId {
+        self.shared.identity.id()
+    }
+
+    /// The UDP port in use.
+    pub fn port(&self) -> u16 {
+        self.shared.hello.port
+    }
+
+    /// Connections with peers that have greeted.
+    pub fn links(&self) -> Vec<Link> {
+        locked(&self.shared.links).values().cloned().collect()
+    }
+
+    /// The connection with this peer.
+    pub fn link(&self, peer: PeerId) -> Option<Link> {
+        locked(&self.shared.links).get(&peer).cloned()
+    }
+
+    /// Changes whenever a peer comes or goes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        let Counters { served, refused, turned_away, bytes_out } = &self.shared.counters;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats { served: of(served), refused: of(refused), turned_away: of(turned_away), bytes_out: of(bytes_out) }
+    }
+
+    /// Peers named or connected, by id.
+    pub fn peers(&self) -> Vec<PeerView> {
+        let mut peers: BTreeMap<PeerId, PeerView> = BTreeMap::new();
+        let problems = locked(&self.shared.problems).clone();
+        for named in &self.shared.named {
+            let view = PeerView {
+                id: named.id,
+                address: named.address.clone(),
+                named: true,
+                connected: false,
+                dialled: false,
+                software: String::new(),
+                username: String::new(),
+                features: Vec::new(),
+                rtt_us: 0,
+                problem: problems.get(&named.id).cloned().unwrap_or_default(),
+            };
+            peers.insert(named.id, view);
+        }
+        for link in self.links() {
+            let mut view = link.view();
+            if let Some(named) = peers.get(&link.id()) {
+                view.named = true;
+                view.address.clone_from(&named.address);
+            }
+            peers.insert(link.id(), view);
+        }
+        peers.into_values().collect()
+    }
+}
+
+fn transport(gso: bool) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        // The control stream is one more.
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::MESH_STREAMS + 1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(BLOCK))
+        .send_window(u64::from(BLOCK))
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
+        .enable_segmentation_offload(gso);
+    transport
+}
+
+/// Lets callers in, each after it has shown that its address is its own.
+async fn listen(shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(limits::MESH_HANDSHAKES));
+    loop {
+        let caller = tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            caller = shared.endpoint.accept() => caller,
+        };
+        let Some(caller) = caller else { return };
+        if !caller.remote_address_validated() {
+            // Cannot fail: the address is not validated.
+            let _ = caller.retry();
+            continue;
+        }
+        let address = caller.remote_address();
+        let let_in = locked(&shared.guard).calls(address.ip(), shared.now());
+        if let Err(why) = let_in {
+            tracing::debug!(%address, %why, "a mesh caller was refused");
+            Shared::count(&shared.counters.turned_away);
+            caller.refuse();
+            continue;
+        }
+        let seat = Seat { shared: Arc::clone(&shared), address: address.ip() };
+        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
+            Shared::count(&shared.counters.turned_away);
+            caller.refuse();
+            continue;
+        };
+        let tasks = shared.tasks.clone();
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            let Ok(connecting) = caller.accept() else { return };
+            match timeout(HANDSHAKE, connecting).await {
+                Ok(Ok(connection)) => {
+                    drop(handshake);
+                    let why = link::run(&shared, connection, Side::Listener, None).await;
+                    tracing::debug!(%address, %why, "a mesh caller is gone");
+                }
+                failed => {
+                    let why = failed.map_or_else(
+                        |_| "it took too long".to_owned(),
+                        |e| e.err().map(|e| e.to_string()).unwrap_or_default(),
+                    );
+                    tracing::debug!(%address, why, "a mesh caller did not get through the handshake");
+                    Shared::count(&shared.counters.turned_away);
+                }
+            }
+            drop(seat);
+        });
+    }
+}
+
+/// A counted connection; counted off when dropped.
+struct Seat {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        locked(&self.shared.guard).left(self.address);
+    }
+}
+
+/// For calling this peer and nobody else.
+fn client(shared: &Shared, peer: PeerId) -> Result<quinn::ClientConfig, MeshError> {
+    let tls = QuicClientConfig::try_from(shared.identity.client(peer)?)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::clone(&shared.transport));
+    Ok(config)
+}

@@ -1,0 +1,198 @@
+//! The mesh's tables: files being fetched, and piece lists.
+//!
+//! | Table | Key | Value |
+//! |---|---|---|
+//! | `mesh-fetches-1` | content hash | [`Fetch`] |
+//! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
+//!
+//! A list proves itself, so nothing else is kept of it; one that is forgotten can be had again. Of lists there are at most
+//! `limits::PIECE_LISTS`: for one more, the one whose hash follows is forgotten, which is as good as any.
+
+use std::ops::Bound;
+
+use heed::{RoTxn, RwTxn};
+
+use super::records::{Record, decode, get, put};
+use super::tables::{Env, Table, open_table};
+use super::{Store, StoreError};
+use crate::model::id::ContentHash;
+use crate::model::limits;
+use crate::model::mesh::{Fetch, FetchState};
+
+impl Record for Fetch {
+    const NAME: &'static str = "fetch";
+    const VERSION: u8 = 1;
+}
+
+/// The tables of the mesh.
+#[derive(Clone, Copy, Debug)]
+pub struct MeshTables {
+    fetches: Table,
+    lists: Table,
+}
+
+impl MeshTables {
+    /// Opens the tables, and creates those that are not there.
+    pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
+        Ok(Self { fetches: open_table(env, txn, "mesh-fetches-1")?, lists: open_table(env, txn, "piece-lists-1")? })
+    }
+
+    /// The tables by name, for their sizes.
+    pub(super) fn tables(&self) -> [(&'static str, Table); 2] {
+        [("mesh-fetches", self.fetches), ("piece-lists", self.lists)]
+    }
+
+    /// All fetches, in the order of their content.
+    pub fn fetches(&self, txn: &RoTxn<'_>) -> Result<Vec<Fetch>, StoreError> {
+        self.fetches.iter(txn)?.map(|entry| decode(entry?.1)).collect()
+    }
+
+    /// One fetch.
+    pub fn fetch(&self, txn: &RoTxn<'_>, content: ContentHash) -> Result<Option<Fetch>, StoreError> {
+        get(self.fetches, txn, &content.0)
+    }
+
+    /// New or replaced. Beyond `limits::MESH_FETCHES_KEPT` the oldest that is over is forgotten.
+    pub fn put_fetch(&self, txn: &mut RwTxn<'_>, fetch: &Fetch) -> Result<(), StoreError> {
+        let known = self.fetches.get(txn, &fetch.content.0)?.is_some();
+        if !known && self.fetches.len(txn)? >= limits::MESH_FETCHES_KEPT as u64 {
+            let over = self.fetches(txn)?.into_iter().filter(|fetch| fetch.state != FetchState::Running);
+            if let Some(oldest) = over.min_by_key(|fetch| fetch.ended_at) {
+                self.fetches.delete(txn, &oldest.content.0)?;
+            }
+        }
+        put(self.fetches, txn, &fetch.content.0, fetch)
+    }
+
+    /// Forgets a fetch.
+    pub fn remove_fetch(&self, txn: &mut RwTxn<'_>, content: ContentHash) -> Result<(), StoreError> {
+        self.fetches.delete(txn, &content.0)?;
+        Ok(())
+    }
+
+    /// The piece list of a file, as it was kept.
+    pub fn list(&self, txn: &RoTxn<'_>, content: ContentHash) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lists.get(txn, &content.0)?.map(<[u8]>::to_vec))
+    }
+
+    /// Keeps a piece list.
+    pub fn put_list(&self, txn: &mut RwTxn<'_>, content: ContentHash, list: &[u8]) -> Result<(), StoreError> {
+        self.lists.put(txn, &content.0, list)?;
+        if self.lists.len(txn)? > limits::PIECE_LISTS {
+            let behind = (Bound::Excluded(content.0.as_slice()), Bound::Unbounded);
+            let next = self.lists.range(txn, &behind)?.next().transpose()?.map(|(key, _)| key.to_vec());
+            let next = match next {
+                Some(next) => Some(next),
+                None => self.lists.first(txn)?.map(|(key, _)| key.to_vec()),
+            };
+            if let Some(next) = next {
+                self.lists.delete(txn, &next)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// All fetches, in the order of their content.
+    pub fn fetches(&self) -> Result<Vec<Fetch>, StoreError> {
+        self.read(|txn, tables| tables.mesh.fetches(txn))
+    }
+
+    /// Writes a fetch and waits until it is durable.
+    pub async fn put_fetch(&self, fetch: Fetch) -> Result<(), StoreError> {
+        self.write(move |txn, tables| tables.mesh.put_fetch(txn, &fetch)).await
+    }
+
+    /// Forgets a fetch.
+    pub async fn remove_fetch(&self, content: ContentHash) -> Result<(), StoreError> {
+        self.write(move |txn, tables| tables.mesh.remove_fetch(txn, content)).await
+    }
+
+    /// The piece list of a file, as it was kept.
+    pub fn piece_list(&self, content: ContentHash) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|txn, tables| tables.mesh.list(txn, content))
+    }
+
+    /// Keeps a piece list.
+    pub async fn put_piece_list(&self, content: ContentHash, list: Vec<u8>) -> Result<(), StoreError> {
+        self.write(move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::time::UnixMs;
+    use crate::store::StoreOptions;
+    use crate::store::records::encode;
+
+    fn fetch(n: u8, state: FetchState) -> Fetch {
+        let ended_at = (state != FetchState::Running).then_some(UnixMs(u64::from(n)));
+        Fetch {
+            content: ContentHash([n; 32]),
+            size: 300,
+            name: "n".into(),
+            folder: "f".into(),
+            asked_at: UnixMs(2),
+            ended_at,
+            state,
+            meant: Some("m".into()),
+        }
+    }
+
+    #[tokio::test]
+    async fn fetches_and_lists_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        for n in [3, 1] {
+            store.put_fetch(fetch(n, FetchState::Running)).await.unwrap();
+        }
+        store.put_fetch(fetch(1, FetchState::Done("/x".into()))).await.unwrap();
+        assert_eq!(store.fetches().unwrap(), [fetch(1, FetchState::Done("/x".into())), fetch(3, FetchState::Running)]);
+        store.remove_fetch(ContentHash([1; 32])).await.unwrap();
+        assert_eq!(store.fetches().unwrap().len(), 1);
+        store.put_piece_list(ContentHash([1; 32]), vec![5; 64]).await.unwrap();
+        assert_eq!(store.piece_list(ContentHash([1; 32])).unwrap(), Some(vec![5; 64]));
+        assert_eq!(store.piece_list(ContentHash([2; 32])).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn both_tables_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        let hash = |n: u64| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            ContentHash(hash)
+        };
+        let lists = store.write(move |txn, tables| {
+            for n in 0..limits::PIECE_LISTS + 10 {
+                tables.mesh.put_list(txn, hash(n), &[0])?;
+            }
+            let last = tables.mesh.list(txn, hash(limits::PIECE_LISTS + 9))?.is_some();
+            Ok((tables.mesh.lists.len(txn)?, last))
+        });
+        assert_eq!(lists.await.unwrap(), (limits::PIECE_LISTS, true));
+        let kept = store.write(move |txn, tables| {
+            for n in 0..limits::MESH_FETCHES_KEPT as u64 + 5 {
+                let over = if n == 0 { FetchState::Running } else { FetchState::Done("x".into()) };
+                tables.mesh.put_fetch(txn, &Fetch { content: hash(n), ended_at: Some(UnixMs(n)), ..fetch(0, over) })?;
+            }
+            Ok((
+                tables.mesh.fetches.len(txn)?,
+                tables.mesh.fetch(txn, hash(0))?.is_some(),
+                tables.mesh.fetch(txn, hash(1))?,
+            ))
+        });
+        assert_eq!(kept.await.unwrap(), (limits::MESH_FETCHES_KEPT as u64, true, None));
+    }
+
+    #[test]
+    fn the_stored_form_is_this() {
+        let mut golden = vec![1];
+        golden.extend([7; 32]);
+        golden.extend([0xac, 2, 1, b'n', 1, b'f', 2, 1, 7, 1, 2, b'/', b'x', 1, 1, b'm']);
+        assert_eq!(encode(&fetch(7, FetchState::Done("/x".into()))).unwrap(), golden);
+    }
+}

@@ -1,0 +1,131 @@
+//! The mesh: how it stands, its peers, and files fetched from it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Done, Problem, shape};
+use crate::model::id::ContentHash;
+use crate::model::mesh::{FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, PeerView};
+use crate::web::routes::{Route, route};
+use crate::web::server::Web;
+use crate::web::settings::Role::{Readonly, Readwrite};
+use crate::web::show::iso_ms;
+
+type Here = State<Arc<Web>>;
+
+pub(super) fn table() -> Vec<Route> {
+    vec![
+        route("GET", "/api/mesh", Readonly, "The mesh at a glance", status),
+        route("GET", "/api/mesh/peers", Readonly, "Mesh peers, named and connected", peers),
+        route("GET", "/api/mesh/fetches", Readonly, "Files fetched from the mesh, newest first", fetches),
+        route("POST", "/api/mesh/fetches", Readwrite, "Fetch a file by its content hash and size", start),
+        route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
+        route(
+            "DELETE",
+            "/api/mesh/fetches/{hash}",
+            Readwrite,
+            "Stop and forget a fetch; a finished file stays",
+            forget,
+        ),
+    ]
+}
+
+fn bad(sentence: String) -> Problem {
+    Problem(StatusCode::BAD_REQUEST, sentence)
+}
+
+fn content(text: &str) -> Result<ContentHash, Problem> {
+    text.parse().map_err(|wrong| bad(format!("`{text}` is no content hash: {wrong}")))
+}
+
+fn mismatch() -> Problem {
+    Problem(StatusCode::INTERNAL_SERVER_ERROR, "the program gave an answer of the wrong kind".to_owned())
+}
+
+async fn status(State(web): Here) -> Json<Value> {
+    Json(shape::mesh(&web.desk.snapshot().mesh))
+}
+
+fn peer(p: &PeerView) -> Value {
+    json!({
+        "id": p.id.to_string(), "address": p.address, "named": p.named, "connected": p.connected,
+        "dialled": p.dialled, "software": p.software, "claimed_username": p.username, "features": p.features,
+        "rtt_us": p.rtt_us, "problem": p.problem,
+    })
+}
+
+async fn peers(State(web): Here) -> Answer {
+    match web.desk.mesh(MeshRequest::Peers).await? {
+        MeshAnswer::Peers(peers) => Ok(Json(json!(peers.iter().map(peer).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+fn fetched(view: &FetchView) -> Value {
+    let fetch = &view.fetch;
+    let (state, local_path) = match &fetch.state {
+        FetchState::Running => ("running", None),
+        FetchState::Done(path) => ("done", Some(path)),
+    };
+    json!({
+        "content_hash": fetch.content.to_string(), "size": fetch.size, "name": fetch.name, "folder": fetch.folder,
+        "state": state, "local_path": local_path, "bytes_done": view.bytes, "pieces_twice": view.twice,
+        "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
+        "sources": view.sources.iter().map(|s| json!({
+            "peer": s.peer.to_string(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
+            "dropped": s.dropped,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+async fn fetches(State(web): Here) -> Answer {
+    match web.desk.mesh(MeshRequest::Fetches).await? {
+        MeshAnswer::Fetches(found) => Ok(Json(json!(found.iter().map(fetched).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn fetch(State(web): Here, Path(hash): Path<String>) -> Answer {
+    match web.desk.mesh(MeshRequest::Fetch(content(&hash)?)).await? {
+        MeshAnswer::Fetches(found) => found.first().map(|view| Json(fetched(view))).ok_or_else(mismatch),
+        _ => Err(mismatch()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    content_hash: String,
+    size: u64,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    folder: String,
+}
+
+async fn start(State(web): Here, body: Bytes) -> Result<Response, Problem> {
+    let wanted: Wanted =
+        serde_json::from_slice(&body).map_err(|problem| bad(format!("the body is not understood: {problem}")))?;
+    let content = content(&wanted.content_hash)?;
+    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder };
+    match web.desk.mesh(MeshRequest::Start(request)).await? {
+        MeshAnswer::Done => {
+            Ok((StatusCode::ACCEPTED, Json(json!({ "content_hash": content.to_string() }))).into_response())
+        }
+        _ => Err(mismatch()),
+    }
+}
+
+async fn forget(State(web): Here, Path(hash): Path<String>) -> Done {
+    match web.desk.mesh(MeshRequest::Forget(content(&hash)?)).await? {
+        MeshAnswer::Done => Ok(StatusCode::NO_CONTENT),
+        _ => Err(mismatch()),
+    }
+}
