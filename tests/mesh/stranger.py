@@ -1,0 +1,125 @@
+"""A mesh peer that is not ours: aioquic with an Ed25519 certificate made by cryptography. It says what tests tell it to."""
+import asyncio
+import datetime
+import os
+import struct
+from contextlib import asynccontextmanager
+
+from aioquic.asyncio import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
+from blake3 import blake3
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+PATIENCE = 30
+VIOLATION, BANNED = 2, 4
+
+HELLO, PING, PONG, QUERY, HOLDING, LIST, CHUNK, GRANTED, REFUSED = 1, 2, 3, 4, 5, 16, 17, 18, 19
+
+
+def varint(n):
+    """Postcard's unsigned integer."""
+    out = bytearray()
+    while n >= 0x80:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    return bytes(out + bytes([n]))
+
+
+def text(s):
+    return varint(len(s.encode())) + s.encode()
+
+
+def frame(kind, body=b"", id=b"\0" * 16, version=1, length=None):
+    return struct.pack("<BH16sI", version, kind, id, len(body) if length is None else length) + body
+
+
+def hello(version=1, username=""):
+    return frame(HELLO, varint(version) + varint(7) + varint(0) + text("mesh swimming") + text("stranger/1") + varint(0)
+                 + text(username))
+
+
+def chunk(content, offset, length):
+    return frame(CHUNK, bytes.fromhex(content) + varint(offset) + varint(length) + bytes([5]) + varint(5000))
+
+
+class Key:
+    def __init__(self):
+        self.private = Ed25519PrivateKey.generate()
+        raw = self.private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        self.id = blake3(raw).hexdigest()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stranger")])
+        day = datetime.datetime(2001, 1, 1)
+        # Long over: dates mean nothing here.
+        self.certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
+                            .public_key(self.private.public_key()).not_valid_before(day)
+                            .not_valid_after(day + datetime.timedelta(days=1)).sign(self.private, None))
+
+
+class Protocol(QuicConnectionProtocol):
+    def __init__(self, *arguments, **kw):
+        super().__init__(*arguments, **kw)
+        self.received, self.ended, self.news = {}, None, asyncio.Event()
+
+    def quic_event_received(self, event):
+        if isinstance(event, StreamDataReceived):
+            self.received.setdefault(event.stream_id, bytearray()).extend(event.data)
+        elif isinstance(event, ConnectionTerminated):
+            self.ended = event
+        self.news.set()
+
+    async def until(self, ask):
+        async with asyncio.timeout(PATIENCE):
+            while (answer := ask()) is None:
+                await self.news.wait()
+                self.news.clear()
+        return answer
+
+    def say(self, data, stream=0, end=False):
+        self._quic.send_stream_data(stream, data, end)
+        self.transmit()
+
+    def stream(self):
+        return self._quic.get_next_available_stream_id()
+
+    async def frames(self, count, stream=0):
+        """The first so many frames of a stream: kind and body."""
+        def whole():
+            data, found = bytes(self.received.get(stream, b"")), []
+            while len(data) >= 23:
+                _, kind, _, length = struct.unpack("<BH16sI", data[:23])
+                if len(data) < 23 + length:
+                    break
+                found.append((kind, data[23:23 + length]))
+                data = data[23 + length:]
+            return found[:count] if len(found) >= count else None
+        return await self.until(whole)
+
+    async def closed(self):
+        """The code the connection was closed with."""
+        return (await self.until(lambda: self.ended)).error_code
+
+    async def greet(self):
+        self.say(hello())
+        kind, body = (await self.frames(1))[0]
+        assert kind == HELLO and b"slskdn/" in body, (kind, body)
+        return self
+
+
+@asynccontextmanager
+async def stranger(port, key=None, alpn="slskdn-mesh/1"):
+    """A connection to a node; without a key it shows no certificate."""
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn], verify_mode=0, idle_timeout=PATIENCE,
+                                      server_name="slskdn")
+    if key:
+        configuration.certificate, configuration.private_key = key.certificate, key.private
+    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Protocol) as protocol:
+        yield protocol
+
+
+def garbage(n):
+    return os.urandom(n)
