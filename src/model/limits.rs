@@ -307,6 +307,8 @@ pub const MESH_FETCHES: usize = 1_000;
 pub const MESH_FETCHES_KEPT: usize = 2_000;
 /// Fetches in progress at once; the others wait.
 pub const MESH_FETCHES_AT_ONCE: usize = 4;
+/// Fetches that are over and of which the page still knows who did what; the oldest is forgotten.
+pub const MESH_FETCHES_SHOWN: usize = 64;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
 /// Piece lists of our files kept in the store; for one more another is forgotten.

@@ -121,5 +121,54 @@ async def stranger(port, key=None, alpn="slskdn-mesh/1"):
         yield protocol
 
 
+async def source(peer, data, deed):
+    """Serves a file as a peer would: everything asked for is had. `deed` is what is wrong with it."""
+    pieces = [data[at:at + 65536] for at in range(0, len(data), 65536)]
+    answered, queries = set(), 0
+    while True:
+        await peer.news.wait()
+        peer.news.clear()
+        control = bytes(peer.received.get(0, b""))
+        at, count = 0, 0
+        while len(control) - at >= 23:
+            _, kind, id, length = struct.unpack("<BH16sI", control[at:at + 23])
+            if len(control) - at < 23 + length:
+                break
+            at, count = at + 23 + length, count + 1
+            if count > queries and kind == QUERY:
+                peer.say(frame(HOLDING, b"\1" + varint(len(data)), id))
+        queries = max(queries, count)
+        for stream, request in list(peer.received.items()):
+            if stream % 4 != 1 or stream in answered or len(request) < 23:
+                continue
+            _, kind, id, length = struct.unpack("<BH16sI", request[:23])
+            if len(request) < 23 + length:
+                continue
+            answered.add(stream)
+            if kind == LIST and deed == "lying list":
+                body = os.urandom(len(pieces) * 32)
+                peer.say(frame(GRANTED, varint(len(body)), id) + body, stream, True)
+            elif kind == LIST:
+                peer.say(frame(REFUSED, b"\0", id), stream, True)
+            elif kind == CHUNK:
+                offset, rest = take(bytes(request[23 + 32:]))
+                count, _ = take(rest)
+                peer.say(frame(GRANTED, varint(count), id), stream)
+                if deed == "bad pieces":
+                    body = bytearray(data[offset:offset + count])
+                    body[len(body) // 2 % 65536] ^= 1
+                    peer.say(bytes(body), stream, True)
+
+
+def take(data):
+    """Postcard's unsigned integer at the beginning, and what follows."""
+    n = 0
+    for at, byte in enumerate(data):
+        n |= (byte & 0x7F) << (7 * at)
+        if byte < 0x80:
+            return n, data[at + 1:]
+    raise ValueError(data)
+
+
 def garbage(n):
     return os.urandom(n)

@@ -29,7 +29,7 @@ use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler};
 use crate::model::id::{ContentHash, PeerId, TransferId};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState, SourceView};
-use crate::net::mesh::{Link, RequestError};
+use crate::net::mesh::{Link, RequestError, spare};
 use crate::store::StoreError;
 
 /// Between two rounds of questions to peers that did not have the file.
@@ -39,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// While others use all runs there may be.
 const SOON: Duration = Duration::from_millis(100);
 /// For a whole piece list.
-const LIST: Duration = Duration::from_secs(60);
+pub(super) const LIST: Duration = Duration::from_secs(60);
 /// Events of runs waiting to be counted; the runs wait.
 const EVENTS: usize = 64;
 /// Blocks read at once.
@@ -101,10 +101,17 @@ pub(super) async fn gone(running: &Running, content: ContentHash) {
 struct Listed {
     running: Arc<Running>,
     content: ContentHash,
+    progress: Arc<Mutex<Progress>>,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
+        let mut over = locked(&self.running.over);
+        if over.len() >= limits::MESH_FETCHES_SHOWN {
+            over.pop_front();
+        }
+        over.push_back((self.content, locked(&self.progress).clone()));
+        drop(over);
         locked(&self.running.live).remove(&self.content);
     }
 }
@@ -116,7 +123,7 @@ pub(super) async fn run(
     cancel: CancellationToken,
     progress: Arc<Mutex<Progress>>,
 ) {
-    let _listed = Listed { running: Arc::clone(&running), content: fetch.content };
+    let _listed = Listed { running: Arc::clone(&running), content: fetch.content, progress: Arc::clone(&progress) };
     let wait = |why: &str| why.clone_into(&mut locked(&progress).waits);
     wait("other fetches come first");
     let turn = tokio::select! {
@@ -160,6 +167,11 @@ impl Work {
             // It was placed before the last kill.
             return Ok(());
         }
+        // The list, and what is there and asked for of each piece.
+        let blocks = 1 + list_blocks(self.fetch.size);
+        let Some(_paid) = spare(&self.running.blocks, blocks) else {
+            return Err(Stop::Later("no buffers are free".to_owned()));
+        };
         let list = self.list().await?;
         let (file, len) = pump.disk().open_or_create(&folder, &name).await?;
         let size = self.fetch.size;
@@ -299,6 +311,11 @@ impl Work {
             }
         }
     }
+}
+
+/// Blocks that the piece list of a file this long fills.
+pub(super) fn list_blocks(size: u64) -> u32 {
+    u32::try_from((size.div_ceil(PIECE_LEN) * 32).div_ceil(BLOCK_LEN as u64)).unwrap_or(u32::MAX)
 }
 
 /// `None`: this peer has no list for us.

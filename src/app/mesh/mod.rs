@@ -8,7 +8,7 @@ mod fetch;
 mod key;
 mod serve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,10 +50,14 @@ struct Running {
     slots: Slots,
     /// Whole files are read for their piece lists one at a time.
     listing: Semaphore,
+    /// The permits of the pool: long lists pay with blocks.
+    blocks: Arc<Semaphore>,
     turns: Arc<Semaphore>,
     runs: Arc<Semaphore>,
     /// Fetches that are not over. Short and synchronous.
     live: Mutex<BTreeMap<ContentHash, Live>>,
+    /// What was known of the last fetches that are over. Short and synchronous; the oldest is forgotten.
+    over: Mutex<VecDeque<(ContentHash, Progress)>>,
     /// One change of the kept fetches at a time.
     changing: tokio::sync::Mutex<()>,
     cancel: CancellationToken,
@@ -118,9 +122,11 @@ impl MeshService {
             parts: Arc::clone(&parts),
             slots: Slots::new(settings.upload_slots),
             listing: Semaphore::new(1),
+            blocks: parts.pump.disk().pool().permits(),
             turns: Arc::new(Semaphore::new(limits::MESH_FETCHES_AT_ONCE)),
             runs: Arc::new(Semaphore::new(RUNS)),
             live: Mutex::default(),
+            over: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             cancel,
             tasks: TaskTracker::new(),
@@ -197,7 +203,8 @@ impl MeshService {
         kept.sort_by_key(|fetch| std::cmp::Reverse(fetch.asked_at));
         let live = self.running.as_ref().map(|running| locked(&running.live).clone()).unwrap_or_default();
         let view = |fetch: Fetch| {
-            let progress = live.get(&fetch.content).map(|live| locked(&live.progress).clone()).unwrap_or_default();
+            let known = live.get(&fetch.content).map(|live| locked(&live.progress).clone());
+            let progress = known.or_else(|| self.remembered(fetch.content)).unwrap_or_default();
             let done = matches!(fetch.state, FetchState::Done(_));
             FetchView {
                 bytes: if done { fetch.size } else { progress.bytes },
@@ -212,6 +219,12 @@ impl MeshService {
             }
         };
         Ok(kept.into_iter().map(view).collect())
+    }
+
+    /// What was known of a fetch when it was over.
+    fn remembered(&self, content: ContentHash) -> Option<Progress> {
+        let over = locked(&self.running.as_ref()?.over);
+        over.iter().rev().find(|(over, _)| *over == content).map(|(_, progress)| progress.clone())
     }
 
     async fn begin(&self, request: FetchRequest) -> Result<(), Refusal> {

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::engine::mesh::exchange::Wanted;
@@ -22,7 +23,7 @@ use crate::engine::swarm::list::{PIECE_LEN, PieceList, Pieces};
 use crate::model::health::FileOutcome;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
-use crate::net::mesh::{Answer, Incoming};
+use crate::net::mesh::{Answer, Incoming, spare};
 
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
@@ -157,8 +158,12 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
             if size != located.size {
                 return answer.refuse(ErrorCode::NotFound).await;
             }
+            let Some(_paid) = spare(&running.blocks, list_blocks(size)) else {
+                return answer.refuse(ErrorCode::RateLimited).await;
+            };
             match list(running, content, &located).await {
-                Ok(list) => send_list(running, answer, &list).await,
+                // Who takes it too slowly is broken off.
+                Ok(list) => _ = timeout(LIST, send_list(running, answer, &list)).await,
                 Err(code) => answer.refuse(code).await,
             }
         }

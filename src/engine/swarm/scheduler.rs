@@ -109,7 +109,7 @@ pub struct Scheduler {
     last: Option<PeerId>,
     runs: BTreeMap<RunId, Run>,
     ids: u64,
-    /// Bytes pieces that came twice are not wanted for; counted, for the report.
+    /// Pieces that came when they were there already.
     twice: u64,
 }
 

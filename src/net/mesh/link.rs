@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError};
-use super::{BLOCK, Incoming, STREAM_WINDOW, Shared, code, identity, locked};
+use super::{BLOCK, Incoming, STREAM_WINDOW, Shared, code, identity, locked, spare};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
@@ -22,8 +22,8 @@ use crate::model::mesh::PeerView;
 
 /// For the control stream to be there, and for a write on it (SPEC-FACTS 8).
 const PROMPT: Duration = Duration::from_secs(5);
-/// Blocks a connection must have: its windows of 64 KiB both ways.
-const BLOCKS: u32 = 2;
+/// Blocks a connection must have: its windows of 64 KiB both ways, and its frame being received.
+const BLOCKS: u32 = 3;
 /// Further blocks for receiving files, and the window then: 1 MiB.
 const RECEIVE_BLOCKS: u32 = 15;
 const RECEIVE_WINDOW: u32 = STREAM_WINDOW;
@@ -218,7 +218,7 @@ pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side
     if shared.banned.contains(&peer) || !locked(&shared.guard).may(peer, shared.now()) {
         return turned_away(code::BANNED, "banned");
     }
-    let Ok(blocks) = Arc::clone(&shared.blocks).try_acquire_many_owned(BLOCKS) else {
+    let Some(blocks) = spare(&shared.blocks, BLOCKS) else {
         return turned_away(code::FULL, "no buffers are free");
     };
     let opening = async {

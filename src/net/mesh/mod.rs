@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -411,6 +411,13 @@ impl Drop for Seat {
     fn drop(&mut self) {
         locked(&self.shared.guard).left(self.address);
     }
+}
+
+/// So many blocks of 64 KiB for memory of the mesh, if a quarter of the pool is still left to those who move bytes. Nobody
+/// waits here, so nobody waits for others who wait likewise.
+pub fn spare(blocks: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
+    let enough = blocks.available_permits() >= count as usize + limits::BLOCKS / 4;
+    if enough { Arc::clone(blocks).try_acquire_many_owned(count).ok() } else { None }
 }
 
 /// For calling this peer and nobody else.

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use crate::model::mesh::MeshView;
 use crate::model::units::Bytes;
 use crate::model::view::{FlowView, Request, ServerState, TaskView};
 use crate::web::show::{self, Moment};
@@ -42,8 +43,29 @@ struct StatusPage {
     tasks: Vec<Task>,
     /// One sentence where there are none.
     well: Option<String>,
+    mesh: Option<Mesh>,
     version: &'static str,
     uptime: String,
+}
+
+struct Mesh {
+    sentence: String,
+    id: String,
+    port: u16,
+    amounts: String,
+}
+
+impl Mesh {
+    fn new(mesh: &MeshView) -> Option<Self> {
+        let peers = show::count(mesh.connected, "peer is", "peers are");
+        let files = show::count(mesh.fetching, "file is", "files are");
+        Some(Self {
+            sentence: format!("{peers} connected, {files} being fetched."),
+            id: mesh.id?.to_string(),
+            port: mesh.port,
+            amounts: format!("{} fetched, {} sent", Bytes(mesh.bytes_in), Bytes(mesh.bytes_out)),
+        })
+    }
 }
 
 struct Flow {
@@ -141,6 +163,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
         seen: s.searches_seen,
         well: trouble.is_empty().then(|| format!("{} running, no trouble since the start", s.tasks.len())),
         tasks: trouble.into_iter().map(Task::new).collect(),
+        mesh: Mesh::new(&s.mesh),
         version: s.version,
         uptime: show::duration(desktop.web.now().wall.since(s.started_at).as_secs()),
     })
