@@ -73,7 +73,8 @@ fn is_number(value: f32) -> bool {
 }
 
 fn are_numbers(loudness: &Loudness) -> bool {
-    let Loudness { integrated_lufs, range_lu, true_peak_dbtp, sample_peak, dynamic_range_dr, clipping_runs: _ } = loudness;
+    let Loudness { integrated_lufs, range_lu, true_peak_dbtp, sample_peak, dynamic_range_dr, clipping_runs: _ } =
+        loudness;
     let some = [integrated_lufs, range_lu, true_peak_dbtp, dynamic_range_dr];
     some.into_iter().flatten().all(|value| is_number(*value)) && is_number(*sample_peak) && *sample_peak >= 0.0
 }
