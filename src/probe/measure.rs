@@ -51,6 +51,10 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::corrupted("the file ends within its headers"),
+            // The system has numbers for its errors; others are a decoder's, about the bytes it was given.
+            io::ErrorKind::Other if error.raw_os_error().is_none() => {
+                Self::Corrupted(format!("its headers make no sense: {error}"))
+            }
             _ => Self::GaveUp(format!("the file cannot be read: {error}")),
         }
     }

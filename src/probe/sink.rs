@@ -224,3 +224,32 @@ pub(super) fn millis(samples: u64, rate_hz: u32) -> u64 {
     let rate = u64::from(rate_hz.max(1));
     (samples / rate).saturating_mul(1_000).saturating_add(((samples % rate) * 1_000 + rate / 2) / rate)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rate_that_is_taken_is_measured() {
+        for rate_hz in [*RATES_HZ.start(), 4_001, 5_512, 7_000, 8_000, 11_025, 96_000, 384_000, *RATES_HZ.end()] {
+            for wanted in [Wanted::Measurements, Wanted::Spectrogram] {
+                let mut sink = Sink::new(rate_hz, 2, true, wanted).unwrap();
+                let mut state = 1_u32;
+                for _ in 0..50 {
+                    let block: Vec<f32> = (0..1_000)
+                        .map(|_| {
+                            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                            f32::from(i16::from_le_bytes([state.to_le_bytes()[2], state.to_le_bytes()[3]])) / 65_536.0
+                        })
+                        .collect();
+                    sink.push(&[&block, &block]);
+                }
+                assert_eq!((sink.heard(), sink.wild()), (50_000, 0), "{rate_hz}");
+                sink.finish();
+            }
+        }
+        for rate_hz in [0, *RATES_HZ.start() - 1, *RATES_HZ.end() + 1, u32::MAX] {
+            assert!(Sink::new(rate_hz, 2, true, Wanted::Measurements).is_err(), "{rate_hz}");
+        }
+    }
+}

@@ -19,7 +19,7 @@ from opens import Opens
 ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "5"))
 SEED = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
 HEALTH = "/api/library/health"
-# Of src/app/doctor/scan.rs: files of one commit, and measured ones that wait for it.
+# Of src/model/limits.rs: files of one commit, and measured ones that wait for it.
 BATCH, ANSWERS = 16, 8
 
 

@@ -2,7 +2,7 @@
 //!
 //! Threads: one walks ahead and counts, one walks and decides (`engine::library::scan::step`), some measure, and the
 //! caller's judges and commits. All mailboxes are bounded, so the walk waits for the workers. A batch is committed
-//! after [`BATCH`] files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file
+//! after `limits::SCAN_BATCH` files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file
 //! is measured twice.
 
 use std::collections::BTreeSet;
@@ -26,13 +26,8 @@ use crate::model::time::UnixMs;
 use crate::model::variant::Measured;
 use crate::store::library::FileChange;
 
-/// Files of one commit at most. Chosen: half a minute of a Pi's work lost to a power cut is little, and sixteen files
-/// share the pages of one commit, which an SD card thanks for.
-const BATCH: usize = 16;
 /// Age of a batch at which it is committed.
 const BATCH_TIME: Duration = Duration::from_secs(5);
-/// Measured files waiting to be judged; workers wait.
-const ANSWERS: usize = 8;
 /// Rows looked at per read when files that are gone are looked for.
 const ROWS: usize = 500;
 /// Problems of a walk that are logged.
@@ -237,7 +232,7 @@ impl<'g> Run<'g> {
         progress.send_replace(Progress::default());
         self.say("files");
         let (jobs, waiting) = sync_channel::<Job>(limits::SCAN_AHEAD);
-        let (answers, heard) = sync_channel::<Answer>(ANSWERS);
+        let (answers, heard) = sync_channel::<Answer>(limits::SCAN_ANSWERS);
         let waiting = Mutex::new(waiting);
         std::thread::scope(|threads| {
             let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -277,7 +272,7 @@ impl<'g> Run<'g> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let age = self.ground.clock.now().mono.saturating_sub(self.batch_began);
-            if self.batch.len() >= BATCH || (!self.batch.is_empty() && age >= BATCH_TIME) {
+            if self.batch.len() >= limits::SCAN_BATCH || (!self.batch.is_empty() && age >= BATCH_TIME) {
                 self.commit()?;
             }
         }
@@ -443,7 +438,7 @@ fn is_gone(path: &LocalPath) -> bool {
 }
 
 fn row(file: Met, outcome: FileOutcome, scan: &Scan) -> FileRow {
-    let Met { path, seen } = file;
+    let Met { path, seen, .. } = file;
     FileRow { path, size: seen.size, mtime_ns: seen.mtime_ns, inode: seen.inode, outcome, scan: scan.id }
 }
 
@@ -562,8 +557,10 @@ fn feed(
                 Ok((Step::Pass, _)) => told.send(Answer::Passed).is_ok(),
                 Ok((step, twin)) => {
                     // Two new names of one file must not both claim its old row.
-                    let step =
-                        if step == Step::Rename && !linked.insert(met.seen.inode) { Step::Measure } else { step };
+                    let is_second = step == Step::Rename
+                        && met.names > 1
+                        && (linked.len() >= limits::SCAN_LINKS || !linked.insert(met.seen.inode));
+                    let step = if is_second { Step::Measure } else { step };
                     jobs.send(Job { met, step, twin }).is_ok()
                 }
                 Err(error) => {
