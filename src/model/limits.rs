@@ -223,6 +223,8 @@ pub const WORKER_BYTES_PER_CPU_S: u64 = 2_000_000;
 pub const WORKER_STALL_S: u64 = 10;
 /// Bytes of a worker's answer about one file; a longer one counts as none. The largest is a spectrogram.
 pub const WORKER_ANSWER_LEN: usize = 512 * 1024;
+/// The same when it was asked for measurements.
+pub const WORKER_MEASURED_LEN: usize = 32 * 1024;
 /// Columns of a spectrogram; a longer file has more time in each.
 pub const SPECTROGRAM_COLUMNS: usize = 960;
 /// Bands of a spectrogram.
@@ -315,6 +317,8 @@ const _: () = {
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SPECTROGRAM_COLUMNS * SPECTROGRAM_ROWS + 1_024 <= WORKER_ANSWER_LEN, "a spectrogram fits its answer");
+    // Five bytes a word; ten texts with their lengths; spectrum and numbers.
+    assert!(5 * FINGERPRINT_WORDS + 10 * (TAG_TEXT_LEN + 2) + 4_096 <= WORKER_MEASURED_LEN, "measurements fit theirs");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
 };
 

@@ -81,8 +81,8 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
                 let channels = spec.channels().count();
                 let sink = match &mut sink {
                     Some(sink) => sink,
-                    None if (1..=CHANNELS_MAX).contains(&channels) => {
-                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless(), wanted_of_it);
+                    None => {
+                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless(), wanted_of_it)?;
                         if container == Container::Mp4 {
                             let core = if aac.is_some_and(|aac| aac.detail.core_only) { None } else { wanted };
                             let (skip, limit) = facts.trim(spec.rate(), core);
@@ -95,7 +95,6 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
                         }
                         sink.insert(new)
                     }
-                    None => return Err(Failure::unsupported(&format!("{channels} channels"))),
                 };
                 if channels != sink.channels() || spec.rate() != sink.rate_hz() {
                     bad(&mut integrity, 0, sink.now_ms(), "the sound changes its shape");

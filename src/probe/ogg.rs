@@ -146,7 +146,7 @@ impl Stream {
     fn begin(page: &Page, body: &[u8], wanted: Wanted) -> Result<Option<Self>, Failure> {
         let (coding, headers_left) = if body.starts_with(b"OpusHead") {
             let head = opus::Head::parse(body)?;
-            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false, wanted);
+            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false, wanted)?;
             sink.skip(u64::from(head.detail.pre_skip));
             (Coding::Opus { decoder: opus::Decoder::new(&head)?, head, kinds: opus::Kinds::default(), sink }, 1)
         } else if let Some(ident) = body.strip_prefix(b"\x01vorbis").and_then(|rest| rest.first_chunk::<23>()) {

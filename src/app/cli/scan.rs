@@ -193,6 +193,8 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
 
 fn code(scan: &Scan, healthy: bool) -> ExitCode {
     match (scan.status, healthy) {
+        // Told in the report.
+        (ScanStatus::Completed, _) if scan.error.is_some() => ExitCode::FAILURE,
         (ScanStatus::Completed, true) => ExitCode::SUCCESS,
         (ScanStatus::Completed, false) => ExitCode::from(ISSUES),
         _ => could_not("the scan was stopped before its end; asked for again, it goes on"),
@@ -372,7 +374,13 @@ fn ask_daemon(daemon: &Control, request: &ScanRequest, as_json: bool) -> Result<
     } else {
         print(daemon_report(&scan, &issues).as_bytes());
     }
-    Ok(if is_ill { ExitCode::from(ISSUES) } else { ExitCode::SUCCESS })
+    Ok(if !scan["error_message"].is_null() {
+        ExitCode::FAILURE
+    } else if is_ill {
+        ExitCode::from(ISSUES)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn daemon_report(scan: &Value, issues: &[Value]) -> String {
@@ -383,6 +391,9 @@ fn daemon_report(scan: &Value, issues: &[Value]) -> String {
         of("files_measured"),
         issues.len()
     );
+    if let Some(error) = scan["error_message"].as_str() {
+        text.push_str(&format!("{}.\n", plain(error)));
+    }
     for issue in issues.iter().take(LISTED) {
         let of = |name: &str| plain(issue[name].as_str().unwrap_or_default());
         text.push_str(&format!("{:9} {:24} {}: {}\n", of("severity"), of("type"), of("file_path"), of("reason")));

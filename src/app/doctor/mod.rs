@@ -40,6 +40,8 @@ pub enum Outcome {
     Broken(String),
     /// Its form is not known; why.
     Unsupported(String),
+    /// The machine had nothing to measure it with just now, and why; nothing is known about the file.
+    NotTried(String),
 }
 
 /// Measures files. Called from threads that may wait.

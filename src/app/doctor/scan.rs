@@ -37,6 +37,12 @@ const ANSWERS: usize = 8;
 const ROWS: usize = 500;
 /// Problems of a walk that are logged.
 const PROBLEMS: u32 = 20;
+/// Attempts at a file when the machine has nothing to measure it with: a shortage may pass.
+const TRIES: u32 = 3;
+/// Between them.
+const PAUSE: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_millis(500) };
+/// Files in a row that could not be tried, after which the scan fails: the shortage does not pass. Chosen.
+const UNTRIED_MAX: u32 = 16;
 
 /// Stops a scan, and says how many files it may work on.
 #[derive(Debug, Default)]
@@ -158,6 +164,18 @@ struct Run<'g> {
     /// Bytes of files dealt with, unchanged ones left out: the pace is of measured ones.
     bytes_done: u64,
     last: LocalPath,
+    untried: Untried,
+}
+
+/// Files that nothing could be said about because no worker could be had. They have no row, so the next scan meets them
+/// as new ones.
+#[derive(Default)]
+struct Untried {
+    files: u64,
+    /// Since the last file that was dealt with.
+    in_a_row: u32,
+    /// Of the last one.
+    why: String,
 }
 
 impl<'g> Run<'g> {
@@ -173,6 +191,7 @@ impl<'g> Run<'g> {
             batch_began: began,
             bytes_done: 0,
             last: LocalPath::default(),
+            untried: Untried::default(),
         }
     }
 
@@ -193,6 +212,8 @@ impl<'g> Run<'g> {
         self.scan.counts.issues += settler.recordings()?;
         self.say("releases");
         self.scan.counts.issues += settler.releases()?;
+        let Untried { files, why, .. } = &self.untried;
+        self.scan.error = (*files > 0).then(|| format!("{files} not looked at, left to the next scan: {why}"));
         Ok(())
     }
 
@@ -288,8 +309,13 @@ impl<'g> Run<'g> {
 
     fn done(&mut self, file: Met, outcome: Outcome) -> Result<(), DoctorError> {
         let now = self.ground.clock.now().wall;
+        if let Outcome::NotTried(why) = outcome {
+            return self.not_tried(&file, why);
+        }
+        self.untried.in_a_row = 0;
         self.scan.counts.files += 1;
         let change = match outcome {
+            Outcome::NotTried(_) => return Ok(()),
             Outcome::Measured(measured) => self.measured(file, measured, now)?,
             Outcome::Broken(why) => {
                 let issue = detect::broken_file(&file.path, &why, now);
@@ -314,6 +340,20 @@ impl<'g> Run<'g> {
         };
         self.scan.counts.issues += change.issues.len() as u64;
         self.add(change);
+        Ok(())
+    }
+
+    fn not_tried(&mut self, file: &Met, why: String) -> Result<(), DoctorError> {
+        if self.untried.files < u64::from(PROBLEMS) {
+            tracing::warn!(file = %file.path, %why, "not looked at");
+        }
+        self.untried.files += 1;
+        self.untried.in_a_row += 1;
+        if self.untried.in_a_row >= UNTRIED_MAX {
+            self.commit()?;
+            return Err(DoctorError::NotReady(format!("files cannot be measured on this machine now: {why}")));
+        }
+        self.untried.why = why;
         Ok(())
     }
 
@@ -540,6 +580,11 @@ fn feed(
     let _ = told.send(Answer::Walked(met_files));
 }
 
+/// Whether the machine is short of something, which is no fault of the file that was to be opened.
+fn is_shortage(error: &std::io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE, libc::ENOMEM].into_iter().any(|code| error.raw_os_error() == Some(code))
+}
+
 /// Measures files until there are no more.
 fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers: &SyncSender<Answer>, reins: &Reins) {
     loop {
@@ -564,10 +609,25 @@ fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers:
 }
 
 fn measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
+    let mut met = met;
+    for _ in 1..TRIES {
+        match try_to_measure(ground, met, reins) {
+            Answer::Done(again, Outcome::NotTried(_)) if !reins.must_stop() => met = again,
+            answer => return answer,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    try_to_measure(ground, met, reins)
+}
+
+fn try_to_measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
     let path = walk::to_path(&met.path);
     let file = match ground.measure.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Answer::Fleeting,
+        Err(error) if is_shortage(&error) => {
+            return Answer::Done(met, Outcome::NotTried(format!("it cannot be opened now: {error}")));
+        }
         Err(error) => return Answer::Done(met, Outcome::Broken(format!("it cannot be read: {error}"))),
     };
     let name = String::from_utf8_lossy(met.path.name()).into_owned();

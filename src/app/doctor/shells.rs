@@ -80,7 +80,8 @@ impl Measure for Workers {
             probe::Outcome::Measured(_) => Ok(()),
             probe::Outcome::Corrupted { reason }
             | probe::Outcome::Unsupported { reason }
-            | probe::Outcome::GaveUp { reason } => Err(format!("files cannot be measured on this machine: {reason}")),
+            | probe::Outcome::GaveUp { reason }
+            | probe::Outcome::NotTried { reason } => Err(format!("files cannot be measured on this machine: {reason}")),
         }
     }
 
@@ -106,6 +107,7 @@ impl Measure for Workers {
             probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
             probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
             probe::Outcome::GaveUp { reason } => Outcome::Broken(format!("it was given up: {reason}")),
+            probe::Outcome::NotTried { reason } => Outcome::NotTried(reason),
         })
     }
 
