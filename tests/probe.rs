@@ -100,6 +100,41 @@ async fn a_flipped_bit_in_a_flac_frame_is_found_where_it_is() {
     assert!((400..600).contains(&bad.at_ms), "{bad:?}");
 }
 
+/// The checksum of an Ogg page (RFC 3533, section 6), its own field taken as zero.
+fn ogg_sum(page: &[u8]) -> u32 {
+    page.iter().enumerate().fold(0, |sum, (at, byte)| {
+        let byte = if (22..26).contains(&at) { 0 } else { *byte };
+        (0..8).fold(sum ^ u32::from(byte) << 24, |sum, _| if sum >> 31 == 0 { sum << 1 } else { sum << 1 ^ 0x04c1_1db7 })
+    })
+}
+
+#[tokio::test]
+async fn headers_said_twice_are_no_damage() {
+    let pool = pool();
+    let bytes = std::fs::read(fixture("tone.ogg")).unwrap();
+    let (mut pages, mut rest) = (Vec::new(), bytes.as_slice());
+    while !rest.is_empty() {
+        let head = 27 + usize::from(rest[26]);
+        let len = head + rest[27..head].iter().map(|part| usize::from(*part)).sum::<usize>();
+        pages.push(rest[..len].to_vec());
+        rest = &rest[len..];
+    }
+    // The first packet once more, between the headers and the sound; its page is no longer the first.
+    let mut again = pages[0].clone();
+    again[5] = 0;
+    let sounding = pages.iter().position(|page| page[6..14] != [0; 8]).unwrap();
+    pages.insert(sounding, again);
+    for (number, page) in pages.iter_mut().enumerate() {
+        page[18..22].copy_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+        let sum = ogg_sum(page);
+        page[22..26].copy_from_slice(&sum.to_le_bytes());
+    }
+    let outcome = pool.measure(holding(&pages.concat()), "ogg", &Tempo::default()).await;
+    let Outcome::Measured(found) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((found.integrity.bad_frames, found.integrity.first_bad), (0, None));
+    assert_eq!(found.duration_ms, measured(&pool, "tone.ogg").await.duration_ms);
+}
+
 #[tokio::test]
 async fn what_is_no_sound_is_said_to_be_none() {
     let pool = pool();

@@ -199,6 +199,7 @@ impl Applier {
                 (&old.library_health, old.recompute_interval_hours)
                     != (&new.library_health, new.recompute_interval_hours),
             ),
+            ("catalog", old.catalog != new.catalog),
             ("memory", old.memory_budget_mib != new.memory_budget_mib),
             ("log", old.log_level != new.log_level),
             (

@@ -131,8 +131,11 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
     // A folder is scanned with mistakes in the configuration too: only limits and excluded folders come from it.
-    let config = sources.load().ok().map(|resolved| resolved.config);
-    let Some(config) = config.or_else(|| Some(resolve(&[]).ok()?.config)) else {
+    let loaded = sources.load().ok().map(|resolved| resolved.config);
+    if loaded.is_none() {
+        say("the configuration has mistakes, so this scan goes by the defaults: see `slskdn config check`");
+    }
+    let Some(config) = loaded.or_else(|| Some(resolve(&[]).ok()?.config)) else {
         return could_not("the configuration has mistakes: see `slskdn config check`");
     };
     let workers = load::workers(config.library_health.max_concurrent_files);

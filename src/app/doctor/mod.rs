@@ -28,6 +28,7 @@ use crate::engine::library::detect::Release;
 use crate::model::health::{Identity, Judged, Variant};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
+use crate::net::catalog::Figures;
 use crate::store::{Store, StoreError};
 
 /// What became of measuring a file.
@@ -106,6 +107,8 @@ pub trait Catalogue: Send + Sync {
     fn can_identify(&self) -> bool;
     /// Whose recording a copy is that neither its tags nor the local index know. `Pending`: nobody could be asked.
     fn identify(&self, variant: &Variant, offline: bool) -> Identity;
+    /// What asking has cost so far, a row a service.
+    fn figures(&self) -> Vec<Figures>;
 }
 
 /// What a scan works with. Cheap to clone.

@@ -21,7 +21,7 @@ use crate::model::health::{Identity, Judged, MatchedBy, Variant};
 use crate::model::id::{RecordingId, ReleaseId};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
-use crate::net::catalog::{Catalog, CatalogError, Later};
+use crate::net::catalog::{Catalog, CatalogError, Figures, Later};
 use crate::probe::{self, Pool, PoolError, Tempo};
 use crate::store::Store;
 
@@ -187,6 +187,10 @@ fn fact<A, T>(answer: Result<Option<A>, Later>, read: impl FnOnce(A) -> T) -> Fa
 }
 
 impl Catalogue for Catalogs {
+    fn figures(&self) -> Vec<Figures> {
+        self.catalog.figures().to_vec()
+    }
+
     fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts> {
         if offline {
             return Fact::Later;

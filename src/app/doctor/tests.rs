@@ -149,6 +149,10 @@ impl Catalogue for Shelf {
         self.ask(offline, if id == 9 { known } else { Fact::Unknown })
     }
 
+    fn figures(&self) -> Vec<crate::net::catalog::Figures> {
+        Vec::new()
+    }
+
     fn identify(&self, variant: &Variant, offline: bool) -> Identity {
         let matched_by = match self.ask(offline, Fact::Known(())) {
             Fact::Known(()) => MatchedBy::Nobody,
