@@ -104,7 +104,8 @@ async fn a_flipped_bit_in_a_flac_frame_is_found_where_it_is() {
 fn ogg_sum(page: &[u8]) -> u32 {
     page.iter().enumerate().fold(0, |sum, (at, byte)| {
         let byte = if (22..26).contains(&at) { 0 } else { *byte };
-        (0..8).fold(sum ^ u32::from(byte) << 24, |sum, _| if sum >> 31 == 0 { sum << 1 } else { sum << 1 ^ 0x04c1_1db7 })
+        (0..8)
+            .fold(sum ^ u32::from(byte) << 24, |sum, _| if sum >> 31 == 0 { sum << 1 } else { sum << 1 ^ 0x04c1_1db7 })
     })
 }
 

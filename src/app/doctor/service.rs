@@ -144,7 +144,12 @@ impl Doctor {
     pub fn figures(&self) -> Figures {
         let counters = &self.inner.counters;
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Figures { files: of(&counters.files), audio_s: of(&counters.audio_ms) / 1_000, bytes: of(&counters.bytes), catalogs: self.inner.ground.catalogue.figures() }
+        Figures {
+            files: of(&counters.files),
+            audio_s: of(&counters.audio_ms) / 1_000,
+            bytes: of(&counters.bytes),
+            catalogs: self.inner.ground.catalogue.figures(),
+        }
     }
 
     /// Begins a scan. Blocks on the store and the disk. Without paths it looks at those of the schedule.
