@@ -7,7 +7,7 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Files measured at once: as asked, at most one per core and `limits::SCAN_WORKERS`; for 0 one per core but one (DESIGN section 3).
+/// Files measured at once: as asked, at most one per core and `limits::SCAN_WORKERS`; for 0 one per core but one.
 pub fn workers(asked: usize) -> usize {
     match asked {
         0 => cores().saturating_sub(1).max(1),

@@ -2,8 +2,8 @@
 //!
 //! Threads: one walks ahead and counts, one walks and decides (`engine::library::scan::step`), some measure, and the
 //! caller's judges and commits. All mailboxes are bounded, so the walk waits for the workers. A batch is committed
-//! after `limits::SCAN_BATCH` files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file
-//! is measured twice.
+//! after `limits::SCAN_BATCH` files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no
+//! finished file is measured twice.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

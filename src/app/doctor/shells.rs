@@ -203,7 +203,7 @@ impl Catalogue for Catalogs {
         if offline {
             return Fact::Later;
         }
-        let answer = self.runtime.block_on(self.catalog.release(ReleaseId(id)));
+        let answer = self.runtime.block_on(catalog::release(&self.catalog, ReleaseId(id)));
         fact(answer, |found| Release {
             id: found.id.0,
             title: found.title.clone(),

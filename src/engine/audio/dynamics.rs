@@ -25,8 +25,8 @@ const CHUNK: usize = 1_024;
 /// What one file measures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicsResult {
-    /// DR14 value, dB, mean over the channels that sound, unrounded; `None` for silence and below five whole blocks of 3 s: of fewer
-    /// there is no loudest fifth.
+    /// DR14 value, dB, mean over the channels that sound, unrounded; `None` for silence and below five whole
+    /// blocks of 3 s: of fewer there is no loudest fifth.
     pub dynamic_range_dr: Option<f64>,
     /// Runs of at least three samples at one value near full scale, or at the file's own ceiling, over all channels.
     pub clipping_runs: u32,
