@@ -155,6 +155,37 @@ async fn sounds_are_posted_packed_with_the_key() {
 }
 
 #[tokio::test]
+async fn durations_that_musicbrainz_lacks_are_those_of_the_linked_discogs_release() {
+    let id: ReleaseId = "748e3e26-5ac3-41a1-8b40-08f0bf8ad4d0".parse().unwrap();
+    // The recorded answers, made one release: MusicBrainz forgets its durations and links, Discogs has its titles.
+    let titles = ["Storm", "STATIC", "Sleep", "Antennas to Heaven"];
+    let mut release: serde_json::Value = serde_json::from_str(RELEASE).unwrap();
+    let link =
+        serde_json::json!({ "type": "discogs", "url": { "resource": "https://www.discogs.com/release/1-Stockholm" } });
+    release["relations"] = serde_json::json!([link]);
+    let media = release["media"].as_array_mut().unwrap().iter_mut();
+    for (track, title) in media.flat_map(|medium| medium["tracks"].as_array_mut().unwrap()).zip(titles) {
+        track["length"] = serde_json::Value::Null;
+        track["recording"]["length"] = serde_json::Value::Null;
+        track["title"] = title.to_lowercase().into();
+    }
+    for titles_there in [&titles[..], &titles[..3]] {
+        let mut linked: serde_json::Value = serde_json::from_str(DISCOGS).unwrap();
+        let tracks = linked["tracklist"].as_array_mut().unwrap();
+        tracks.truncate(titles_there.len());
+        for (track, title) in tracks.iter_mut().zip(titles_there) {
+            track["title"] = (*title).into();
+        }
+        let world = World::new(vec![json(&release.to_string()), json(&linked.to_string())]).await;
+        let found = slskdn::app::catalog::release(&world.catalog, id).await.unwrap().unwrap();
+        assert_eq!(world.paths(), [format!("/ws/2/release/{id}"), "/ws/2/releases/1".to_owned()]);
+        let known = found.tracks().filter(|track| track.duration_ms.is_some()).count();
+        // Other tracks there, other release.
+        assert_eq!(known, if titles_there.len() == 4 { 4 } else { 0 });
+    }
+}
+
+#[tokio::test]
 async fn merged_ids_lead_to_the_one_that_stands() {
     let world = World::new(Vec::new()).await;
     let (old, new) = (ReleaseId(1), "748e3e26-5ac3-41a1-8b40-08f0bf8ad4d0");

@@ -201,6 +201,7 @@ impl Applier {
                     != (&new.library_health, new.recompute_interval_hours),
             ),
             ("mesh", old.mesh != new.mesh),
+            ("catalog", old.catalog != new.catalog),
             ("memory", old.memory_budget_mib != new.memory_budget_mib),
             ("log", old.log_level != new.log_level),
             (

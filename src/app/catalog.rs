@@ -10,11 +10,12 @@ use rusty_chromaprint::{Configuration, FingerprintCompressor};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use crate::engine::catalog::discogs;
 use crate::engine::catalog::pace::Pace;
 use crate::engine::catalog::resolve::{Identity, Known, Next, Resolution};
-use crate::model::catalog::{KeptAnswer, Service};
+use crate::model::catalog::{KeptAnswer, Release, Service};
 use crate::model::config;
-use crate::model::id::RecordingId;
+use crate::model::id::{RecordingId, ReleaseId};
 use crate::net::catalog::{Cache, Catalog, CatalogError, CatalogSettings, Later, PATIENCE, ServiceSettings};
 use crate::store::Store;
 
@@ -74,6 +75,21 @@ pub fn fingerprint_text(words: &[u32]) -> String {
     // `preset_test2` is AcoustID's algorithm.
     let packed = FingerprintCompressor::from(&Configuration::preset_test2()).compress(words);
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(packed)
+}
+
+/// A release; durations that MusicBrainz does not know are those of the Discogs release it links to.
+///
+/// # Errors
+/// MusicBrainz has no answer now. Without one of Discogs the durations stay unknown.
+pub async fn release(catalog: &Catalog, id: ReleaseId) -> Result<Option<Release>, Later> {
+    let Some(mut release) = catalog.release(id).await? else { return Ok(None) };
+    if discogs::lacks_durations(&release)
+        && let Some(number) = release.discogs_release_id
+        && let Ok(Some(linked)) = catalog.discogs_release(number).await
+    {
+        discogs::fill_durations(&mut release, &linked);
+    }
+    Ok(Some(release))
 }
 
 /// Finds out which recording a file is, as far as that is possible now. `look` compares the fingerprint with those known

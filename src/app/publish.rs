@@ -213,6 +213,16 @@ pub async fn metrics(
     gauge("library_measured", "Audio files measured since start", None, &[("files", doctor.files)]);
     gauge("library_read", "Of them, since start", Some(Unit::Bytes), &[("files", doctor.bytes)]);
     gauge("library_audio", "Audio in them, since start", Some(Unit::Seconds), &[("audio", doctor.audio_s)]);
+    for figures in &doctor.catalogs {
+        let rows = [
+            ("requests", figures.requests),
+            ("cached", figures.cached),
+            ("backoffs", figures.backoffs),
+            ("failed", figures.failed),
+        ];
+        let name = format!("catalog_{}", figures.service.name());
+        gauge(&name, "Questions to this catalog since start", None, &rows);
+    }
     gauge("store", "The store's map", Some(Unit::Bytes), &[("map", store.map_size), ("used", store.used)]);
     gauge(
         "store_events",

@@ -192,7 +192,7 @@ pub const EVENT_STREAMS: usize = 16;
 /// Bytes of a request body; a longer one is refused with 413.
 pub const BODY_LEN: usize = 1024 * 1024;
 /// Request bodies above 16 KiB at once; further ones wait in their sockets.
-pub const LARGE_BODIES: usize = 6;
+pub const LARGE_BODIES: usize = 2;
 /// Log lines kept for the page; the oldest is dropped.
 pub const LOG_LINES: usize = 1_000;
 /// Sessions signed in; the oldest is forgotten.
@@ -223,6 +223,8 @@ pub const WORKER_BYTES_PER_CPU_S: u64 = 2_000_000;
 pub const WORKER_STALL_S: u64 = 10;
 /// Bytes of a worker's answer about one file; a longer one counts as none. The largest is a spectrogram.
 pub const WORKER_ANSWER_LEN: usize = 512 * 1024;
+/// The same when it was asked for measurements.
+pub const WORKER_MEASURED_LEN: usize = 32 * 1024;
 /// Columns of a spectrogram; a longer file has more time in each.
 pub const SPECTROGRAM_COLUMNS: usize = 960;
 /// Bands of a spectrogram.
@@ -248,8 +250,20 @@ pub const MISSING_TRACKS: usize = 200;
 pub const VARIANTS_PER_RECORDING: usize = 64;
 /// Paths of one scan request; one more is refused.
 pub const SCAN_PATHS: usize = 64;
-/// Files that were walked past and wait for a worker.
+/// Files that were walked past and wait for a worker; when full the walk waits.
 pub const SCAN_AHEAD: usize = 64;
+/// Measured files that wait to be judged; when full the workers wait.
+pub const SCAN_ANSWERS: usize = 8;
+/// Files of one commit at most. Chosen: half a minute of a Pi's work lost to a power cut is little, and sixteen files
+/// share the pages of one commit, which an SD card thanks for.
+pub const SCAN_BATCH: usize = 16;
+/// Files measured at once, however many cores there are.
+pub const SCAN_WORKERS: usize = 32;
+/// New names of files with several names, of one scan; a file beyond them is measured instead of recognised.
+pub const SCAN_LINKS: usize = 16_384;
+/// Files of one release, or of one album folder, that are looked at; further ones are left out. The longest release that a
+/// catalog's answer can hold has some 1,200 tracks.
+pub const RELEASE_FILES: usize = 1_600;
 
 // ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
 
@@ -317,8 +331,16 @@ pub const PIECE_LISTS: u64 = 4_096;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 15] {
+pub fn worst_case() -> [(&'static str, u64); 16] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
+    // While files are measured: what waits for workers, the workers' answers with the bytes they came in, and what is
+    // written down, which the store holds a second time.
+    let measuring = n(SCAN_AHEAD, 2 * KIB)
+        + n(SCAN_WORKERS, 2 * WORKER_MEASURED_LEN as u64)
+        + n(SCAN_ANSWERS + 2 * SCAN_BATCH, 16 * KIB)
+        + n(SCAN_LINKS, 32);
+    // Afterwards: copies of one recording with their fingerprints, or those of one release without.
+    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB) + n(RELEASE_FILES, 2 * KIB);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
         ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
@@ -334,6 +356,7 @@ pub fn worst_case() -> [(&'static str, u64); 15] {
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
+        ("the scan of the library", measuring.max(settling)),
         // Levels, the worker's answer or the points they become, the PNG.
         ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]
@@ -360,6 +383,8 @@ const _: () = {
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SPECTROGRAM_COLUMNS * SPECTROGRAM_ROWS + 1_024 <= WORKER_ANSWER_LEN, "a spectrogram fits its answer");
+    // Five bytes a word; ten texts with their lengths; spectrum and numbers.
+    assert!(5 * FINGERPRINT_WORDS + 10 * (TAG_TEXT_LEN + 2) + 4_096 <= WORKER_MEASURED_LEN, "measurements fit theirs");
     assert!(SEARCHES_AT_ONCE <= SEARCHES && BROWSE_SPOOLS <= INQUIRIES);
 };
 

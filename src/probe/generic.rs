@@ -79,23 +79,21 @@ pub(super) fn read(input: &mut Input<'_>, extension: &str) -> Result<Found, Fail
             Ok(block) => {
                 let spec = block.spec();
                 let channels = spec.channels().count();
-                let sink = match &mut sink {
-                    Some(sink) => sink,
-                    None if (1..=CHANNELS_MAX).contains(&channels) => {
-                        let mut new = Sink::new(spec.rate(), channels, codec.is_lossless(), wanted_of_it);
-                        if container == Container::Mp4 {
-                            let core = if aac.is_some_and(|aac| aac.detail.core_only) { None } else { wanted };
-                            let (skip, limit) = facts.trim(spec.rate(), core);
-                            new.skip(skip);
-                            if let Some(limit) = limit {
-                                new.limit(limit);
-                            }
-                        } else {
-                            new.skip(delay);
+                let sink = if let Some(sink) = &mut sink {
+                    sink
+                } else {
+                    let mut new = Sink::new(spec.rate(), channels, codec.is_lossless(), wanted_of_it)?;
+                    if container == Container::Mp4 {
+                        let core = if aac.is_some_and(|aac| aac.detail.core_only) { None } else { wanted };
+                        let (skip, limit) = facts.trim(spec.rate(), core);
+                        new.skip(skip);
+                        if let Some(limit) = limit {
+                            new.limit(limit);
                         }
-                        sink.insert(new)
+                    } else {
+                        new.skip(delay);
                     }
-                    None => return Err(Failure::unsupported(&format!("{channels} channels"))),
+                    sink.insert(new)
                 };
                 if channels != sink.channels() || spec.rate() != sink.rate_hz() {
                     bad(&mut integrity, 0, sink.now_ms(), "the sound changes its shape");

@@ -51,6 +51,10 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::corrupted("the file ends within its headers"),
+            // The system has numbers for its errors; others are a decoder's, about the bytes it was given.
+            io::ErrorKind::Other if error.raw_os_error().is_none() => {
+                Self::Corrupted(format!("its headers make no sense: {error}"))
+            }
             _ => Self::GaveUp(format!("the file cannot be read: {error}")),
         }
     }
@@ -128,13 +132,26 @@ fn attempt(file: &File, len: u64, extension: &str, wanted: Wanted, pulse: &mut P
         return Err(Failure::corrupted("the file is empty"));
     }
     let mut input = Input::new(file, len, wanted, pulse);
-    let Found { codec, container, bit_depth, audio_bytes, stream_hash, detail, encoder, integrity, sink, has_picture } =
-        match Format::of(&mut input)? {
-            Format::Flac => flac::read(&mut input)?,
-            Format::Mpeg => mpeg::read(&mut input)?,
-            Format::Ogg => ogg::read(&mut input)?,
-            Format::Other => generic::read(&mut input, extension)?,
-        };
+    let Found {
+        codec,
+        container,
+        bit_depth,
+        audio_bytes,
+        stream_hash,
+        detail,
+        encoder,
+        mut integrity,
+        sink,
+        has_picture,
+    } = match Format::of(&mut input)? {
+        Format::Flac => flac::read(&mut input)?,
+        Format::Mpeg => mpeg::read(&mut input)?,
+        Format::Ogg => ogg::read(&mut input)?,
+        Format::Other => generic::read(&mut input, extension)?,
+    };
+    if sink.wild() > 0 {
+        bad(&mut integrity, 0, 0, &format!("{} samples are no sound", sink.wild()));
+    }
     let hashes = input.finish()?;
     let (tags, software) = tags::read(file, len);
     let (sample_rate_hz, channels, samples) = (sink.rate_hz(), sink.channels(), sink.heard());

@@ -20,6 +20,7 @@ mod sandbox;
 mod sink;
 mod tags;
 mod text;
+mod trust;
 mod window;
 mod wire;
 mod worker;

@@ -146,7 +146,7 @@ impl Stream {
     fn begin(page: &Page, body: &[u8], wanted: Wanted) -> Result<Option<Self>, Failure> {
         let (coding, headers_left) = if body.starts_with(b"OpusHead") {
             let head = opus::Head::parse(body)?;
-            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false, wanted);
+            let mut sink = Sink::new(opus::RATE_HZ, head.channels, false, wanted)?;
             sink.skip(u64::from(head.detail.pre_skip));
             (Coding::Opus { decoder: opus::Decoder::new(&head)?, head, kinds: opus::Kinds::default(), sink }, 1)
         } else if let Some(ident) = body.strip_prefix(b"\x01vorbis").and_then(|rest| rest.first_chunk::<23>()) {
@@ -295,6 +295,8 @@ impl Stream {
         self.audio.update(packet);
         self.audio_bytes += packet.len() as u64;
         let result = match &mut self.coding {
+            // Some encoders say their headers again; players pass over them.
+            Coding::Vorbis { .. } if is_vorbis_header(packet) => Ok(()),
             Coding::Vorbis { player: Some(player), .. } => player.play(packet, |_| {})?,
             Coding::Vorbis { player: None, .. } => Ok(()),
             Coding::Opus { decoder, kinds, sink, .. } => {
@@ -370,6 +372,11 @@ impl Stream {
             has_picture: self.picture,
         })
     }
+}
+
+/// Packets of sound are even.
+fn is_vorbis_header(packet: &[u8]) -> bool {
+    matches!(packet, [1 | 3 | 5, name @ ..] if name.starts_with(b"vorbis"))
 }
 
 /// The program that coded it, which begins every comment.

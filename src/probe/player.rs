@@ -26,12 +26,9 @@ impl Player {
         lossless: bool,
         wanted: Wanted,
     ) -> Result<Self, Failure> {
-        if !(1..=CHANNELS_MAX).contains(&channels) || rate_hz == 0 {
-            return Err(Failure::unsupported(&format!("{channels} channels at {rate_hz} Hz")));
-        }
+        let sink = Sink::new(rate_hz, channels, lossless, wanted)?;
         let options = AudioDecoderOptions::default().gapless(false);
         let decoder = symphonia::default::get_codecs().make_audio_decoder(params, &options)?;
-        let sink = Sink::new(rate_hz, channels, lossless, wanted);
         Ok(Self { decoder, planes: vec![Vec::new(); channels], sink })
     }
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::trust;
 use super::wire::{Answer, Order, Outcome, Wanted, frame};
 use crate::model::limits;
 use crate::model::spectrogram::Spectrogram;
@@ -85,7 +86,7 @@ impl Pool {
     pub async fn measure(&self, file: File, name_hint: &str, tempo: &Tempo) -> Outcome {
         match self.work(&file, name_hint, Wanted::Measurements, tempo).await {
             Answer::Outcome(outcome) => outcome,
-            Answer::Spectrogram(_) | Answer::Progress(_) | Answer::Judging => gave_up(NONSENSE),
+            _ => gave_up(NONSENSE),
         }
     }
 
@@ -95,25 +96,25 @@ impl Pool {
     /// Why there is none: an outcome that is not `Measured`.
     pub async fn spectrogram(&self, file: File, name_hint: &str) -> Result<Box<Spectrogram>, Outcome> {
         match self.work(&file, name_hint, Wanted::Spectrogram, &Tempo::default()).await {
-            Answer::Spectrogram(drawn) if is_sound(&drawn) => Ok(drawn),
+            Answer::Spectrogram(drawn) => Ok(drawn),
             Answer::Outcome(outcome) if !matches!(outcome, Outcome::Measured(_)) => Err(outcome),
             _ => Err(gave_up(NONSENSE)),
         }
     }
 
     async fn work(&self, file: &File, name_hint: &str, wanted: Wanted, tempo: &Tempo) -> Answer {
-        let gave_up = |reason: &str| Answer::Outcome(gave_up(reason));
-        let Ok(_permit) = self.permits.acquire().await else { return gave_up("the workers are gone") };
+        let not_tried = |reason: String| Answer::Outcome(Outcome::NotTried { reason });
+        let Ok(_permit) = self.permits.acquire().await else { return not_tried("the workers are gone".to_owned()) };
         let extension = name_hint.rsplit_once('.').map_or(name_hint, |(_, extension)| extension);
         let extension = Some(extension).filter(|text| text.len() <= EXTENSION_LEN).unwrap_or_default();
         let mut waiting = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut is_second = false;
         loop {
-            let reused = waiting.is_some();
             let mut worker = match waiting.take() {
                 Some(worker) => worker,
                 None => match self.start().await {
                     Ok(worker) => worker,
-                    Err(error) => return gave_up(&format!("no worker could be started: {error}")),
+                    Err(error) => return not_tried(format!("no worker could be started: {error}")),
                 },
             };
             match worker.work(file, extension, wanted, tempo).await {
@@ -123,9 +124,12 @@ impl Pool {
                     return answer;
                 }
                 Ok(answer) => return answer,
-                // It may have died while it waited, for which this file is not to blame: once more with a new one.
-                Err(Fate::Died) if reused => {}
-                Err(fate) => return Answer::Outcome(worker.end(fate).await),
+                Err(fate) => match worker.end(fate).await {
+                    // Ended from outside, in this file or while it waited: once more with a new one. When that is ended
+                    // as well, the file may be what the system has no memory for.
+                    End { is_from_outside: true, .. } if !is_second => is_second = true,
+                    End { reason, .. } => return Answer::Outcome(gave_up(&reason)),
+                },
             }
         }
     }
@@ -143,7 +147,16 @@ impl Pool {
         let request = Request::Start { socket: OwnedFd::from(theirs), reply };
         self.keeper.try_send(request).map_err(|_| io::ErrorKind::ResourceBusy)?;
         let child = started.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
-        Ok(Worker { socket: UnixStream::from_std(ours)?, child: Some(child), keeper: self.keeper.clone() })
+        let socket = UnixStream::from_std(ours)?;
+        let mut worker = Worker { socket, child: Some(child), keeper: self.keeper.clone() };
+        let fate = match tokio::time::timeout_at(stall(), worker.receive(limits::WORKER_MEASURED_LEN)).await {
+            Ok(Ok(Answer::Ready)) => return Ok(worker),
+            Ok(Ok(Answer::Unfit(reason))) => return Err(io::Error::other(reason)),
+            Ok(Ok(_)) => Fate::Nonsense,
+            Ok(Err(fate)) => fate,
+            Err(_) => Fate::Stalled,
+        };
+        Err(io::Error::other(worker.end(fate).await.reason))
     }
 }
 
@@ -155,6 +168,13 @@ enum Fate {
     Stalled,
     /// It sent something that is no answer.
     Nonsense,
+}
+
+/// How a worker ended.
+struct End {
+    reason: String,
+    /// By a signal that nothing in a worker raises, or nobody knows: its file need not be the cause.
+    is_from_outside: bool,
 }
 
 /// One worker process.
@@ -172,18 +192,23 @@ impl Worker {
         let mut rest_permille = tempo.rest_permille();
         let order = Order::Measure { wanted, extension: extension.to_owned(), rest_permille };
         self.send(&order, Some(file)).await.map_err(|_| Fate::Died)?;
+        let most = match wanted {
+            Wanted::Measurements => limits::WORKER_MEASURED_LEN,
+            Wanted::Spectrogram => limits::WORKER_ANSWER_LEN,
+        };
         let mut done = 0;
         let mut deadline = stall();
+        let mut is_judging = false;
         loop {
-            let answer = match tokio::time::timeout_at(deadline, self.receive()).await {
+            let answer = match tokio::time::timeout_at(deadline, self.receive(most)).await {
                 Err(_) => return Err(Fate::Stalled),
                 Ok(answer) => answer?,
             };
             match answer {
-                Answer::Progress(now) if now > done => (done, deadline) = (now, stall()),
-                Answer::Judging => deadline = judging(),
+                Answer::Progress(now) if now > done && !is_judging => (done, deadline) = (now, stall()),
                 Answer::Progress(_) => {}
-                Answer::Outcome(_) | Answer::Spectrogram(_) => return Ok(answer),
+                Answer::Judging if !is_judging => (is_judging, deadline) = (true, judging()),
+                answer => return trust::believed(answer, wanted).ok_or(Fate::Nonsense),
             }
             if rest_permille != tempo.rest_permille() {
                 rest_permille = tempo.rest_permille();
@@ -212,9 +237,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn receive(&mut self) -> Result<Answer, Fate> {
+    async fn receive(&mut self, most: usize) -> Result<Answer, Fate> {
         let len = self.socket.read_u32_le().await.map_err(|_| Fate::Died)? as usize;
-        if len > limits::WORKER_ANSWER_LEN {
+        if len > most {
             return Err(Fate::Nonsense);
         }
         let mut body = vec![0; len];
@@ -223,7 +248,7 @@ impl Worker {
     }
 
     /// Ends the worker and says how that came.
-    async fn end(mut self, fate: Fate) -> Outcome {
+    async fn end(mut self, fate: Fate) -> End {
         let (reply, ended) = oneshot::channel();
         if let Some(child) = self.child.take() {
             let kill = !matches!(fate, Fate::Died);
@@ -231,10 +256,12 @@ impl Worker {
             let _ = self.keeper.try_send(Request::End { child, reply: Some(reply), kill });
         }
         let status = ended.await.ok();
-        match fate {
-            Fate::Stalled => gave_up(&format!("no progress for {} s", limits::WORKER_STALL_S)),
-            Fate::Nonsense => gave_up(NONSENSE),
-            Fate::Died => gave_up(&status.map_or_else(|| "the worker ended".to_owned(), how_it_died)),
+        let of_itself = |reason: String| End { reason, is_from_outside: false };
+        match (fate, status) {
+            (Fate::Stalled, _) => of_itself(format!("no progress for {} s", limits::WORKER_STALL_S)),
+            (Fate::Nonsense, _) => of_itself(NONSENSE.to_owned()),
+            (Fate::Died, Some(status)) => how_it_died(status),
+            (Fate::Died, None) => End { reason: "the worker ended".to_owned(), is_from_outside: true },
         }
     }
 }
@@ -284,22 +311,21 @@ fn keep(exe: &Path, requests: &Receiver<Request>) {
     }
 }
 
-fn how_it_died(status: ExitStatus) -> String {
-    match status.signal() {
+fn how_it_died(status: ExitStatus) -> End {
+    let reason = match status.signal() {
         Some(libc::SIGXCPU) => "it took more processor time than a file of its size may".to_owned(),
+        // Rust ends so when it is refused memory; a panic is caught and told.
         Some(libc::SIGABRT) => "it took more memory than a worker may have".to_owned(),
-        Some(signal) => format!("the worker was ended by signal {signal}"),
+        Some(signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS)) => {
+            format!("the decoder crashed with signal {signal}")
+        }
+        Some(signal) => {
+            let reason = format!("the worker was ended by signal {signal}, twice");
+            return End { reason, is_from_outside: true };
+        }
         None => format!("the worker ended with {status}"),
-    }
-}
-
-/// Whether a picture has the measures it claims: a worker's word is a stranger's.
-fn is_sound(drawn: &Spectrogram) -> bool {
-    usize::from(drawn.rows) == limits::SPECTROGRAM_ROWS
-        && drawn.sample_rate_hz > 0
-        && drawn.samples_per_column > 0
-        && drawn.levels.len().is_multiple_of(limits::SPECTROGRAM_ROWS)
-        && drawn.columns() <= limits::SPECTROGRAM_COLUMNS
+    };
+    End { reason, is_from_outside: false }
 }
 
 fn gave_up(reason: &str) -> Outcome {

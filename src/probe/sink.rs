@@ -1,6 +1,9 @@
 //! Where decoded sound goes: trimmed to what a player hears, then to every analyser, block by block.
 
+use std::ops::RangeInclusive;
+
 use super::fingerprint::Fingerprinter;
+use super::measure::Failure;
 use super::wire::Wanted;
 use crate::engine::audio::dynamics::DynamicsMeter;
 use crate::engine::audio::loudness::LoudnessMeter;
@@ -13,6 +16,12 @@ use crate::model::variant::Loudness;
 
 /// Most channels that are measured: 7.1.
 pub(super) const CHANNELS_MAX: usize = 8;
+
+/// Sample rates that are measured, Hz. What lies outside is a header that lies, and filters made for it would have
+/// millions of taps, or none.
+pub(super) const RATES_HZ: RangeInclusive<u32> = 1_000..=1_536_000;
+/// Samples beyond that are no sound. Float files whose full scale is that of 24-bit integers stay below.
+const SAMPLE_MAX: f32 = 1e9;
 
 /// What came of the sound.
 pub(super) enum Heard {
@@ -38,6 +47,8 @@ pub(super) struct Sink {
     limit: Option<u64>,
     heard: u64,
     decoded: u64,
+    /// Samples that were no numbers, or beyond all measure; heard as silence.
+    wild: u64,
     ears: Ears,
 }
 
@@ -97,13 +108,17 @@ impl Meters {
 }
 
 impl Sink {
-    /// `channels` is 1 to `CHANNELS_MAX`. In what was coded losslessly, traces of lossy codecs are looked for.
-    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool, wanted: Wanted) -> Self {
+    /// In what was coded losslessly, traces of lossy codecs are looked for. Fails for more channels than
+    /// `CHANNELS_MAX`, and for rates that none has.
+    pub(super) fn new(rate_hz: u32, channels: usize, lossless: bool, wanted: Wanted) -> Result<Self, Failure> {
+        if !(1..=CHANNELS_MAX).contains(&channels) || !RATES_HZ.contains(&rate_hz) {
+            return Err(Failure::unsupported(&format!("{channels} channels at {rate_hz} Hz")));
+        }
         let ears = match wanted {
             Wanted::Measurements => Ears::Meters(Box::new(Meters::new(rate_hz, channels, lossless))),
             Wanted::Spectrogram => Ears::Spectrogram(Box::new(Spectrographer::new(rate_hz, channels))),
         };
-        Self { rate_hz, channels, skip: 0, limit: None, heard: 0, decoded: 0, ears }
+        Ok(Self { rate_hz, channels, skip: 0, limit: None, heard: 0, decoded: 0, wild: 0, ears })
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -134,6 +149,11 @@ impl Sink {
         self.decoded
     }
 
+    /// Samples, all channels together, that were no numbers, or beyond all measure.
+    pub(super) fn wild(&self) -> u64 {
+        self.wild
+    }
+
     /// The moment that comes next, milliseconds.
     pub(super) fn now_ms(&self) -> u64 {
         millis(self.heard, self.rate_hz)
@@ -159,6 +179,21 @@ impl Sink {
         }
         self.heard += (upto - from) as u64;
         let parts = &parts[..self.channels];
+        // Without a way out of the loop, which makes it fast.
+        let is_wild = |plane: &[f32]| plane.iter().fold(false, |wild, sample| wild | is_wild(*sample));
+        if !parts.iter().any(|plane| is_wild(plane)) {
+            return self.hear(parts);
+        }
+        let mut tamed: [Vec<f32>; CHANNELS_MAX] = Default::default();
+        for (tame, plane) in tamed.iter_mut().zip(parts) {
+            self.wild += plane.iter().filter(|sample| self::is_wild(**sample)).count() as u64;
+            *tame = plane.iter().map(|sample| if self::is_wild(*sample) { 0.0 } else { *sample }).collect();
+        }
+        let tamed: [&[f32]; CHANNELS_MAX] = std::array::from_fn(|channel| tamed[channel].as_slice());
+        self.hear(&tamed[..self.channels]);
+    }
+
+    fn hear(&mut self, parts: &[&[f32]]) {
         match &mut self.ears {
             Ears::Meters(meters) => meters.push(parts),
             Ears::Spectrogram(drawn) => drawn.push(parts),
@@ -174,6 +209,11 @@ impl Sink {
     }
 }
 
+/// Whether it is no number, or beyond all measure.
+fn is_wild(sample: f32) -> bool {
+    sample.is_nan() | (sample.abs() > SAMPLE_MAX)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "seven digits are more than any measurement here has")]
 fn narrow(value: f64) -> f32 {
     value as f32
@@ -183,4 +223,33 @@ fn narrow(value: f64) -> f32 {
 pub(super) fn millis(samples: u64, rate_hz: u32) -> u64 {
     let rate = u64::from(rate_hz.max(1));
     (samples / rate).saturating_mul(1_000).saturating_add(((samples % rate) * 1_000 + rate / 2) / rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rate_that_is_taken_is_measured() {
+        for rate_hz in [*RATES_HZ.start(), 4_001, 5_512, 7_000, 8_000, 11_025, 96_000, 384_000, *RATES_HZ.end()] {
+            for wanted in [Wanted::Measurements, Wanted::Spectrogram] {
+                let mut sink = Sink::new(rate_hz, 2, true, wanted).unwrap();
+                let mut state = 1_u32;
+                for _ in 0..50 {
+                    let block: Vec<f32> = (0..1_000)
+                        .map(|_| {
+                            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                            f32::from(i16::from_le_bytes([state.to_le_bytes()[2], state.to_le_bytes()[3]])) / 65_536.0
+                        })
+                        .collect();
+                    sink.push(&[&block, &block]);
+                }
+                assert_eq!((sink.heard(), sink.wild()), (50_000, 0), "{rate_hz}");
+                sink.finish();
+            }
+        }
+        for rate_hz in [0, *RATES_HZ.start() - 1, *RATES_HZ.end() + 1, u32::MAX] {
+            assert!(Sink::new(rate_hz, 2, true, Wanted::Measurements).is_err(), "{rate_hz}");
+        }
+    }
 }

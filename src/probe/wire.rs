@@ -39,6 +39,10 @@ pub(super) enum Order {
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
+    /// Locked in, and waiting for the first file.
+    Ready,
+    /// It cannot lock itself in, and why: it takes no file.
+    Unfit(String),
     /// Still at it; what it has done so far, bytes.
     Progress(u64),
     /// Every byte was read and decoded; what remains is to compute, within the CPU time granted.
@@ -69,6 +73,11 @@ pub enum Outcome {
         /// Which.
         reason: String,
     },
+    /// No worker could be had, so nothing is known about the file: no fault of its.
+    NotTried {
+        /// What is in the way.
+        reason: String,
+    },
 }
 
 impl Outcome {
@@ -76,7 +85,10 @@ impl Outcome {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Measured(_) => None,
-            Self::Corrupted { reason } | Self::Unsupported { reason } | Self::GaveUp { reason } => Some(reason),
+            Self::Corrupted { reason }
+            | Self::Unsupported { reason }
+            | Self::GaveUp { reason }
+            | Self::NotTried { reason } => Some(reason),
         }
     }
 }

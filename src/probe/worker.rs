@@ -21,12 +21,13 @@ pub fn run() -> ExitCode {
     let Ok(socket) = rustix::io::dup(rustix::stdio::stdin()) else { return ExitCode::FAILURE };
     // What initialises itself once from files or the environment does so before the door closes.
     measure::warm_up();
-    if let Err(error) = sandbox::enter() {
-        let reason = error.to_string();
-        let _ = Pulse::new(socket).say(&Answer::Outcome(Outcome::GaveUp { reason }));
+    let locked = sandbox::enter();
+    let mut pulse = Pulse::new(socket);
+    if let Err(error) = locked {
+        let _ = pulse.say(&Answer::Unfit(error.to_string()));
         return ExitCode::FAILURE;
     }
-    match serve(&mut Pulse::new(socket)) {
+    match pulse.say(&Answer::Ready).and_then(|()| serve(&mut pulse)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -56,9 +56,9 @@ def corpus(tmp_path_factory):
     return files
 
 
-def ours(path):
+def ours(path, fine=(0,)):
     done = subprocess.run([BINARY, "analyze", "--fingerprint", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in fine, done.stderr
     return json.loads(done.stdout.splitlines()[0])
 
 

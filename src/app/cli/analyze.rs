@@ -56,6 +56,7 @@ fn line(path: &Path, outcome: &Outcome, fingerprint: bool) -> Value {
         Outcome::Corrupted { reason } => error("corrupted", reason),
         Outcome::Unsupported { reason } => error("unsupported", reason),
         Outcome::GaveUp { reason } => error("gave_up", reason),
+        Outcome::NotTried { reason } => error("not_tried", reason),
     }
 }
 

@@ -131,8 +131,11 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
     // A folder is scanned with mistakes in the configuration too: only limits and excluded folders come from it.
-    let config = sources.load().ok().map(|resolved| resolved.config);
-    let Some(config) = config.or_else(|| Some(resolve(&[]).ok()?.config)) else {
+    let loaded = sources.load().ok().map(|resolved| resolved.config);
+    if loaded.is_none() {
+        say("the configuration has mistakes, so this scan goes by the defaults: see `slskdn config check`");
+    }
+    let Some(config) = loaded.or_else(|| Some(resolve(&[]).ok()?.config)) else {
         return could_not("the configuration has mistakes: see `slskdn config check`");
     };
     let workers = load::workers(config.library_health.max_concurrent_files);
@@ -190,6 +193,8 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
 
 fn code(scan: &Scan, healthy: bool) -> ExitCode {
     match (scan.status, healthy) {
+        // Told in the report.
+        (ScanStatus::Completed, _) if scan.error.is_some() => ExitCode::FAILURE,
         (ScanStatus::Completed, true) => ExitCode::SUCCESS,
         (ScanStatus::Completed, false) => ExitCode::from(ISSUES),
         _ => could_not("the scan was stopped before its end; asked for again, it goes on"),
@@ -369,7 +374,13 @@ fn ask_daemon(daemon: &Control, request: &ScanRequest, as_json: bool) -> Result<
     } else {
         print(daemon_report(&scan, &issues).as_bytes());
     }
-    Ok(if is_ill { ExitCode::from(ISSUES) } else { ExitCode::SUCCESS })
+    Ok(if !scan["error_message"].is_null() {
+        ExitCode::FAILURE
+    } else if is_ill {
+        ExitCode::from(ISSUES)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn daemon_report(scan: &Value, issues: &[Value]) -> String {
@@ -380,6 +391,9 @@ fn daemon_report(scan: &Value, issues: &[Value]) -> String {
         of("files_measured"),
         issues.len()
     );
+    if let Some(error) = scan["error_message"].as_str() {
+        text.push_str(&format!("{}.\n", plain(error)));
+    }
     for issue in issues.iter().take(LISTED) {
         let of = |name: &str| plain(issue[name].as_str().unwrap_or_default());
         text.push_str(&format!("{:9} {:24} {}: {}\n", of("severity"), of("type"), of("file_path"), of("reason")));

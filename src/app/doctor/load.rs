@@ -1,16 +1,19 @@
 //! How busy and how warm the box is, as the kernel says.
 
+use crate::model::limits;
+
 /// Cores, at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Files measured at once: as asked, at most one per core; for 0 one per core but one (DESIGN section 3).
+/// Files measured at once: as asked, at most one per core and `limits::SCAN_WORKERS`; for 0 one per core but one.
 pub fn workers(asked: usize) -> usize {
     match asked {
         0 => cores().saturating_sub(1).max(1),
         asked => asked.min(cores()),
     }
+    .min(limits::SCAN_WORKERS)
 }
 
 /// Load average of the last minute over the cores; 0 where the kernel does not say.

@@ -28,6 +28,7 @@ use crate::engine::library::detect::Release;
 use crate::model::health::{Identity, Judged, Variant};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
+use crate::net::catalog::Figures;
 use crate::store::{Store, StoreError};
 
 /// What became of measuring a file.
@@ -39,6 +40,8 @@ pub enum Outcome {
     Broken(String),
     /// Its form is not known; why.
     Unsupported(String),
+    /// The machine had nothing to measure it with just now, and why; nothing is known about the file.
+    NotTried(String),
 }
 
 /// Measures files. Called from threads that may wait.
@@ -104,6 +107,8 @@ pub trait Catalogue: Send + Sync {
     fn can_identify(&self) -> bool;
     /// Whose recording a copy is that neither its tags nor the local index know. `Pending`: nobody could be asked.
     fn identify(&self, variant: &Variant, offline: bool) -> Identity;
+    /// What asking has cost so far, a row a service.
+    fn figures(&self) -> Vec<Figures>;
 }
 
 /// What a scan works with. Cheap to clone.

@@ -18,7 +18,7 @@ pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], below: &st
     let counts = &scan.counts;
     let took_ms = scan.completed_at.map_or(0, |end| end.0.saturating_sub(scan.started_at.0));
     let mut text = format!(
-        "{} looked at: {} measured ({}, {} of audio), {} unchanged, in {}.\n",
+        "{} looked at: {} measured ({}, {} of audio), {} unchanged or broken, in {}.\n",
         number(counts.files, "file"),
         counts.measured,
         Bytes(counts.bytes),
@@ -34,6 +34,9 @@ pub fn report(scan: &Scan, summary: &HealthSummary, issues: &[Issue], below: &st
         if n > 0 {
             text.push_str(&format!("{} {what}.\n", number(n, "file")));
         }
+    }
+    if let Some(error) = &scan.error {
+        text.push_str(&format!("{}.\n", plain(error)));
     }
     text.push('\n');
     if summary.open() == 0 {
@@ -178,7 +181,7 @@ mod tests {
         summary.by_kind[usize::from(IssueKind::CorruptedFile.number())] = 3;
         let text = report(&scan(counts), &summary, &[issue], "/music");
         for wanted in [
-            "10 files looked at: 4 measured (0 B, 2.0 h of audio), 6 unchanged, in 1 min 7 s.",
+            "10 files looked at: 4 measured (0 B, 2.0 h of audio), 6 unchanged or broken, in 1 min 7 s.",
             "1 file gone.",
             "Health 0.90",
             "download it again",

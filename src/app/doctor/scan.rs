@@ -2,8 +2,8 @@
 //!
 //! Threads: one walks ahead and counts, one walks and decides (`engine::library::scan::step`), some measure, and the
 //! caller's judges and commits. All mailboxes are bounded, so the walk waits for the workers. A batch is committed
-//! after [`BATCH`] files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no finished file
-//! is measured twice.
+//! after `limits::SCAN_BATCH` files or [`BATCH_TIME`]: a kill costs the files of a batch and those in work, and no
+//! finished file is measured twice.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,17 +26,18 @@ use crate::model::time::UnixMs;
 use crate::model::variant::Measured;
 use crate::store::library::FileChange;
 
-/// Files of one commit at most. Chosen: half a minute of a Pi's work lost to a power cut is little, and sixteen files
-/// share the pages of one commit, which an SD card thanks for.
-const BATCH: usize = 16;
 /// Age of a batch at which it is committed.
 const BATCH_TIME: Duration = Duration::from_secs(5);
-/// Measured files waiting to be judged; workers wait.
-const ANSWERS: usize = 8;
 /// Rows looked at per read when files that are gone are looked for.
 const ROWS: usize = 500;
 /// Problems of a walk that are logged.
 const PROBLEMS: u32 = 20;
+/// Attempts at a file when the machine has nothing to measure it with: a shortage may pass.
+const TRIES: u32 = 3;
+/// Between them.
+const PAUSE: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_millis(500) };
+/// Files in a row that could not be tried, after which the scan fails: the shortage does not pass. Chosen.
+const UNTRIED_MAX: u32 = 16;
 
 /// Stops a scan, and says how many files it may work on.
 #[derive(Debug, Default)]
@@ -158,6 +159,18 @@ struct Run<'g> {
     /// Bytes of files dealt with, unchanged ones left out: the pace is of measured ones.
     bytes_done: u64,
     last: LocalPath,
+    untried: Untried,
+}
+
+/// Files that nothing could be said about because no worker could be had. They have no row, so the next scan meets them
+/// as new ones.
+#[derive(Default)]
+struct Untried {
+    files: u64,
+    /// Since the last file that was dealt with.
+    in_a_row: u32,
+    /// Of the last one.
+    why: String,
 }
 
 impl<'g> Run<'g> {
@@ -173,6 +186,7 @@ impl<'g> Run<'g> {
             batch_began: began,
             bytes_done: 0,
             last: LocalPath::default(),
+            untried: Untried::default(),
         }
     }
 
@@ -193,6 +207,8 @@ impl<'g> Run<'g> {
         self.scan.counts.issues += settler.recordings()?;
         self.say("releases");
         self.scan.counts.issues += settler.releases()?;
+        let Untried { files, why, .. } = &self.untried;
+        self.scan.error = (*files > 0).then(|| format!("{files} not looked at, left to the next scan: {why}"));
         Ok(())
     }
 
@@ -216,7 +232,7 @@ impl<'g> Run<'g> {
         progress.send_replace(Progress::default());
         self.say("files");
         let (jobs, waiting) = sync_channel::<Job>(limits::SCAN_AHEAD);
-        let (answers, heard) = sync_channel::<Answer>(ANSWERS);
+        let (answers, heard) = sync_channel::<Answer>(limits::SCAN_ANSWERS);
         let waiting = Mutex::new(waiting);
         std::thread::scope(|threads| {
             let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -256,7 +272,7 @@ impl<'g> Run<'g> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let age = self.ground.clock.now().mono.saturating_sub(self.batch_began);
-            if self.batch.len() >= BATCH || (!self.batch.is_empty() && age >= BATCH_TIME) {
+            if self.batch.len() >= limits::SCAN_BATCH || (!self.batch.is_empty() && age >= BATCH_TIME) {
                 self.commit()?;
             }
         }
@@ -288,8 +304,13 @@ impl<'g> Run<'g> {
 
     fn done(&mut self, file: Met, outcome: Outcome) -> Result<(), DoctorError> {
         let now = self.ground.clock.now().wall;
+        if let Outcome::NotTried(why) = outcome {
+            return self.not_tried(&file, why);
+        }
+        self.untried.in_a_row = 0;
         self.scan.counts.files += 1;
         let change = match outcome {
+            Outcome::NotTried(_) => return Ok(()),
             Outcome::Measured(measured) => self.measured(file, measured, now)?,
             Outcome::Broken(why) => {
                 let issue = detect::broken_file(&file.path, &why, now);
@@ -314,6 +335,20 @@ impl<'g> Run<'g> {
         };
         self.scan.counts.issues += change.issues.len() as u64;
         self.add(change);
+        Ok(())
+    }
+
+    fn not_tried(&mut self, file: &Met, why: String) -> Result<(), DoctorError> {
+        if self.untried.files < u64::from(PROBLEMS) {
+            tracing::warn!(file = %file.path, %why, "not looked at");
+        }
+        self.untried.files += 1;
+        self.untried.in_a_row += 1;
+        if self.untried.in_a_row >= UNTRIED_MAX {
+            self.commit()?;
+            return Err(DoctorError::NotReady(format!("files cannot be measured on this machine now: {why}")));
+        }
+        self.untried.why = why;
         Ok(())
     }
 
@@ -403,7 +438,7 @@ fn is_gone(path: &LocalPath) -> bool {
 }
 
 fn row(file: Met, outcome: FileOutcome, scan: &Scan) -> FileRow {
-    let Met { path, seen } = file;
+    let Met { path, seen, .. } = file;
     FileRow { path, size: seen.size, mtime_ns: seen.mtime_ns, inode: seen.inode, outcome, scan: scan.id }
 }
 
@@ -522,8 +557,10 @@ fn feed(
                 Ok((Step::Pass, _)) => told.send(Answer::Passed).is_ok(),
                 Ok((step, twin)) => {
                     // Two new names of one file must not both claim its old row.
-                    let step =
-                        if step == Step::Rename && !linked.insert(met.seen.inode) { Step::Measure } else { step };
+                    let is_second = step == Step::Rename
+                        && met.names > 1
+                        && (linked.len() >= limits::SCAN_LINKS || !linked.insert(met.seen.inode));
+                    let step = if is_second { Step::Measure } else { step };
                     jobs.send(Job { met, step, twin }).is_ok()
                 }
                 Err(error) => {
@@ -538,6 +575,11 @@ fn feed(
     }
     // Whoever listened may have ended.
     let _ = told.send(Answer::Walked(met_files));
+}
+
+/// Whether the machine is short of something, which is no fault of the file that was to be opened.
+fn is_shortage(error: &std::io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE, libc::ENOMEM].into_iter().any(|code| error.raw_os_error() == Some(code))
 }
 
 /// Measures files until there are no more.
@@ -564,10 +606,25 @@ fn work(ground: &Ground, worker: usize, waiting: &Mutex<Receiver<Job>>, answers:
 }
 
 fn measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
+    let mut met = met;
+    for _ in 1..TRIES {
+        match try_to_measure(ground, met, reins) {
+            Answer::Done(again, Outcome::NotTried(_)) if !reins.must_stop() => met = again,
+            answer => return answer,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    try_to_measure(ground, met, reins)
+}
+
+fn try_to_measure(ground: &Ground, met: Met, reins: &Reins) -> Answer {
     let path = walk::to_path(&met.path);
     let file = match ground.measure.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Answer::Fleeting,
+        Err(error) if is_shortage(&error) => {
+            return Answer::Done(met, Outcome::NotTried(format!("it cannot be opened now: {error}")));
+        }
         Err(error) => return Answer::Done(met, Outcome::Broken(format!("it cannot be read: {error}"))),
     };
     let name = String::from_utf8_lossy(met.path.name()).into_owned();

@@ -15,6 +15,7 @@ use crate::engine::library::governor::{Load, tempo};
 use crate::model::health::{LocalPath, Progress, Scan, ScanCounts, ScanRequest, ScanStatus};
 use crate::model::id::ScanId;
 use crate::model::time::UnixMs;
+use crate::net::catalog;
 use crate::store::StoreError;
 use crate::store::library::TodoKind;
 
@@ -64,7 +65,7 @@ struct Counters {
 }
 
 /// Figures since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Files measured.
     pub files: u64,
@@ -72,6 +73,8 @@ pub struct Figures {
     pub audio_s: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Of the catalogs.
+    pub catalogs: Vec<catalog::Figures>,
 }
 
 /// What is running.
@@ -141,7 +144,12 @@ impl Doctor {
     pub fn figures(&self) -> Figures {
         let counters = &self.inner.counters;
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Figures { files: of(&counters.files), audio_s: of(&counters.audio_ms) / 1_000, bytes: of(&counters.bytes) }
+        Figures {
+            files: of(&counters.files),
+            audio_s: of(&counters.audio_ms) / 1_000,
+            bytes: of(&counters.bytes),
+            catalogs: self.inner.ground.catalogue.figures(),
+        }
     }
 
     /// Begins a scan. Blocks on the store and the disk. Without paths it looks at those of the schedule.

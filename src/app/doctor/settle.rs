@@ -18,8 +18,6 @@ use crate::store::library::{Carry, Settled, Todo, TodoKind};
 
 /// Entries taken at once.
 const AT_ONCE: usize = 64;
-/// Files of one release, or of one album folder, that are looked at.
-const FILES: usize = 2_000;
 
 /// Works the table off.
 pub struct Settler<'g> {
@@ -163,7 +161,7 @@ impl<'g> Settler<'g> {
         let (variants, present) = self.ground.store.read(|txn, tables| {
             let library = &tables.library;
             let read = |hash: ContentHash| library.bare_variant(txn, hash);
-            let hashes = library.release_variants(txn, id, FILES)?;
+            let hashes = library.release_variants(txn, id, limits::RELEASE_FILES)?;
             let variants: Vec<Variant> =
                 hashes.into_iter().map(read).filter_map(Result::transpose).collect::<Result<_, _>>()?;
             let mut folders: Vec<Vec<u8>> =
@@ -172,7 +170,7 @@ impl<'g> Settler<'g> {
             folders.dedup();
             let mut present: Vec<Present> = Vec::new();
             for folder in folders {
-                for row in library.files_in(txn, &folder, None, FILES)? {
+                for row in library.files_in(txn, &folder, None, limits::RELEASE_FILES)? {
                     // Files of other albums below this one are not of this one.
                     if album::folder(&row.path) != folder.as_slice() {
                         continue;

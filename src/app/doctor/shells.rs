@@ -21,7 +21,7 @@ use crate::model::health::{Identity, Judged, MatchedBy, Variant};
 use crate::model::id::{RecordingId, ReleaseId};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
-use crate::net::catalog::{Catalog, CatalogError, Later};
+use crate::net::catalog::{Catalog, CatalogError, Figures, Later};
 use crate::probe::{self, Pool, PoolError, Tempo};
 use crate::store::Store;
 
@@ -80,7 +80,8 @@ impl Measure for Workers {
             probe::Outcome::Measured(_) => Ok(()),
             probe::Outcome::Corrupted { reason }
             | probe::Outcome::Unsupported { reason }
-            | probe::Outcome::GaveUp { reason } => Err(format!("files cannot be measured on this machine: {reason}")),
+            | probe::Outcome::GaveUp { reason }
+            | probe::Outcome::NotTried { reason } => Err(format!("files cannot be measured on this machine: {reason}")),
         }
     }
 
@@ -106,6 +107,7 @@ impl Measure for Workers {
             probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
             probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
             probe::Outcome::GaveUp { reason } => Outcome::Broken(format!("it was given up: {reason}")),
+            probe::Outcome::NotTried { reason } => Outcome::NotTried(reason),
         })
     }
 
@@ -185,6 +187,10 @@ fn fact<A, T>(answer: Result<Option<A>, Later>, read: impl FnOnce(A) -> T) -> Fa
 }
 
 impl Catalogue for Catalogs {
+    fn figures(&self) -> Vec<Figures> {
+        self.catalog.figures().to_vec()
+    }
+
     fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts> {
         if offline {
             return Fact::Later;
@@ -197,7 +203,7 @@ impl Catalogue for Catalogs {
         if offline {
             return Fact::Later;
         }
-        let answer = self.runtime.block_on(self.catalog.release(ReleaseId(id)));
+        let answer = self.runtime.block_on(catalog::release(&self.catalog, ReleaseId(id)));
         fact(answer, |found| Release {
             id: found.id.0,
             title: found.title.clone(),

@@ -22,6 +22,8 @@ pub struct Met {
     pub path: LocalPath,
     /// What `stat` says.
     pub seen: Seen,
+    /// How many names the file has on its disk.
+    pub names: u64,
 }
 
 /// The path of these bytes.
@@ -41,6 +43,10 @@ pub fn seen(metadata: &fs::Metadata) -> Option<Seen> {
         mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
         inode: (metadata.dev(), metadata.ino()),
     })
+}
+
+fn met(path: &Path, metadata: &fs::Metadata) -> Option<Met> {
+    Some(Met { path: from_path(path), seen: seen(metadata)?, names: metadata.nlink() })
 }
 
 /// Begins of a scan with links resolved, so that a file has one name however the scan was asked for.
@@ -74,8 +80,8 @@ pub fn files(
 ) {
     if root.is_file() {
         // Named by itself, so wanted whatever it is called.
-        if let Some(seen) = fs::metadata(root).ok().as_ref().and_then(seen) {
-            each(Met { path: from_path(root), seen });
+        if let Some(met) = fs::metadata(root).ok().and_then(|metadata| met(root, &metadata)) {
+            each(met);
         }
         return;
     }
@@ -103,8 +109,8 @@ pub fn files(
         if rules.filter(entry.path()) || entry.path().as_os_str().len() > limits::PATH_LEN {
             continue;
         }
-        let Some(seen) = entry.metadata().ok().as_ref().and_then(seen) else { continue };
-        if !each(Met { path: from_path(entry.path()), seen }) {
+        let Some(met) = entry.metadata().ok().and_then(|metadata| met(entry.path(), &metadata)) else { continue };
+        if !each(met) {
             return;
         }
     }

@@ -25,7 +25,8 @@ const CHUNK: usize = 1_024;
 /// What one file measures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicsResult {
-    /// DR14 value, dB, mean over the channels that sound, unrounded; `None` for silence and below one block of 3 s.
+    /// DR14 value, dB, mean over the channels that sound, unrounded; `None` for silence and below five whole
+    /// blocks of 3 s: of fewer there is no loudest fifth.
     pub dynamic_range_dr: Option<f64>,
     /// Runs of at least three samples at one value near full scale, or at the file's own ceiling, over all channels.
     pub clipping_runs: u32,
@@ -87,7 +88,7 @@ impl DynamicsMeter {
 
     /// The measurements of everything pushed. A last, shorter block counts as one.
     pub fn finish(mut self) -> DynamicsResult {
-        let whole = self.blocks > 0;
+        let whole = self.blocks >= LOUDEST;
         if self.filled > 0 {
             self.end_block();
         }
@@ -271,7 +272,8 @@ mod tests {
         let both = measure(&[&plane, &silence], 4_096).dynamic_range_dr.unwrap();
         assert!((one - both).abs() < 1e-9);
         assert_eq!(measure(&[&silence], 4_096).dynamic_range_dr, None);
-        assert_eq!(measure(&[&plane[..2_999]], 4_096).dynamic_range_dr, None);
+        assert_eq!(measure(&[&plane[..14_999]], 4_096).dynamic_range_dr, None);
+        assert!(measure(&[&plane[..15_000]], 4_096).dynamic_range_dr.is_some());
     }
 
     #[test]

@@ -256,8 +256,13 @@ fn steepest(loud: &[f32], hz: f32) -> Edge {
     for row in (0..last).rev() {
         rises[row] = mean(&loud[row + near..row + far]).max(rises[row + 1]);
     }
-    let mut best = (far.min(last), f32::MIN);
-    for row in (((1000.0 / hz) as usize).max(far))..last {
+    let first = ((1000.0 / hz) as usize).max(far);
+    if first >= last {
+        // Rates below 3 kHz have nothing there.
+        return Edge::default();
+    }
+    let mut best = (first, f32::MIN);
+    for row in first..last {
         let fall = mean(&loud[row - far..row - near]) - rises[row];
         if fall > best.1 {
             best = (row, fall);

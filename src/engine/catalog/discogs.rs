@@ -5,8 +5,9 @@
 
 use serde::Deserialize;
 
+use super::matching::same_text;
 use super::wire::{date, list, number, said, text};
-use crate::model::catalog::{DiscogsRelease, DiscogsTrack, PartialDate, ReleaseLabel};
+use crate::model::catalog::{DiscogsRelease, DiscogsTrack, PartialDate, Release, ReleaseLabel};
 
 /// A release as it comes.
 #[derive(Debug, Deserialize)]
@@ -144,6 +145,26 @@ impl From<WireRelease> for DiscogsRelease {
             date: date(wire.released.as_deref()).or(year),
             country: said(wire.country),
             tracks,
+        }
+    }
+}
+
+/// Whether MusicBrainz lacks the duration of a track that Discogs may know.
+pub fn lacks_durations(release: &Release) -> bool {
+    release.discogs_release_id.is_some()
+        && release.tracks().any(|track| track.is_expected() && track.duration_ms.is_none())
+}
+
+/// Takes over the durations that MusicBrainz does not know from the release it links to. Places are counted differently
+/// there, so both must list the same titles in the same order; otherwise nothing is taken.
+pub fn fill_durations(release: &mut Release, linked: &DiscogsRelease) {
+    let mut tracks: Vec<_> = release.media.iter_mut().flat_map(|medium| &mut medium.tracks).collect();
+    tracks.retain(|track| track.is_expected());
+    let is_alike = tracks.len() == linked.tracks.len()
+        && tracks.iter().zip(&linked.tracks).all(|(ours, theirs)| same_text(&ours.title, &theirs.title));
+    if is_alike {
+        for (ours, theirs) in tracks.into_iter().zip(&linked.tracks) {
+            ours.duration_ms = ours.duration_ms.or(theirs.duration_ms);
         }
     }
 }

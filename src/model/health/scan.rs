@@ -71,7 +71,7 @@ pub struct Scan {
     pub started_at: UnixMs,
     /// When it ended.
     pub completed_at: Option<UnixMs>,
-    /// Why it failed.
+    /// Why it failed, or what it had to leave out.
     pub error: Option<String>,
     /// What it has done.
     pub counts: ScanCounts,
