@@ -8,6 +8,7 @@ mod disk;
 mod net;
 mod probe;
 mod shares;
+mod sim;
 mod store;
 mod tidy;
 mod transfers;

@@ -1,7 +1,10 @@
 //! The scenarios of docs/performance.md, in virtual time: time over the physical limit.
 
 use slskdn::engine::swarm::cost::CostSettings;
+use slskdn::engine::swarm::reputation::Reputation;
 use slskdn::engine::swarm::scheduler::SwarmSettings;
+use slskdn::model::swarm::CancelReason;
+use slskdn::model::trace::TraceKind;
 
 use super::world::{MIB, Peer, Report, World, ideal};
 
@@ -115,4 +118,61 @@ fn the_cost_function_is_worth_it() {
         println!("{name} at random: {random:.3?}");
         assert!(random.iter().all(|ratio| *ratio > on), "{name}: {on:.3} against {random:.3?}");
     }
+}
+
+/// A user and the mesh meet: the mesh takes the far end, the user's run is ended once, and little comes twice.
+#[test]
+fn a_stream_and_the_mesh_meet() {
+    let user = Peer { soulseek: true, rtt_s: 0.05, ..Peer::of(1.0) };
+    let peers = [user, Peer::of(2.0), Peer::of(0.5)];
+    let (report, ratio) = run("a user and two peers", LARGE, &peers);
+    assert!(ratio <= 1.03, "{ratio:.3}");
+    let of_user: Vec<_> = report.cancels.iter().filter(|(peer, _)| *peer == 0).collect();
+    assert_eq!(of_user, [&(0, CancelReason::Complete)]);
+    assert!(report.twice * 100 <= 96 * 16 * 3, "{} came twice", report.twice);
+    let asked = |event: &TraceKind| match event {
+        TraceKind::ChunkRequested { source, offset, .. } => Some((source.network(), *offset)),
+        _ => None,
+    };
+    let asked: Vec<_> = report.events.iter().filter_map(|(_, event)| asked(event)).collect();
+    assert_eq!(asked.iter().filter(|(network, _)| *network == "soulseek").collect::<Vec<_>>(), [&("soulseek", 0)]);
+    let first = asked.iter().find(|(network, _)| *network == "overlay").unwrap();
+    assert_eq!(first.1, LARGE - 64 * 1024, "the farthest first");
+}
+
+/// A user alone brings it all; the next one goes on where a silent one left.
+#[test]
+fn users_take_over_from_one_another() {
+    let first = Peer { soulseek: true, stall_after: 20_000_000, ..Peer::of(2.0) };
+    let second = Peer { soulseek: true, ..Peer::of(1.0) };
+    let (report, _) = run("two users", LARGE, &[first, second]);
+    assert!(report.seconds < 10.0 + 30.0 + 81.0 + 2.0, "{}", report.seconds);
+    assert!(report.wasted <= MIB, "{}", report.wasted);
+    assert!(report.cancels.iter().all(|(_, reason)| *reason == CancelReason::Timeout), "{:?}", report.cancels);
+}
+
+/// Whoever is not trusted is not asked while others are there.
+#[test]
+fn bad_reputation_waits() {
+    let bad = Reputation { corrupt: 10.0, ..Reputation::default() };
+    let peers = [Peer { known: bad, start_s: 0.1, ..Peer::of(4.0) }, Peer { leave_s: 5.0, ..Peer::of(1.0) }];
+    let report = World::new(LARGE, peers.to_vec(), SwarmSettings::default()).run(600.0);
+    assert_eq!(report.failed, None);
+    let first = report.events.iter().find_map(|(at, event)| match event {
+        TraceKind::ChunkRequested { source, .. } if source.to_string().starts_with("00") => Some(*at),
+        _ => None,
+    });
+    assert!(first.is_some_and(|at| (5.0..5.2).contains(&at)), "{first:?}");
+}
+
+/// A source that becomes ten times slower loses what it has not begun.
+#[test]
+fn a_source_that_becomes_slow_is_relieved() {
+    let slow = Peer { slow_after: 17_000_000, ..Peer::of(4.0) };
+    let report = World::new(LARGE, vec![slow, Peer::of(2.0)], SwarmSettings::default()).run(600.0);
+    assert_eq!(report.failed, None);
+    let relieved = report.events.iter().any(|(_, event)| matches!(event, TraceKind::SwarmRebalanced { .. }));
+    let ideal = 17.0 / 4.0 + (100.66 - 25.5) / 2.4;
+    println!("{:.2} s of {ideal:.2}, {relieved}", report.seconds);
+    assert!(relieved && report.seconds / ideal < 1.03);
 }

@@ -38,6 +38,8 @@ pub struct Peer {
     /// Every n-th piece is bad; 0: none.
     pub corrupt_every: u64,
     pub ramps: bool,
+    /// A tenth of the rate once it has sent so much.
+    pub slow_after: u64,
     pub soulseek: bool,
     pub known: Reputation,
 }
@@ -53,6 +55,7 @@ impl Peer {
             disconnect_after: u64::MAX,
             corrupt_every: 0,
             ramps: false,
+            slow_after: u64::MAX,
             soulseek: false,
             known: Reputation::default(),
         }
@@ -360,7 +363,8 @@ impl World {
         }
         line.sending = true;
         line.sent += bytes;
-        let took = bytes as f64 / peer.rate;
+        let rate = if line.sent > peer.slow_after { peer.rate / 10.0 } else { peer.rate };
+        let took = bytes as f64 / rate;
         let (rtt, ramps) = (peer.rtt_s, peer.ramps);
         if ramps {
             line.on_the_way += bytes;

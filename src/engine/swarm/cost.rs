@@ -46,7 +46,7 @@ impl Default for CostSettings {
 
 /// The cost of a source of this reputation (0 to 1); `None` while nothing is known of it.
 pub fn cost(metrics: &SourceMetrics, reputation: f64, settings: &CostSettings) -> Option<f64> {
-    if metrics.outcomes() == 0 && metrics.sample_count == 0 {
+    if metrics.outcomes() == metrics.completed && metrics.sample_count == 0 {
         return None;
     }
     let mean = metrics.throughput.average;

@@ -186,6 +186,8 @@ struct Run {
     /// What the source was taken to cost.
     cost: f64,
     first_byte: Option<Duration>,
+    /// Bytes of its pieces came, not only the word that they will.
+    begun: bool,
     endgame: bool,
     /// Taken back, and not yet heard to be over.
     over: bool,
@@ -361,7 +363,7 @@ impl Scheduler {
         std::mem::take(&mut self.events)
     }
 
-    /// The first byte of a run came.
+    /// The first byte of the answer to a run came.
     pub fn first_byte(&mut self, run: RunId, now: Duration) {
         let Some(run) = self.runs.get_mut(&run) else { return };
         let Some(site) = self.sources.get_mut(&run.source) else { return };
@@ -375,6 +377,7 @@ impl Scheduler {
     /// Bytes of a run came, less than a piece yet: the source is alive.
     pub fn alive(&mut self, run: RunId, now: Duration) {
         let Some(run) = self.runs.get_mut(&run) else { return };
+        run.begun = true;
         if let Some(site) = self.sources.get_mut(&run.source) {
             site.flow.heard = Some(now);
         }
@@ -388,6 +391,7 @@ impl Scheduler {
         self.first_byte(id, now);
         let len = self.piece_len(piece);
         let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.begun = true;
         let source = run.source.clone();
         let Some(site) = self.sources.get_mut(&source) else { return false };
         #[expect(clippy::cast_precision_loss, reason = "at most a piece")]
@@ -417,7 +421,7 @@ impl Scheduler {
         } else {
             self.twice += 1;
         }
-        self.prune(piece, now);
+        self.prune(piece);
         first
     }
 
@@ -432,22 +436,22 @@ impl Scheduler {
         site.metrics.corrupted += 1;
         site.deeds.corrupt += 1.0;
         if site.share.bad >= BAD_MAX && !site.share.dropped {
-            self.drop_source(source, "it sent bad pieces", now);
+            self.drop_source(source, "it sent bad pieces");
         }
         false
     }
 
-    fn drop_source(&mut self, source: &Source, why: &str, now: Duration) {
+    fn drop_source(&mut self, source: &Source, why: &str) {
         let Some(site) = self.sources.get_mut(source) else { return };
         site.share.dropped = true;
         self.events.push(TraceKind::PeerDisconnected(source.clone(), why.to_owned()));
         for run in site.runs.clone() {
-            self.take_back(run, CancelReason::Error, now);
+            self.take_back(run, CancelReason::Error);
         }
     }
 
     /// Takes back the runs that are of no use any more now that this piece is there.
-    fn prune(&mut self, piece: usize, now: Duration) {
+    fn prune(&mut self, piece: usize) {
         let useless = |run: &Run| {
             let next = run.pieces.start + run.got;
             let mut rest = next..run.pieces.end;
@@ -472,17 +476,17 @@ impl Scheduler {
             {
                 site.spent = true;
             }
-            self.take_back(id, reason, now);
+            self.take_back(id, reason);
         }
     }
 
     /// Ends a run from our side.
-    fn take_back(&mut self, id: RunId, reason: CancelReason, now: Duration) {
+    fn take_back(&mut self, id: RunId, reason: CancelReason) {
         let Some(run) = self.runs.get(&id).filter(|run| !run.over) else { return };
         let kind = TraceKind::ChunkCancelled { run: id.0, source: run.source.clone(), reason, bytes: run.fresh };
         self.events.push(kind);
         self.cancels.push((id, reason));
-        self.release(id, reason != CancelReason::Complete, now);
+        self.release(id, reason != CancelReason::Complete);
     }
 
     /// The run is over for us, and this is how; what of it did not come is open again.
@@ -519,10 +523,10 @@ impl Scheduler {
             }
         }
         self.chunks_since = self.chunks_since.saturating_add(1);
-        self.release(id, true, now);
+        self.release(id, true);
     }
 
-    fn release(&mut self, id: RunId, again: bool, now: Duration) {
+    fn release(&mut self, id: RunId, again: bool) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.over = true;
         if self.stream == Some(id) {
@@ -571,9 +575,9 @@ impl Scheduler {
                 }
                 Ended::Never => {
                     self.close(id, ChunkResult::Error, now);
-                    self.drop_source(&source, "it does not have the file, or not for us", now);
+                    self.drop_source(&source, "it does not have the file, or not for us");
                 }
-                Ended::Cancelled => self.release(id, true, now),
+                Ended::Cancelled => self.release(id, true),
             }
         }
         self.runs.remove(&id);
@@ -608,7 +612,7 @@ impl Scheduler {
             return;
         }
         // What the source was asked for besides and has not begun would be late too.
-        let waiting = |id: &RunId| self.runs.get(id).is_some_and(|run| run.first_byte.is_none());
+        let waiting = |id: &RunId| self.runs.get(id).is_some_and(|run| !run.begun);
         let others: Vec<RunId> = site.runs.iter().copied().filter(|other| *other != id && waiting(other)).collect();
         self.close(id, ChunkResult::Timeout, now);
         self.cancels.push((id, CancelReason::Timeout));
@@ -619,7 +623,7 @@ impl Scheduler {
         }
         if !lively {
             for other in others {
-                self.take_back(other, CancelReason::SwarmRebalanced, now);
+                self.take_back(other, CancelReason::SwarmRebalanced);
             }
         }
     }
@@ -650,7 +654,7 @@ impl Scheduler {
             let Some(cost_now) = self.known_cost(site) else { continue };
             let degraded = |id: &&RunId| {
                 self.runs.get(id).is_some_and(|run| {
-                    run.first_byte.is_none()
+                    !run.begun
                         && self.stream != Some(**id)
                         && cost_now > self.settings.rebalance_threshold * run.cost
                 })
@@ -660,7 +664,7 @@ impl Scheduler {
             let count = runs.len() as u64;
             self.events.push(TraceKind::SwarmRebalanced { source, cost_then, cost_now, runs: count });
             for run in runs {
-                self.take_back(run, CancelReason::SwarmRebalanced, now);
+                self.take_back(run, CancelReason::SwarmRebalanced);
             }
         }
     }

@@ -34,13 +34,14 @@ impl Scheduler {
         if self.left == 0 {
             return None;
         }
-        let pick = self.stream_pick(now).or_else(|| {
+        let pick = self.stream_pick(false, now).or_else(|| {
             if self.settings.cost.enabled {
-                self.cheapest_pick(now).or_else(|| self.second_pick(now))
+                self.spoilt_pick(now).or_else(|| self.cheapest_pick(now)).or_else(|| self.second_pick(now))
             } else {
                 self.random_pick(now)
             }
-        })?;
+        });
+        let pick = pick.or_else(|| self.last_pick(now))?;
         self.assign(pick, now)
     }
 
@@ -68,6 +69,7 @@ impl Scheduler {
             lease,
             cost: known.unwrap_or(median),
             first_byte: None,
+            begun: false,
             endgame,
             over: false,
         };
@@ -94,20 +96,35 @@ impl Scheduler {
         Some(Assignment { run: id, source, pieces, until, priority })
     }
 
+    /// Nobody wants to and nothing is under way: whoever can, must. A Soulseek user again, or a peer that sent the piece
+    /// wrong before.
+    fn last_pick(&mut self, now: Duration) -> Option<Pick> {
+        if self.runs.values().any(|run| !run.over) {
+            return None;
+        }
+        self.stream_pick(true, now).or_else(|| {
+            let piece = (self.low..self.high).find(|piece| self.is_open(*piece))?;
+            let source = self.candidates(now).into_iter().next()?;
+            Some(Pick { source, pieces: piece..piece + 1, priority: Priority::Retry, endgame: false })
+        })
+    }
+
     /// A Soulseek user, if none is at work. Once the run of one met what was there, the mesh does the rest, if there is
-    /// any.
-    fn stream_pick(&mut self, now: Duration) -> Option<Pick> {
+    /// any; unless it cannot (`again`).
+    fn stream_pick(&self, again: bool, now: Duration) -> Option<Pick> {
         if self.stream.is_some() {
             return None;
         }
         let is_stream = |source: &Source| matches!(source, Source::Soulseek(_));
-        let meshed = self.sources.iter().any(|(source, site)| !is_stream(source) && usable(site, now));
+        let trusted = |site: &Site| self.trust(site) >= self.settings.reputation.quarantine_threshold;
+        let meshed =
+            self.sources.iter().any(|(source, site)| !is_stream(source) && usable(site, now) && trusted(site));
         let met = self.sources.values().any(|site| site.spent);
         let mut users: Vec<(bool, f64, &Source)> = self
             .sources
             .iter()
             .filter(|(source, site)| is_stream(source) && usable(site, now))
-            .filter(|(_, site)| site.runs.is_empty() && !(meshed && met))
+            .filter(|(_, site)| site.runs.is_empty() && (again || !(meshed && met)))
             .map(|(source, site)| (site.spent, self.known_cost(site).unwrap_or_default(), source))
             .collect();
         users.sort_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(a.1.total_cmp(&b.1)));
@@ -120,6 +137,32 @@ impl Scheduler {
         Some(Pick { source, pieces, priority: self.plain_priority(), endgame: false })
     }
 
+    /// A piece that somebody sent wrong is asked of somebody else at once, whatever that one is worth.
+    fn spoilt_pick(&self, now: Duration) -> Option<Pick> {
+        let spoilt = self.sources.values().filter(|site| site.here).flat_map(|site| site.bad.iter().copied());
+        for piece in spoilt.filter(|piece| self.is_open(*piece)) {
+            let fits = |(source, site): &(&Source, &Site)| {
+                matches!(source, Source::Mesh(_))
+                    && usable(site, now)
+                    && self.room(site, now) >= 1
+                    && !site.bad.contains(&piece)
+            };
+            // Trust first, then the time; of whom nothing is known brings it within a second.
+            let order = |site: &Site| {
+                let doubtful = self.trust(site) < self.settings.reputation.quarantine_threshold;
+                (doubtful, self.eta(site, 1, now).unwrap_or(1.0))
+            };
+            let best = self.sources.iter().filter(fits).map(|(source, site)| (order(site), source)).min_by(|a, b| {
+                a.0.0.cmp(&b.0.0).then(a.0.1.total_cmp(&b.0.1))
+            });
+            if let Some((_, source)) = best {
+                let (source, pieces) = (source.clone(), piece..piece + 1);
+                return Some(Pick { source, pieces, priority: Priority::Retry, endgame: false });
+            }
+        }
+        None
+    }
+
     /// The cheapest source with a free slot that would not be the last to finish, and the piece of the highest priority.
     fn cheapest_pick(&mut self, now: Duration) -> Option<Pick> {
         let median = self.median_cost();
@@ -129,12 +172,12 @@ impl Scheduler {
             .filter_map(|source| Some((self.known_cost(self.sources.get(&source)?).unwrap_or(median), source)))
             .collect();
         free.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let horizon = self.horizon(now);
-        let soonest = self.soonest(now);
+        // While nothing is under way nobody is waited for.
+        let idle = self.runs.values().all(|run| run.over);
+        let limit = if idle { f64::INFINITY } else { self.horizon(now).max(self.soonest(now)) };
         for (_, source) in free {
             let Some(site) = self.sources.get(&source) else { continue };
             let most = self.room(site, now).min(site.flow.run(now, RUN_MAX));
-            let limit = horizon.max(soonest);
             let count = match self.eta(site, 1, now) {
                 None => 1,
                 Some(_) => (1..=most).rev().find(|n| self.eta(site, *n, now).is_some_and(|eta| eta <= limit + 1e-6))
@@ -221,7 +264,9 @@ impl Scheduler {
     fn candidates(&self, now: Duration) -> Vec<Source> {
         let threshold = self.settings.reputation.quarantine_threshold;
         let trusted = |site: &Site| self.trust(site) >= threshold;
-        let anybody = self.sources.values().any(|site| usable(site, now) && trusted(site));
+        let works = |source: &Source, site: &Site| matches!(source, Source::Mesh(_)) || !site.runs.is_empty();
+        let anybody =
+            self.sources.iter().any(|(source, site)| usable(site, now) && trusted(site) && works(source, site));
         self.sources
             .iter()
             .filter(|(source, site)| {
@@ -283,10 +328,13 @@ impl Scheduler {
         let mut left = self.left as f64 * PIECE;
         let mut sites: Vec<(f64, f64, f64)> = self
             .sources
-            .values()
-            .filter(|site| usable(site, now))
-            .filter_map(|site| {
+            .iter()
+            .filter(|(_, site)| usable(site, now))
+            .filter_map(|(source, site)| {
                 let streams = self.stream.is_some_and(|id| site.runs.contains(&id));
+                if !streams && matches!(source, Source::Soulseek(_)) {
+                    return None;
+                }
                 let queued = if streams { 0.0 } else { self.queued(site) };
                 let wait = if site.runs.is_empty() { site.flow.rtt() } else { 0.0 };
                 Some((site.flow.rate(now)?.max(1.0), queued, wait))
