@@ -399,7 +399,7 @@ impl Scheduler {
             site.metrics.throughput_sample(sample);
         }
         if !good {
-            return self.bad(&source, piece, now);
+            return self.bad(&source, piece);
         }
         run.got = run.got.max((piece + 1).saturating_sub(run.pieces.start));
         if matches!(source, Source::Soulseek(_)) {
@@ -425,7 +425,7 @@ impl Scheduler {
         first
     }
 
-    fn bad(&mut self, source: &Source, piece: usize, now: Duration) -> bool {
+    fn bad(&mut self, source: &Source, piece: usize) -> bool {
         self.events.push(TraceKind::BadPiece { source: source.clone(), piece: piece as u64 });
         let Some(site) = self.sources.get_mut(source) else { return false };
         site.share.bad = site.share.bad.saturating_add(1);
@@ -654,9 +654,7 @@ impl Scheduler {
             let Some(cost_now) = self.known_cost(site) else { continue };
             let degraded = |id: &&RunId| {
                 self.runs.get(id).is_some_and(|run| {
-                    !run.begun
-                        && self.stream != Some(**id)
-                        && cost_now > self.settings.rebalance_threshold * run.cost
+                    !run.begun && self.stream != Some(**id) && cost_now > self.settings.rebalance_threshold * run.cost
                 })
             };
             let runs: Vec<RunId> = site.runs.iter().filter(degraded).copied().collect();
