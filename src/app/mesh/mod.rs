@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
+pub use self::serve::KEPT_LIST_LEN;
 use self::serve::Slots;
 use super::lab::faults::Faults;
 use super::soulseek::Parts;

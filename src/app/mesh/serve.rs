@@ -29,7 +29,7 @@ use crate::net::mesh::{Answer, Incoming, spare};
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
 /// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
-const KEPT_LIST_LEN: usize = 64 * 1024;
+pub const KEPT_LIST_LEN: usize = 64 * 1024;
 /// Blocks read at once.
 const BATCH: usize = 8;
 
