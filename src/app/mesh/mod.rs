@@ -13,13 +13,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
+pub use self::serve::KEPT_LIST_LEN;
 use self::serve::Slots;
+use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
@@ -64,6 +67,8 @@ struct Running {
     tasks: TaskTracker,
     bytes_in: AtomicU64,
     bad_pieces: AtomicU64,
+    /// In the lab alone.
+    faults: Option<Arc<Faults>>,
 }
 
 #[derive(Clone)]
@@ -88,6 +93,22 @@ impl MeshService {
     /// # Errors
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
     pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
+        Self::start_in_lab(config, data, parts, cancel, None, Duration::ZERO)
+    }
+
+    /// As [`MeshService::start`], for a peer of the lab: what it serves suffers these faults, and each of its packets
+    /// comes and goes later by `delay`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in_lab(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        cancel: CancellationToken,
+        faults: Option<Arc<Faults>>,
+        delay: Duration,
+    ) -> Result<Self, String> {
         let settings = &config.mesh;
         if !settings.enabled {
             return Ok(Self { parts, running: None });
@@ -112,6 +133,7 @@ impl MeshService {
                 gso: settings.gso,
                 hello,
                 blocks: parts.pump.disk().pool().permits(),
+                delay,
             },
             incoming,
             cancel.clone(),
@@ -132,6 +154,7 @@ impl MeshService {
             tasks: TaskTracker::new(),
             bytes_in: AtomicU64::new(0),
             bad_pieces: AtomicU64::new(0),
+            faults,
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;

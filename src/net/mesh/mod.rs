@@ -8,6 +8,7 @@
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
 //! windows grow only while blocks are to be had.
 
+mod delay;
 mod dial;
 mod exchange;
 mod identity;
@@ -117,6 +118,8 @@ pub struct MeshSettings {
     pub hello: Hello,
     /// Blocks of 64 KiB that connections may take for their buffers.
     pub blocks: Arc<Semaphore>,
+    /// Packets come and go later by this; zero but in the lab.
+    pub delay: Duration,
 }
 
 /// What peers want of us.
@@ -222,7 +225,7 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
         cancel: CancellationToken,
     ) -> Result<Self, MeshError> {
-        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks } = settings;
+        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks, delay } = settings;
         let transport = Arc::new(transport(gso));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
         server
@@ -233,8 +236,15 @@ impl Mesh {
             .incoming_buffer_size_total(limits::MESH_INCOMING_BYTES);
         let failed = |source| MeshError::Bind { address: bind.ip(), port: bind.port(), source };
         let socket = std::net::UdpSocket::bind(bind).map_err(failed)?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = if delay.is_zero() {
+            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+        } else {
+            delay::delayed(socket, delay, runtime.as_ref()).and_then(|socket| {
+                Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+            })
+        };
+        let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
         let shared = Arc::new(Shared {
             identity,
