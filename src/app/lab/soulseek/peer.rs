@@ -20,9 +20,7 @@ use super::report::PeerReport;
 use super::{OUTBOX, PATIENCE, invalid, read_init, read_wide, upload};
 use crate::app::pump::Bucket;
 use crate::engine::soulseek::frame::Writer;
-use crate::engine::soulseek::peer::{
-    Init, PeerMessage, RemoteFile, RemoteFolder, SearchReply, UserInfo, frame_max,
-};
+use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile, RemoteFolder, SearchReply, UserInfo, frame_max};
 use crate::engine::soulseek::server::{ConnectionType, FRAME_MAX, FromServer, ToServer, UserStatus};
 use crate::engine::soulseek::sharelist::{ShareListError, ShareListWriter};
 use crate::engine::soulseek::shares::Query;
