@@ -9,6 +9,7 @@ mod lab;
 mod net;
 mod probe;
 mod shares;
+mod sim;
 mod store;
 mod tidy;
 mod transfers;

@@ -325,6 +325,8 @@ pub const MESH_FETCHES_AT_ONCE: usize = 4;
 pub const MESH_FETCHES_SHOWN: usize = 64;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
+/// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
+pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
 

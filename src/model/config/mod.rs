@@ -8,9 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 pub mod keys;
 mod mesh;
+mod swarm;
 
 use keys::Kind;
 pub use mesh::Mesh;
+pub use swarm::Swarm;
 
 /// Where a value was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,6 +152,8 @@ pub struct Config {
     pub recompute_interval_hours: u64,
     /// Section `mesh`.
     pub mesh: Mesh,
+    /// Sections `multi_source.swarm_scheduler` and `mesh.reputation`.
+    pub swarm: Swarm,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -494,6 +498,7 @@ impl Reader<'_> {
             library_health: self.library_health(),
             recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
             mesh: self.mesh(),
+            swarm: self.swarm(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
