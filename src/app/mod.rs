@@ -21,4 +21,5 @@ pub mod settings;
 pub mod sharing;
 pub mod soulseek;
 pub mod supervise;
+pub mod traces;
 pub mod upkeep;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Running, locked, source_view};
 use crate::app::pump::{PlaceOrder, Placing};
+use crate::app::traces::TraceJob;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::{Failure, Wanted};
@@ -29,6 +30,8 @@ use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler};
 use crate::model::id::{ContentHash, PeerId, TransferId};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState, SourceView};
+use crate::model::swarm::{CancelReason, Priority, Source};
+use crate::model::trace::{ChunkResult, TraceKind};
 use crate::net::mesh::{Link, RequestError, spare};
 use crate::store::StoreError;
 
@@ -132,13 +135,22 @@ pub(super) async fn run(
     };
     let Ok(_turn) = turn else { return };
     wait("");
-    let mut work =
-        Work { running: Arc::clone(&running), fetch, cancel: cancel.clone(), progress: Arc::clone(&progress) };
+    let trace = running.parts.traces.begin(fetch.content.to_string(), fetch.name.clone());
+    let mut work = Work {
+        running: Arc::clone(&running),
+        fetch,
+        cancel: cancel.clone(),
+        progress: Arc::clone(&progress),
+        trace: trace.clone(),
+    };
     loop {
         let why = match work.attempt().await {
-            Ok(()) | Err(Stop::Cancelled) => return,
+            Ok(()) => return trace.record(TraceKind::JobComplete(None)),
+            Err(Stop::Cancelled) if running.cancel.is_cancelled() => return,
+            Err(Stop::Cancelled) => return trace.record(TraceKind::JobComplete(Some("called off".to_owned()))),
             Err(Stop::Later(why)) => why,
         };
+        trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
         wait(&why);
         tokio::select! {
@@ -153,6 +165,7 @@ struct Work {
     fetch: Fetch,
     cancel: CancellationToken,
     progress: Arc<Mutex<Progress>>,
+    trace: TraceJob,
 }
 
 impl Work {
@@ -186,6 +199,9 @@ impl Work {
         pump.disk().preallocate(&file, size).await?;
         pump.disk().sync_folder(&folder).await?;
         let verified = self.check(&file, &list).await?;
+        let there = verified.iter().enumerate().filter(|(_, there)| **there);
+        let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
+        self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified);
         swarm.run().await?;
         drop(swarm);
@@ -276,7 +292,9 @@ impl Work {
             }
             at += read as u64;
         }
-        if at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0 {
+        let held = at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0;
+        self.trace.record(TraceKind::Verified(held));
+        if held {
             return Ok(());
         }
         Err(Stop::Later("the disk does not give back what was written to it".to_owned()))
@@ -355,6 +373,8 @@ struct Swarm<'a> {
     /// Peers being asked, or that said no, and when to ask them again.
     asked: BTreeMap<PeerId, Instant>,
     bytes: BTreeMap<PeerId, u64>,
+    /// When each run was asked for, its first byte, and the bytes that came first by it.
+    given: BTreeMap<RunId, (Instant, u64, u64)>,
 }
 
 impl<'a> Swarm<'a> {
@@ -372,6 +392,7 @@ impl<'a> Swarm<'a> {
             runs: BTreeMap::new(),
             asked: BTreeMap::new(),
             bytes: BTreeMap::new(),
+            given: BTreeMap::new(),
         }
     }
 
@@ -414,6 +435,7 @@ impl<'a> Swarm<'a> {
             if !here.contains(&peer) && self.scheduler.has(peer) {
                 self.scheduler.went(peer);
                 self.asked.remove(&peer);
+                self.trace(TraceKind::PeerDisconnected(Source::Mesh(peer), "the connection is gone".to_owned()));
             }
         }
         let now = Instant::now();
@@ -446,6 +468,7 @@ impl<'a> Swarm<'a> {
             };
             let cancel = CancellationToken::new();
             self.runs.insert(assignment.run, cancel.clone());
+            self.asked_for(&assignment);
             let run = Run {
                 link,
                 list: Arc::clone(&self.list),
@@ -466,6 +489,7 @@ impl<'a> Swarm<'a> {
             Told::Has(peer, true) => {
                 self.asked.remove(&peer);
                 self.scheduler.came(peer);
+                self.trace(TraceKind::PeerConnected(Source::Mesh(peer)));
             }
             Told::Has(..) => {}
             Told::Piece(run, piece, good) => {
@@ -477,11 +501,17 @@ impl<'a> Swarm<'a> {
                     if let Some(source) = source {
                         *self.bytes.entry(source).or_default() += len;
                     }
+                    if let Some((_, _, bytes)) = self.given.get_mut(&run) {
+                        *bytes += len;
+                    }
                 }
                 if !good {
                     running.bad_pieces.fetch_add(1, Ordering::Relaxed);
                     let peer = source.map(|peer| peer.to_string());
                     tracing::warn!(content = %self.list.content(), piece, peer, "a peer sent a bad piece");
+                    if let Some(source) = source.map(Source::Mesh) {
+                        self.trace(TraceKind::BadPiece { source, piece: piece as u64 });
+                    }
                 }
                 let useless: Vec<RunId> =
                     self.runs.keys().copied().filter(|run| !self.scheduler.is_wanted(*run)).collect();
@@ -494,10 +524,46 @@ impl<'a> Swarm<'a> {
             }
             Told::Ended(run, how) => {
                 self.runs.remove(&run);
+                self.ended(run, how);
                 self.scheduler.ended(run, how, self.now());
             }
         }
         Ok(())
+    }
+
+    fn trace(&self, kind: TraceKind) {
+        self.work.trace.record(kind);
+    }
+
+    fn asked_for(&mut self, assignment: &Assignment) {
+        let offset = assignment.pieces.start as u64 * PIECE_LEN;
+        self.given.insert(assignment.run, (Instant::now(), offset, 0));
+        let length = assignment.pieces.clone().map(|piece| self.list.piece_len(piece) as u64).sum();
+        self.trace(TraceKind::ChunkRequested {
+            run: assignment.run.0,
+            source: Source::Mesh(assignment.source),
+            offset,
+            length,
+            priority: Priority::Normal,
+            cost: None,
+            endgame: false,
+        });
+    }
+
+    fn ended(&mut self, run: RunId, how: Ended) {
+        let Some((since, offset, bytes)) = self.given.remove(&run) else { return };
+        let Some(source) = self.scheduler.source(run).map(Source::Mesh) else { return };
+        let run = run.0;
+        let took_us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let result = match how {
+            Ended::Whole => ChunkResult::Ok,
+            Ended::Failed | Ended::Never => ChunkResult::Error,
+            Ended::Cancelled => {
+                let reason = CancelReason::SwarmRebalanced;
+                return self.trace(TraceKind::ChunkCancelled { run, source, reason, bytes });
+            }
+        };
+        self.trace(TraceKind::ChunkEnded { run, source, offset, bytes, result, rtt_us: None, took_us });
     }
 
     fn show(&self) {

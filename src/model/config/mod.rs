@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+mod diagnostics;
 pub mod keys;
 mod mesh;
 
+pub use diagnostics::SwarmEvents;
 use keys::Kind;
 pub use mesh::Mesh;
 
@@ -150,6 +152,8 @@ pub struct Config {
     pub recompute_interval_hours: u64,
     /// Section `mesh`.
     pub mesh: Mesh,
+    /// Section `diagnostics.swarm_events`.
+    pub swarm_events: SwarmEvents,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -494,6 +498,7 @@ impl Reader<'_> {
             library_health: self.library_health(),
             recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
             mesh: self.mesh(),
+            swarm_events: self.swarm_events(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
