@@ -330,6 +330,27 @@ pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
 
+// ---- Traces (SPEC-FACTS 15) ----
+
+/// Bytes of a job's name; a longer one is cut.
+pub const TRACE_NAME_LEN: usize = 96;
+/// Bytes of a job's title, and of a text in a line; cut.
+pub const TRACE_TEXT_LEN: usize = 256;
+/// Bytes of one job's lines; further lines are counted, not kept.
+pub const TRACE_BYTES: u64 = 10_000_000;
+/// Sources of one job with sums of their own; further ones are summed together.
+pub const TRACE_SOURCES: usize = 32;
+/// Parts of a file in the picture of who delivered what.
+pub const TRACE_CELLS: usize = 256;
+/// Lines waiting to be written; one more is counted, not kept.
+pub const TRACE_WAITING: usize = 256;
+/// Jobs whose sums are in memory; the one longest quiet is written and let go.
+pub const TRACE_JOBS: usize = 8;
+/// Lines of one page.
+pub const TRACE_PAGE: usize = 1_000;
+/// Lines that tell the story of a job, in its summary; the last are left out.
+pub const TRACE_KEY_LINES: usize = 200;
+
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.

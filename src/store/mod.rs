@@ -17,6 +17,7 @@ mod migrate;
 pub mod records;
 pub mod shares;
 pub mod tables;
+pub mod traces;
 pub mod writer;
 
 use std::fs::File;

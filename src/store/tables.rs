@@ -12,6 +12,7 @@ use super::catalog::CatalogTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
 use super::shares::ShareTables;
+use super::traces::TraceTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
 use crate::model::transfer::{Direction, Transfer};
@@ -60,6 +61,8 @@ pub struct Tables {
     pub catalog: CatalogTables,
     /// The mesh's.
     pub mesh: MeshTables,
+    /// What was written down about jobs.
+    pub traces: TraceTables,
 }
 
 impl Tables {
@@ -80,6 +83,7 @@ impl Tables {
             library: LibraryTables::open(env, txn)?,
             catalog: CatalogTables::open(env, txn)?,
             mesh: MeshTables::open(env, txn)?,
+            traces: TraceTables::open(env, txn)?,
         })
     }
 
@@ -98,6 +102,7 @@ impl Tables {
         .chain(self.library.tables())
         .chain(self.catalog.tables())
         .chain(self.mesh.tables())
+        .chain(self.traces.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

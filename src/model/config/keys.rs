@@ -253,6 +253,21 @@ pub const KEYS: &[Key] = &[
     key("mesh.banned", Kind::List, "", "IDs of peers that are neither called nor let in."),
     key("mesh.max_connections", Kind::Number(1, 50), "50", "Connections with mesh peers at once."),
     key("mesh.upload_slots", Kind::Number(1, 50), "2", "Mesh peers served at once."),
+    key("diagnostics.swarm_events.enabled", Kind::Bool, "true", "Write down who was asked for what and what came."),
+    key("diagnostics.swarm_events.retention_days", Kind::Number(1, 3_650), "30", "Days a job's trace is kept."),
+    key(
+        "diagnostics.swarm_events.max_events_per_job",
+        Kind::Number(20, 1_000_000),
+        "10000",
+        "Lines of one job's trace, at most; its sums count further ones too.",
+    ),
+    key("diagnostics.swarm_events.retention_jobs", Kind::Number(1, 10_000), "100", "Jobs whose traces are kept."),
+    key(
+        "diagnostics.swarm_events.log_to_file",
+        Kind::Bool,
+        "false",
+        "Write each job's trace as text too, into `traces` in the data directory; wears SD cards.",
+    ),
     key("mesh.gso", Kind::Bool, "true", "Let the kernel cut packets; off where a driver does it wrong."),
     key("mesh.reputation.enabled", Kind::Bool, "true", "Remember how mesh peers behaved, and avoid bad ones."),
     key(

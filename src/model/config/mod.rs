@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+mod diagnostics;
 pub mod keys;
 mod mesh;
 mod swarm;
 
+pub use diagnostics::SwarmEvents;
 use keys::Kind;
 pub use mesh::Mesh;
 pub use swarm::Swarm;
@@ -154,6 +156,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// Sections `multi_source.swarm_scheduler` and `mesh.reputation`.
     pub swarm: Swarm,
+    /// Section `diagnostics.swarm_events`.
+    pub swarm_events: SwarmEvents,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -499,6 +503,7 @@ impl Reader<'_> {
             recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
             mesh: self.mesh(),
             swarm: self.swarm(),
+            swarm_events: self.swarm_events(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
