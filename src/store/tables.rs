@@ -9,6 +9,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
 use super::catalog::CatalogTables;
+use super::gossip::GossipTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
 use super::shares::ShareTables;
@@ -60,6 +61,8 @@ pub struct Tables {
     pub catalog: CatalogTables,
     /// The mesh's.
     pub mesh: MeshTables,
+    /// What peers tell one another.
+    pub gossip: GossipTables,
 }
 
 impl Tables {
@@ -80,6 +83,7 @@ impl Tables {
             library: LibraryTables::open(env, txn)?,
             catalog: CatalogTables::open(env, txn)?,
             mesh: MeshTables::open(env, txn)?,
+            gossip: GossipTables::open(env, txn)?,
         })
     }
 
@@ -98,6 +102,7 @@ impl Tables {
         .chain(self.library.tables())
         .chain(self.catalog.tables())
         .chain(self.mesh.tables())
+        .chain(self.gossip.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

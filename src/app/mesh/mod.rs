@@ -2,9 +2,10 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
-//! [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+//! [`gossip`] tells peers about recordings and keeps what they tell, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
 
 mod fetch;
+mod gossip;
 mod key;
 mod serve;
 
@@ -64,6 +65,10 @@ struct Running {
     tasks: TaskTracker,
     bytes_in: AtomicU64,
     bad_pieces: AtomicU64,
+    /// Peers served at once.
+    upload_slots: usize,
+    /// Who waits for what peers offer. Short and synchronous.
+    answers: Mutex<gossip::Answers>,
 }
 
 #[derive(Clone)]
@@ -132,8 +137,13 @@ impl MeshService {
             tasks: TaskTracker::new(),
             bytes_in: AtomicU64::new(0),
             bad_pieces: AtomicU64::new(0),
+            upload_slots: settings.upload_slots,
+            answers: Mutex::default(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
+        if settings.gossip {
+            running.tasks.spawn(gossip::run(Arc::clone(&running)));
+        }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
         left.sort_by_key(|fetch| fetch.asked_at);

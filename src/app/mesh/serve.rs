@@ -23,7 +23,9 @@ use crate::engine::swarm::list::{PIECE_LEN, PieceList, Pieces};
 use crate::model::health::FileOutcome;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
+use crate::app::sharing::Sharing;
 use crate::net::mesh::{Answer, Incoming, spare};
+use crate::store::Store;
 
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
@@ -75,7 +77,7 @@ impl Drop for Slot<'_> {
 }
 
 /// A file that may be served.
-struct Located {
+pub(super) struct Located {
     path: PathBuf,
     size: u64,
 }
@@ -124,23 +126,24 @@ async fn allowed(running: &Running, username: &str) -> bool {
 /// The file of this content, if it is shared and is what it was when it was measured.
 async fn locate(running: &Running, content: ContentHash) -> Option<Located> {
     let (store, sharing) = (running.parts.store.clone(), running.parts.sharing.clone());
-    let look = move || {
-        let rows = store.read(|txn, tables| {
-            let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
-            paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
-        });
-        let rows =
-            rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
-        rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
-            let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
-            let shared = sharing.find_local(&path).ok().flatten()?;
-            let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
-            let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
-            let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
-            same.then_some(Located { path: shared.local_path, size: row.size })
-        })
-    };
-    tokio::task::spawn_blocking(look).await.ok().flatten()
+    tokio::task::spawn_blocking(move || find(&store, &sharing, content)).await.ok().flatten()
+}
+
+/// The same, on a thread that may wait: what may be served is what peers may be told of.
+pub(super) fn find(store: &Store, sharing: &Sharing, content: ContentHash) -> Option<Located> {
+    let rows = store.read(|txn, tables| {
+        let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
+        paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
+    });
+    let rows = rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
+    rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
+        let shared = sharing.find_local(&path).ok().flatten()?;
+        let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
+        let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
+        let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
+        same.then_some(Located { path: shared.local_path, size: row.size })
+    })
 }
 
 async fn serve(running: &Running, wanted: Wanted, answer: Answer) {

@@ -236,6 +236,30 @@ pub const KEYS: &[Key] = &[
         "Difference to the catalogue's duration that is no problem, milliseconds.",
     ),
     key(
+        "audio.canonical_scoring.enabled",
+        Kind::Bool,
+        "true",
+        "Compare offered files with the copies of their recording that are known here and to mesh peers.",
+    ),
+    key(
+        "audio.canonical_scoring.prefer_canonical",
+        Kind::Bool,
+        "true",
+        "Show and choose the copy of a recording first that most agree on.",
+    ),
+    key(
+        "audio.canonical_scoring.min_quality_improvement",
+        Kind::Text,
+        "0.1",
+        "A copy is fetched beside a good one only when its score, 0 to 1, is better by at least this.",
+    ),
+    key(
+        "audio.canonical_scoring.local_quality_threshold",
+        Kind::Text,
+        "0.85",
+        "Score, 0 to 1, from which on a copy that is here is a good one.",
+    ),
+    key(
         "audio.canonical_scoring.stats_recompute_interval_hours",
         Kind::Number(1, 8_760),
         "24",
@@ -254,6 +278,12 @@ pub const KEYS: &[Key] = &[
     key("mesh.max_connections", Kind::Number(1, 50), "50", "Connections with mesh peers at once."),
     key("mesh.upload_slots", Kind::Number(1, 50), "2", "Mesh peers served at once."),
     key("mesh.gso", Kind::Bool, "true", "Let the kernel cut packets; off where a driver does it wrong."),
+    key(
+        "mesh.gossip",
+        Kind::Bool,
+        "true",
+        "Tell mesh peers which recordings are shared, in which quality, and keep what they tell; no names or folders.",
+    ),
     key("memory.budget", Kind::Number(32, 1_048_576), "160", "Memory the program may plan with, MiB."),
     key("log.level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info", "How much is logged."),
 ];
