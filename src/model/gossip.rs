@@ -48,6 +48,22 @@ pub struct Claim {
     pub encoder_signature: Option<String>,
 }
 
+impl Mode {
+    /// By its name, as `name` gives it.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Any, Self::CanonicalMaster, Self::NoTranscodes].into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// As the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::CanonicalMaster => "canonical_master",
+            Self::NoTranscodes => "no_transcodes",
+        }
+    }
+}
+
 impl Claim {
     /// `FLAC-16bit-44100Hz-2ch` or `MP3-lossy-44100Hz-2ch` (SPEC-FACTS 2.1, C22).
     pub fn profile(&self) -> String {
@@ -92,6 +108,8 @@ pub struct Known {
     pub seen: u32,
     /// Distinct peers whose best copy it is.
     pub peers_agreeing: u32,
+    /// The same, our own key included.
+    pub keys_agreeing: u32,
     /// 0..=1 (SPEC-FACTS 4).
     pub canonicality: f32,
 }
@@ -220,11 +238,19 @@ pub struct HashEntry {
     pub size: u64,
 }
 
-/// A copy that peers can deliver.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Source {
-    /// Which.
-    pub claim: Claim,
-    /// Who says it has it.
-    pub peers: Vec<PeerId>,
+/// A copy of a recording that a peer offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Who.
+    pub peer: PeerId,
+    /// Of which recording.
+    pub recording: u128,
+    /// Its content hash.
+    pub content: ContentHash,
+    /// Bytes.
+    pub size: u64,
+    /// How it is coded.
+    pub codec: Codec,
+    /// kbit/s.
+    pub bitrate_kbps: u32,
 }

@@ -370,8 +370,6 @@ pub const HASHES_PER_PEER: u64 = 50_000;
 pub const HASHES: u64 = 500_000;
 /// Copies of a recording that are listed; further ones are counted.
 pub const CONSENSUS_VARIANTS: usize = 16;
-/// Descriptors of releases kept; the oldest is forgotten.
-pub const DESCRIPTORS: usize = 64;
 
 // ---- The sum ----
 

@@ -144,12 +144,15 @@ impl Doctor {
                     return Ok(HealthAnswer::Badges(vec![None; offered.len()], false));
                 }
                 let badges = store.read(|txn, tables| {
-                    offered.iter().map(|offered| {
-                        let ids = tables.gossip.of_size(txn, offered.size, SAME_SIZE)?;
-                        let known = ids.into_iter().map(|id| tables.gossip.consensus(txn, id));
-                        let known: Vec<_> = known.filter_map(Result::transpose).collect::<Result<_, _>>()?;
-                        Ok(badge(offered, &known))
-                    }).collect::<Result<Vec<_>, _>>()
+                    offered
+                        .iter()
+                        .map(|offered| {
+                            let ids = tables.gossip.of_size(txn, offered.size, SAME_SIZE)?;
+                            let known = ids.into_iter().map(|id| tables.gossip.consensus(txn, id));
+                            let known: Vec<_> = known.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+                            Ok(badge(offered, &known))
+                        })
+                        .collect::<Result<Vec<_>, _>>()
                 });
                 HealthAnswer::Badges(badges.map_err(unreadable)?, rules.prefer)
             }

@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use super::clock::Clock;
 use super::sharing::rules::Rules;
-use crate::engine::library::{CanonicalRules, Thresholds};
 use crate::engine::library::detect::Release;
+use crate::engine::library::{CanonicalRules, Thresholds};
 use crate::model::health::{Identity, Judged, Variant};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;

@@ -2,7 +2,8 @@
 //!
 //! When and how much is `engine::mesh::gossip`'s decision; this room does its deeds. [`tell`] makes what is told out of
 //! the Doctor's copies: only of files that [`super::serve`] would serve, looked at anew each time. What changed is noted
-//! by the store when a copy changes; everything is looked over at the start, once a day, and when the shares changed.
+//! by the store when a copy changes; everything is looked over at the start, once a day, and within an hour when the shares
+//! changed. Copies that changed before they were shared are looked at again when the shares change.
 
 mod tell;
 
@@ -14,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub(super) use self::tell::own_offer;
-use super::{Running, locked};
+use super::{Running, locked, serve};
 use crate::engine::mesh::control::{CacheJob, Control, Descriptor, RecordingAdvert};
 use crate::engine::mesh::gossip::{Deed, Gossip, Own};
 use crate::model::gossip::{Claim, HashEntry, Heard};
+use crate::model::health::uuid_text;
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::record::Change;
@@ -30,6 +32,10 @@ const BUNDLE: &str = "mesh.gossip.bundle";
 const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks over everything.
 const OVER_ALL: Duration = Duration::from_secs(86_400);
+/// The same, when the shares changed.
+const OVER_SHARES: Duration = Duration::from_secs(3_600);
+/// Recordings with changed copies that were not shared then; further ones wait for the look over everything.
+const UNSHARED: usize = 4_096;
 /// Before another attempt when the store fails or no buffers are free.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Recordings looked at in one go.
@@ -42,8 +48,6 @@ const HASHES: usize = 128;
 pub(super) struct Answers {
     /// Of which job.
     pub(super) offers: BTreeMap<u128, mpsc::Sender<(PeerId, Box<CacheJob>)>>,
-    /// Of which release.
-    pub(super) descriptors: BTreeMap<u128, mpsc::Sender<(PeerId, Box<Descriptor>)>>,
 }
 
 /// Tells and hears until the program stops.
@@ -95,6 +99,12 @@ struct Work {
     /// Where the look over everything is; `None`: it is done.
     over: Option<Option<u128>>,
     over_due: Duration,
+    /// When the last one began.
+    over_at: Duration,
+    /// Recordings whose changed copies were not shared when they were looked at.
+    unshared: BTreeSet<u128>,
+    /// Those of them that are to be looked at again now.
+    again: Vec<u128>,
     /// Peers whose void words are being removed.
     sweeping: BTreeSet<PeerId>,
 }
@@ -122,6 +132,9 @@ impl Work {
             links: BTreeMap::new(),
             over: Some(None),
             over_due: OVER_ALL,
+            over_at: Duration::ZERO,
+            unshared: BTreeSet::new(),
+            again: Vec::new(),
             sweeping: BTreeSet::new(),
         })
     }
@@ -162,8 +175,13 @@ impl Work {
             }
             if Instant::now() >= look {
                 let scanned_at = shares.borrow_and_update().scanned_at;
-                if scanned_at != shared_at || self.now() >= self.over_due {
-                    (shared_at, self.over_due) = (scanned_at, self.now().saturating_add(OVER_ALL));
+                if scanned_at != shared_at {
+                    shared_at = scanned_at;
+                    self.over_due = self.over_due.min(self.over_at.saturating_add(OVER_SHARES));
+                    self.again.extend(std::mem::take(&mut self.unshared));
+                }
+                if self.now() >= self.over_due {
+                    (self.over_at, self.over_due) = (self.now(), self.now().saturating_add(OVER_ALL));
                     self.over = Some(None);
                 }
                 let more = self.look().await?;
@@ -189,6 +207,9 @@ impl Work {
             if self.links.get(&peer) == Some(&link.number()) {
                 continue;
             }
+            if !serve::allowed(&self.running, &link.greeted().username).await {
+                continue;
+            }
             let read = move |running: &Running| running.parts.store.read(|txn, tables| tables.gossip.heard(txn, peer));
             let (heard, hashes) = stored(&self.running, read).await?;
             self.machine.on_connected(peer, &link.greeted().features, heard, hashes, self.now());
@@ -211,13 +232,18 @@ impl Work {
             more = !self.sweeping.is_empty();
         }
         let over = self.over;
-        let (changed, next, todo) = stored(&self.running, move |running| tell::look(running, over, BATCH)).await?;
-        self.over = next;
-        if changed {
+        let again = self.again.split_off(self.again.len().saturating_sub(BATCH));
+        let looked = stored(&self.running, move |running| tell::look(running, over, again, BATCH)).await?;
+        self.over = looked.next;
+        self.unshared.extend(looked.unshared);
+        while self.unshared.len() > UNSHARED {
+            self.unshared.pop_first();
+        }
+        if looked.changed {
             let bundle_id = self.bundle_id;
             self.machine.on_changed(stored(&self.running, move |running| own(&running.parts.store, bundle_id)).await?);
         }
-        Ok(more || next.is_some() || todo)
+        Ok(more || looked.more || looked.next.is_some() || !self.again.is_empty())
     }
 
     async fn perform(&mut self, deeds: Vec<Deed>) -> Result<(), StoreError> {
@@ -230,14 +256,16 @@ impl Work {
                 }
                 Deed::Advertise { peer, after, whole } => {
                     let bundle_id = self.bundle_id;
-                    let made = stored(&self.running, move |running| tell::advert(running, bundle_id, after, whole)).await?;
+                    let made =
+                        stored(&self.running, move |running| tell::advert(running, bundle_id, after, whole)).await?;
                     let sequence = made.sequence;
                     let told = self.tell(peer, &Control::Advert(made));
                     self.machine.on_advertised(peer, told.then_some(sequence), self.now());
                 }
                 Deed::Delta { peer, after, max } => {
                     let bundle_id = self.bundle_id;
-                    let delta = stored(&self.running, move |running| tell::delta(running, bundle_id, after, max)).await?;
+                    let delta =
+                        stored(&self.running, move |running| tell::delta(running, bundle_id, after, max)).await?;
                     self.tell(peer, &delta);
                 }
                 Deed::Key(peer, key) => {
@@ -257,11 +285,11 @@ impl Work {
                 Deed::Keep { peer, heard, void, recordings } => self.keep(peer, heard, void, recordings).await?,
                 Deed::KeepHashes { peer, heard, entries, .. } => self.keep_hashes(peer, heard, entries).await?,
                 Deed::Described(peer, descriptor) => {
-                    let waits = locked(&self.running.answers).descriptors.get(&descriptor.mb_release_id).cloned();
-                    // Nobody may wait for it, or others were quicker.
-                    let _ = waits.map(|waits| waits.try_send((peer, descriptor)));
+                    let Descriptor { mb_release_id, tracks, .. } = &*descriptor;
+                    tracing::debug!(%peer, release = uuid_text(*mb_release_id), tracks = tracks.len(), "a peer describes");
                 }
                 Deed::Offered(peer, job) => {
+                    // Nobody may wait for it, or others were quicker.
                     let waits = locked(&self.running.answers).offers.get(&job.job_id).cloned();
                     let _ = waits.map(|waits| waits.try_send((peer, job)));
                 }
@@ -323,15 +351,19 @@ impl Work {
         self.room(peer).await?;
         let now = self.running.parts.clock.now().wall;
         for part in entries.chunks(HASHES).map(<[HashEntry]>::to_vec) {
-            let kept = self.running.parts.store.write(move |txn, tables| {
-                tables.gossip.keep_hashes(txn, peer, heard, &part, now)
-            });
+            let kept = self
+                .running
+                .parts
+                .store
+                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &part, now));
             kept.await?;
         }
         if entries.is_empty() {
-            let kept = self.running.parts.store.write(move |txn, tables| {
-                tables.gossip.keep_hashes(txn, peer, heard, &[], now)
-            });
+            let kept = self
+                .running
+                .parts
+                .store
+                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &[], now));
             kept.await?;
         }
         Ok(())

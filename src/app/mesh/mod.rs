@@ -2,8 +2,10 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
+//! [`choose`] says which copy of a recording that is,
 //! [`gossip`] tells peers about recordings and keeps what they tell, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
 
+mod choose;
 mod fetch;
 mod gossip;
 mod key;
@@ -22,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use self::fetch::Progress;
 use self::serve::Slots;
 use super::soulseek::Parts;
+use crate::engine::library::CanonicalRules;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
 use crate::engine::soulseek::io::Refusal;
@@ -67,6 +70,8 @@ struct Running {
     bad_pieces: AtomicU64,
     /// Peers served at once.
     upload_slots: usize,
+    /// How copies are chosen among.
+    canonical: CanonicalRules,
     /// Who waits for what peers offer. Short and synchronous.
     answers: Mutex<gossip::Answers>,
 }
@@ -138,6 +143,7 @@ impl MeshService {
             bytes_in: AtomicU64::new(0),
             bad_pieces: AtomicU64::new(0),
             upload_slots: settings.upload_slots,
+            canonical: super::apply::canonical(config),
             answers: Mutex::default(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
@@ -196,6 +202,8 @@ impl MeshService {
                 if found.is_empty() { Err(Refusal::NotFound) } else { Ok(MeshAnswer::Fetches(found)) }
             }
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
+            MeshRequest::StartRecording(request) => self.begin_recording(request).await,
+            MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }

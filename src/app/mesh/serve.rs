@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
+use crate::app::sharing::Sharing;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
@@ -23,7 +24,6 @@ use crate::engine::swarm::list::{PIECE_LEN, PieceList, Pieces};
 use crate::model::health::FileOutcome;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
-use crate::app::sharing::Sharing;
 use crate::net::mesh::{Answer, Incoming, spare};
 use crate::store::Store;
 
@@ -119,7 +119,7 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 }
 
 /// Whether somebody of this claimed name may get anything.
-async fn allowed(running: &Running, username: &str) -> bool {
+pub(super) async fn allowed(running: &Running, username: &str) -> bool {
     username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
 }
 

@@ -392,7 +392,8 @@ mod tests {
 
     #[test]
     fn each_mode_chooses_its_own() {
-        let check = |mode, candidates: &[(bool, usize)]| choose(mode, candidates).map(|choice| (choice.at, choice.by_hash));
+        let check =
+            |mode, candidates: &[(bool, usize)]| choose(mode, candidates).map(|choice| (choice.at, choice.by_hash));
         // The best with two sources, a lesser one with five, a suspect with nine.
         let all = [(false, 2), (false, 5), (true, 9)];
         assert_eq!(check(Mode::CanonicalMaster, &all), Some((0, false)));

@@ -110,6 +110,8 @@ pub fn consensus(id: u128, copies: &[&Variant], told: &[(PeerId, Told)], now: Un
             *agreeing.entry(at).or_default() += 1;
         }
     }
+    // The copies are in the common order, so our own best is the first of them that is ours.
+    let own_best = statistics.candidates.iter().position(|c| ours.iter().any(|claim| claim.content == c.variant));
     let known = |(at, candidate): (usize, &Candidate)| {
         let own = ours.iter().find(|claim| claim.content == candidate.variant);
         let claim = own.cloned().or_else(|| described(candidate.variant, told))?;
@@ -118,6 +120,7 @@ pub fn consensus(id: u128, copies: &[&Variant], told: &[(PeerId, Told)], now: Un
             local: own.is_some(),
             seen: candidate.seen,
             peers_agreeing: agreeing.get(&at).copied().unwrap_or(0),
+            keys_agreeing: agreeing.get(&at).copied().unwrap_or(0) + u32::from(own_best == Some(at)),
             canonicality: candidate.canonicality,
         })
     };
@@ -203,7 +206,8 @@ mod tests {
         let (flac, lossy) = (claim_of(&copy), mp3(claim_of(&copy)));
         let other = Claim { content: ContentHash([5; 32]), quality_score: 0.6, ..flac.clone() };
         // One box has the FLAC itself, one an MP3, one both and another FLAC.
-        let here = consensus(1, &[&copy], &[(peer(2), told(&[&lossy])), (peer(3), told(&[&other, &flac, &lossy]))], UnixMs(9));
+        let here =
+            consensus(1, &[&copy], &[(peer(2), told(&[&lossy])), (peer(3), told(&[&other, &flac, &lossy]))], UnixMs(9));
         let there = consensus(
             1,
             &[],
@@ -214,7 +218,7 @@ mod tests {
         for (consensus, agreeing) in [(&here, 1), (&there, 2)] {
             let best = consensus.best().unwrap();
             assert_eq!((best.claim.content, best.seen, best.peers_agreeing), (flac.content, 2, agreeing));
-            assert_eq!(consensus.variant_count, 3);
+            assert_eq!((consensus.variant_count, best.keys_agreeing), (3, 2));
         }
         assert_eq!((here.peers, there.peers), (2, 3));
         assert!(here.variants[0].local && !there.variants[0].local);

@@ -150,8 +150,8 @@ pub struct Descriptor {
     pub artist: Option<String>,
     /// Which edition.
     pub edition: Edition,
-    /// Every track of it is there.
-    pub has_full_album: bool,
+    /// Every track of it is there, as far as that is known.
+    pub has_full_album: Option<bool>,
     /// What is known of its tracks.
     #[serde(deserialize_with = "list::<{ limits::GOSSIP_TRACKS }, _, _>")]
     pub tracks: Vec<TrackHave>,

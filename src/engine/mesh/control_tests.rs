@@ -63,8 +63,13 @@ fn descriptor() -> Descriptor {
         discogs_release_id: Some(3),
         title: Some("Album".into()),
         artist: Some("Artist".into()),
-        edition: Edition { label: Some("Label".into()), codec: Some(Codec::Flac), lossless: true, ..Edition::default() },
-        has_full_album: true,
+        edition: Edition {
+            label: Some("Label".into()),
+            codec: Some(Codec::Flac),
+            lossless: true,
+            ..Edition::default()
+        },
+        has_full_album: Some(true),
         tracks: vec![TrackHave {
             track_number: 1,
             title: Some("Title".into()),
@@ -199,8 +204,7 @@ fn long_lists_are_malformed() {
     let Control::Advert(advert) = advert(1) else { unreachable!() };
     let check = |advert: &Advert| Sealed::check(6, &bytes(advert)).is_ok();
     let with = |recordings: usize, variants: usize| {
-        let recording =
-            RecordingAdvert { variants: vec![claim(1); variants], ..advert.recordings[0].clone() };
+        let recording = RecordingAdvert { variants: vec![claim(1); variants], ..advert.recordings[0].clone() };
         Advert { recordings: vec![recording; recordings], ..advert.clone() }
     };
     assert!(check(&with(limits::GOSSIP_RECORDINGS, 0)) && !check(&with(limits::GOSSIP_RECORDINGS + 1, 0)));

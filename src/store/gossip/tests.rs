@@ -71,7 +71,8 @@ async fn sweep(store: &Store, from: PeerId) -> u32 {
 }
 
 fn sizes(store: &Store) -> (u64, u64, u64) {
-    let sizes = store.read(|txn, t| Ok((t.gossip.words.len(txn)?, t.gossip.order.len(txn)?, t.gossip.by_peer.len(txn)?)));
+    let sizes =
+        store.read(|txn, t| Ok((t.gossip.words.len(txn)?, t.gossip.order.len(txn)?, t.gossip.by_peer.len(txn)?)));
     sizes.unwrap()
 }
 
@@ -119,7 +120,13 @@ async fn words_are_bounded_and_the_oldest_goes() {
         }
         let more = limits::OBSERVATIONS_PER_PEER + 5;
         for id in 0..u128::from(more) {
-            tables.gossip.keep(txn, (peer(9_999), heard(1), false), &[(100 + id, vec![claim(1)])], UnixMs(9), &library)?;
+            tables.gossip.keep(
+                txn,
+                (peer(9_999), heard(1), false),
+                &[(100 + id, vec![claim(1)])],
+                UnixMs(9),
+                &library,
+            )?;
         }
         let words = tables.gossip.notes(txn, peer(9_999))?.unwrap().words;
         Ok((words, tables.gossip.words_on(txn, 100)?.len(), tables.gossip.words_on(txn, 105)?.len()))
@@ -202,6 +209,7 @@ async fn a_consensus_is_found_by_the_sizes_of_its_copies() {
         local: false,
         seen: 1,
         peers_agreeing: 1,
+        keys_agreeing: 1,
         canonicality: 0.9,
     };
     let of = move |variants: Vec<u8>| Consensus {

@@ -214,6 +214,7 @@ pub(crate) fn consensus(c: &Consensus) -> Value {
     json!({
         "canonicality_score": best.map(|known| digits(known.canonicality)),
         "peers_agreeing": best.map(|known| known.peers_agreeing),
+        "keys_agreeing": best.map(|known| known.keys_agreeing),
         "peers": c.peers,
         "best_variant": best.map(known),
         "variant_count": c.variant_count,
@@ -234,6 +235,7 @@ fn known(k: &Known) -> Value {
         "dynamic_range_dr": claim.dynamic_range_dr.map(digits), "loudness_lufs": claim.loudness_lufs.map(digits),
         "has_clipping": claim.has_clipping, "encoder_signature": claim.encoder_signature,
         "local": k.local, "seen_count": k.seen, "peers_agreeing": k.peers_agreeing,
+        "keys_agreeing": k.keys_agreeing,
         "canonicality_score": digits(k.canonicality),
     })
 }

@@ -5,10 +5,10 @@ use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use crate::model::gossip::Badge;
 use crate::model::id::{SearchId, Username};
 use crate::model::music::{Attributes, WireText};
 use crate::model::view::{FileView, Refusal, Request, ResponseView, SearchState, SearchView};
-use crate::model::gossip::Badge;
 use crate::web::api::shape::new_search_id;
 use crate::web::api::{plain_search, search_text};
 use crate::web::badges::Badges;
@@ -270,7 +270,12 @@ pub(super) async fn show(
         ),
         locked: search.locked_files,
         dropped: u64::from(search.responses).saturating_sub(all.try_into().unwrap_or(u64::MAX)),
-        groups: responses.iter().skip(offset(pager.page, USERS)).take(USERS).map(|(r, badges)| Group::new(r, badges, &known)).collect(),
+        groups: responses
+            .iter()
+            .skip(offset(pager.page, USERS))
+            .take(USERS)
+            .map(|(r, badges)| Group::new(r, badges, &known))
+            .collect(),
         search: Line::new(&search),
         pager,
     })

@@ -3,12 +3,13 @@
 use crate::app::mesh::{Running, serve};
 use crate::engine::library::consensus::{claim_of, sha1_of, tellable};
 use crate::engine::library::statistics::best_first;
+use crate::engine::library::{About, issue_id};
 use crate::engine::mesh::control::{
     Advert, CacheJob, Control, Descriptor, Edition, OfferedTrack, Policies, RecordingAdvert, Room, TrackHave,
     TrackState, WantedTrack, check_claim,
 };
 use crate::model::gossip::{Claim, HashEntry};
-use crate::model::health::Variant;
+use crate::model::health::{IssueKind, Variant};
 use crate::model::id::ContentHash;
 use crate::model::limits;
 use crate::store::StoreError;
@@ -56,18 +57,33 @@ fn digest(told: &RecordingAdvert) -> [u8; 16] {
     first
 }
 
-/// Looks at the next recordings that changed, and at the next of all while `over` says where. Answers whether anything
-/// new is to be told, where to go on, and whether more have changed.
+/// What came of a look.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// There is something new to tell.
+    pub(super) changed: bool,
+    /// Where the look over everything goes on.
+    pub(super) next: Option<Option<u128>>,
+    /// More copies have changed.
+    pub(super) more: bool,
+    /// Recordings with changed copies that are not shared.
+    pub(super) unshared: Vec<u128>,
+}
+
+/// Looks at the next recordings that changed, at some `again`, and at the next of all while `over` says where.
 #[expect(clippy::option_option, reason = "done, at the beginning, or behind a recording")]
 pub(super) fn look(
     running: &Running,
     over: Option<Option<u128>>,
+    again: Vec<u128>,
     batch: usize,
-) -> Result<(bool, Option<Option<u128>>, bool), StoreError> {
+) -> Result<Looked, StoreError> {
     let store = &running.parts.store;
+    let mut looked = Looked::default();
     let todo = store.read(|txn, tables| tables.library.todo(txn, TodoKind::Tell, None, batch))?;
-    let (more, ids) = (todo.len() == batch, todo.iter().filter_map(|todo| if let Todo::Tell(id) = todo { Some(*id) } else { None }));
-    let mut ids: Vec<u128> = ids.collect();
+    looked.more = todo.len() == batch;
+    let mut ids = again;
+    ids.extend(todo.iter().filter_map(|todo| if let Todo::Tell(id) = todo { Some(*id) } else { None }));
     if !todo.is_empty() {
         // Before looking, so that a change meanwhile is noted anew. After a kill in between, the look over everything at
         // the next start finds it.
@@ -75,10 +91,15 @@ pub(super) fn look(
             todo.iter().try_for_each(|entry| tables.library.remove_todo(txn, *entry))
         })?;
     }
-    let mut next = None;
+    for id in &ids {
+        let copies = store.read(|txn, tables| tables.library.variants_of(txn, *id))?;
+        if copies.iter().any(|copy| serve::find(store, &running.parts.sharing, copy.hash()).is_none()) {
+            looked.unshared.push(*id);
+        }
+    }
     if let Some(after) = over {
         let page = store.read(|txn, tables| tables.library.recordings_after(txn, after, batch))?;
-        next = (page.len() == batch).then(|| page.last().copied());
+        looked.next = (page.len() == batch).then(|| page.last().copied());
         ids.extend(page);
     }
     let mut told = Vec::with_capacity(ids.len());
@@ -88,17 +109,16 @@ pub(super) fn look(
         let keys: Vec<(u64, ContentHash)> = advert.variants.iter().map(|c| (c.flac_key, c.content)).collect();
         told.push((id, digest, keys));
     }
-    if told.is_empty() {
-        return Ok((false, next, false));
+    if !told.is_empty() {
+        looked.changed = store.write_blocking(move |txn, tables| {
+            let mut changed = false;
+            for (id, digest, keys) in &told {
+                changed |= tables.gossip.put_own(txn, *id, *digest, keys)?;
+            }
+            Ok(changed)
+        })?;
     }
-    let changed = store.write_blocking(move |txn, tables| {
-        let mut changed = false;
-        for (id, digest, keys) in &told {
-            changed |= tables.gossip.put_own(txn, *id, *digest, keys)?;
-        }
-        Ok(changed)
-    })?;
-    Ok((changed, next, more))
+    Ok(looked)
 }
 
 /// The recordings after a number of our log, as many as fit.
@@ -170,10 +190,12 @@ fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 
 /// What is shared of a release; `None` if nothing is.
 pub(super) fn descriptor(running: &Running, release: u128) -> Result<Option<Descriptor>, StoreError> {
-    let copies = running.parts.store.read(|txn, tables| {
+    let lacks = issue_id(IssueKind::MissingTrackInRelease, About::Release(release));
+    let (copies, lacks) = running.parts.store.read(|txn, tables| {
+        let lacks = tables.library.issue(txn, lacks)?.is_some_and(|issue| issue.status.is_open());
         let hashes = tables.library.release_variants(txn, release, limits::GOSSIP_TRACKS)?;
         let read = hashes.into_iter().map(|hash| tables.library.bare_variant(txn, hash));
-        read.filter_map(Result::transpose).collect::<Result<Vec<Variant>, _>>()
+        Ok((read.filter_map(Result::transpose).collect::<Result<Vec<Variant>, _>>()?, lacks))
     })?;
     let mut copies = shared(running, copies, limits::GOSSIP_TRACKS);
     let place = |copy: &Variant| (copy.measured.tags.disc.unwrap_or(1), copy.measured.tags.track.unwrap_or(0));
@@ -221,7 +243,7 @@ pub(super) fn descriptor(running: &Running, release: u128) -> Result<Option<Desc
         title: text(&tags.album),
         artist: text(&tags.album_artist).or_else(|| text(&tags.artist)),
         edition,
-        has_full_album: false,
+        has_full_album: lacks.then_some(false),
         tracks,
         policies: policies(running),
         cache: false,
