@@ -37,7 +37,7 @@ pub enum RequestError {
 pub struct Body {
     asking: Asking,
     receive: RecvStream,
-    _wide: Wide,
+    wide: Wide,
 }
 
 impl Body {
@@ -57,6 +57,7 @@ impl Body {
             match self.receive.read(&mut buffer[filled..wanted]).await {
                 Ok(Some(count)) => {
                     self.asking.body(count as u64)?;
+                    self.wide.moved(count as u64);
                     filled += count;
                 }
                 Ok(None) => self.asking.end(false)?,
@@ -96,7 +97,7 @@ pub(super) async fn ask(
             Err(error) => return Err(gone(&error)),
         }
     }
-    Ok(Body { asking, receive, _wide: wide })
+    Ok(Body { asking, receive, wide })
 }
 
 /// A peer's request, to be granted or refused. Dropping it breaks it off.
@@ -156,6 +157,9 @@ impl Answer {
                 self.serving.end();
                 return false;
             };
+            if let Some(wide) = &self.wide {
+                wide.moved(count as u64);
+            }
             bytes = &bytes[count..];
         }
         true
