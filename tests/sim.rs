@@ -1,5 +1,5 @@
 //! The engine in virtual time: hours in milliseconds, the same again by its seed.
 
-mod scenarios;
 mod faults;
+mod scenarios;
 mod world;

@@ -40,11 +40,8 @@ impl Dice {
 }
 
 fn peer(dice: &mut Dice) -> Peer {
-    let mut peer = Peer {
-        rtt_s: dice.between(0.000_2, 0.6),
-        ramps: dice.one_in(2),
-        ..Peer::of(dice.between(0.02, 10.0))
-    };
+    let mut peer =
+        Peer { rtt_s: dice.between(0.000_2, 0.6), ramps: dice.one_in(2), ..Peer::of(dice.between(0.02, 10.0)) };
     if dice.one_in(3) {
         peer.start_s = dice.between(0.01, 30.0);
     }
@@ -153,7 +150,9 @@ fn every_fetch_ends() {
     let count: u64 = env::var("SLSKDN_SIM_COUNT").map_or(500, |count| count.parse().unwrap());
     for seed in 1..=count {
         if let Err(why) = catch_unwind(|| play(seed)) {
-            println!("SLSKDN_SIM_SEED={seed} cargo test --test tests sim::faults::every_fetch_ends -- --exact --nocapture");
+            println!(
+                "SLSKDN_SIM_SEED={seed} cargo test --test tests sim::faults::every_fetch_ends -- --exact --nocapture"
+            );
             std::panic::resume_unwind(why);
         }
     }

@@ -108,8 +108,11 @@ fn coming_and_going() {
 
 #[test]
 fn the_cost_function_is_worth_it() {
-    let off = SwarmSettings { cost: CostSettings { enabled: false, ..CostSettings::default() }, ..SwarmSettings::default() };
-    for (name, peers) in [("S1", steady()), ("S2", with(steady(), &[stalling()])), ("S6", vec![Peer::of(8.0), Peer::of(0.05)])] {
+    let off =
+        SwarmSettings { cost: CostSettings { enabled: false, ..CostSettings::default() }, ..SwarmSettings::default() };
+    for (name, peers) in
+        [("S1", steady()), ("S2", with(steady(), &[stalling()])), ("S6", vec![Peer::of(8.0), Peer::of(0.05)])]
+    {
         let (_, on) = run(name, LARGE, &peers);
         let random: Vec<f64> = (1..=5)
             .map(|seed| World::new(LARGE, peers.clone(), SwarmSettings { seed, ..off }).run(600.0))

@@ -276,7 +276,8 @@ impl World {
             let end = (given.pieces.end as u64 * PIECE).min(self.size);
             let length = end - given.pieces.start as u64 * PIECE;
             self.live.insert(given.run, Live { peer, pieces: given.pieces, came: 0, length });
-            let owed: u64 = self.live.values().filter(|live| live.peer == peer).map(|live| live.length - live.came).sum();
+            let owed: u64 =
+                self.live.values().filter(|live| live.peer == peer).map(|live| live.length - live.came).sum();
             let runs = self.live.values().filter(|live| live.peer == peer).count();
             assert!(runs <= 16, "{runs} streams");
             if !streams {

@@ -221,5 +221,8 @@ fn every_reason_has_a_code_of_its_own() {
     for reason in CancelReason::ALL {
         assert_eq!(cancel_reason(u64::from(cancel_code(reason))), Some(reason));
     }
-    assert_eq!((cancel_reason(0), cancel_reason(15), cancel_reason(23), cancel_reason(u64::MAX)), (None, None, None, None));
+    assert_eq!(
+        (cancel_reason(0), cancel_reason(15), cancel_reason(23), cancel_reason(u64::MAX)),
+        (None, None, None, None)
+    );
 }

@@ -106,7 +106,10 @@ mod tests {
 
     #[test]
     fn whoever_is_not_known_costs_what_others_do() {
-        assert_eq!(cost(&SourceMetrics { requested: 1, ..SourceMetrics::default() }, 0.5, &CostSettings::default()), None);
+        assert_eq!(
+            cost(&SourceMetrics { requested: 1, ..SourceMetrics::default() }, 0.5, &CostSettings::default()),
+            None
+        );
         close(median(Vec::new()), UNKNOWN);
         close(median(vec![9.0, 1.0, 2.0]), 2.0);
         close(median(vec![4.0, 1.0]), 2.5);

@@ -77,13 +77,7 @@ impl Reputation {
     }
 
     fn counters(&mut self) -> [&mut f64; 5] {
-        [
-            &mut self.successful,
-            &mut self.failed,
-            &mut self.timed_out,
-            &mut self.corrupt,
-            &mut self.cancelled_by_peer,
-        ]
+        [&mut self.successful, &mut self.failed, &mut self.timed_out, &mut self.corrupt, &mut self.cancelled_by_peer]
     }
 }
 
@@ -111,7 +105,12 @@ mod tests {
         let half_life = ReputationSettings::default().half_life;
         let met = of(8.0, 6.0, 4.0, 2.0);
         let at = |weeks: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a test")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a test"
+            )]
             let ms = (weeks * WEEK as f64) as u64;
             met.faded(UnixMs(WEEK * 1_000 + ms), half_life)
         };

@@ -654,9 +654,7 @@ impl Scheduler {
             let Some(cost_now) = self.known_cost(site) else { continue };
             let degraded = |id: &&RunId| {
                 self.runs.get(id).is_some_and(|run| {
-                    !run.begun
-                        && self.stream != Some(**id)
-                        && cost_now > self.settings.rebalance_threshold * run.cost
+                    !run.begun && self.stream != Some(**id) && cost_now > self.settings.rebalance_threshold * run.cost
                 })
             };
             let runs: Vec<RunId> = site.runs.iter().filter(degraded).copied().collect();

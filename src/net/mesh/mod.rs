@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
@@ -150,6 +151,15 @@ pub enum Incoming {
     },
 }
 
+/// What a peer says about recordings.
+#[derive(Debug)]
+pub struct Told {
+    /// Who says it.
+    pub peer: PeerId,
+    /// What.
+    pub said: Sealed,
+}
+
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -182,6 +192,11 @@ struct Shared {
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
+    told: mpsc::Sender<Told>,
+    /// Words of ours about recordings that wait to be written.
+    telling: Arc<Semaphore>,
+    /// Until somebody takes it. Short and synchronous.
+    hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
     cancel: CancellationToken,
@@ -251,6 +266,7 @@ impl Mesh {
         };
         let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
+        let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
             identity,
             endpoint,
@@ -260,6 +276,9 @@ impl Mesh {
             banned,
             blocks,
             incoming,
+            told,
+            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
+            hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
             cancel,
@@ -308,6 +327,11 @@ impl Mesh {
     /// Changes whenever a peer comes or goes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
+        locked(&self.shared.hears).take()
     }
 
     /// Figures.

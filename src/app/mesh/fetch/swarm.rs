@@ -20,7 +20,7 @@ use super::{ASK_AGAIN, Progress, Stop, Work};
 use crate::disk::File;
 use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
 use crate::engine::swarm::list::PieceList;
-use crate::engine::swarm::scheduler::{Ended, RunId, Scheduler};
+use crate::engine::swarm::scheduler::{Ended, RunId, Scheduler, Share};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::swarm::{CancelReason, Source};
@@ -360,7 +360,7 @@ impl<'a> Swarm<'a> {
         let now = self.now();
         let there = |(piece, there): (usize, &bool)| if *there { self.list.piece_len(piece) as u64 } else { 0 };
         let bytes = self.scheduler.verified().iter().enumerate().map(there).sum();
-        let view = |(source, share)| {
+        let view = |(source, share): (&Source, Share)| {
             let Source::Mesh(peer) = source else { return None };
             let bytes = self.bytes.get(source).copied().unwrap_or(0);
             let state = self.transfers.get(peer).map_or(State::Aborted, Downloader::state);

@@ -117,8 +117,7 @@ impl Scheduler {
         }
         let is_stream = |source: &Source| matches!(source, Source::Soulseek(_));
         let trusted = |site: &Site| self.trust(site) >= self.settings.reputation.quarantine_threshold;
-        let meshed =
-            self.sources.iter().any(|(source, site)| !is_stream(source) && usable(site, now) && trusted(site));
+        let meshed = self.sources.iter().any(|(source, site)| !is_stream(source) && usable(site, now) && trusted(site));
         let met = self.sources.values().any(|site| site.spent);
         let mut users: Vec<(bool, f64, &Source)> = self
             .sources
@@ -152,9 +151,12 @@ impl Scheduler {
                 let doubtful = self.trust(site) < self.settings.reputation.quarantine_threshold;
                 (doubtful, self.eta(site, 1, now).unwrap_or(1.0))
             };
-            let best = self.sources.iter().filter(fits).map(|(source, site)| (order(site), source)).min_by(|a, b| {
-                a.0.0.cmp(&b.0.0).then(a.0.1.total_cmp(&b.0.1))
-            });
+            let best = self
+                .sources
+                .iter()
+                .filter(fits)
+                .map(|(source, site)| (order(site), source))
+                .min_by(|a, b| a.0.0.cmp(&b.0.0).then(a.0.1.total_cmp(&b.0.1)));
             if let Some((_, source)) = best {
                 let (source, pieces) = (source.clone(), piece..piece + 1);
                 return Some(Pick { source, pieces, priority: Priority::Retry, endgame: false });
@@ -180,7 +182,9 @@ impl Scheduler {
             let most = self.room(site, now).min(site.flow.run(now, RUN_MAX));
             let count = match self.eta(site, 1, now) {
                 None => 1,
-                Some(_) => (1..=most).rev().find(|n| self.eta(site, *n, now).is_some_and(|eta| eta <= limit + 1e-6))
+                Some(_) => (1..=most)
+                    .rev()
+                    .find(|n| self.eta(site, *n, now).is_some_and(|eta| eta <= limit + 1e-6))
                     .unwrap_or(0),
             };
             if count == 0 {
@@ -248,8 +252,12 @@ impl Scheduler {
             let site = self.sources.get(&source)?;
             let oldest = self.runs.values().find(|run| {
                 let rest = run.pieces.start + run.got;
-                !run.over && run.source != source && rest < run.pieces.end && self.asked[rest] == 1
-                    && !self.verified[rest] && !site.bad.contains(&rest)
+                !run.over
+                    && run.source != source
+                    && rest < run.pieces.end
+                    && self.asked[rest] == 1
+                    && !self.verified[rest]
+                    && !site.bad.contains(&rest)
             });
             if let Some(run) = oldest.filter(|_| budget > 0) {
                 let start = run.pieces.start + run.got;
@@ -419,7 +427,8 @@ impl Scheduler {
         // What it sent wrong is asked of others, if there are any.
         let fits = |piece: usize| self.is_open(piece) && !(others && site.bad.contains(&piece));
         let plain = self.plain_priority();
-        let raised = self.raised.iter().filter(|(piece, _)| fits(**piece)).max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
+        let raised =
+            self.raised.iter().filter(|(piece, _)| fits(**piece)).max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
         if let Some((&start, &priority)) = raised.filter(|(_, priority)| priority.level() > Priority::Normal.level()) {
             let same = |piece: usize| fits(piece) && self.raised.get(&piece) == Some(&priority);
             let end = (start + 1..start + count).find(|piece| !same(*piece)).unwrap_or(start + count);
