@@ -5,6 +5,7 @@ mod catalog;
 mod codec;
 mod config;
 mod disk;
+mod lab;
 mod net;
 mod probe;
 mod shares;

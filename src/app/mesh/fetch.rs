@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::swarm::Swarm;
 use super::{Running, locked};
 use crate::app::pump::{PlaceOrder, Placing};
+use crate::app::traces::TraceJob;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
@@ -26,6 +27,7 @@ use crate::engine::swarm::list::{PIECE_LEN, PieceList};
 use crate::model::id::{ContentHash, TransferId};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState, SourceView};
+use crate::model::trace::TraceKind;
 use crate::net::mesh::{Link, spare};
 use crate::store::StoreError;
 
@@ -123,13 +125,22 @@ pub(super) async fn run(
     };
     let Ok(_turn) = turn else { return };
     wait("");
-    let mut work =
-        Work { running: Arc::clone(&running), fetch, cancel: cancel.clone(), progress: Arc::clone(&progress) };
+    let trace = running.parts.traces.begin(fetch.content.to_string(), fetch.name.clone());
+    let mut work = Work {
+        running: Arc::clone(&running),
+        fetch,
+        cancel: cancel.clone(),
+        progress: Arc::clone(&progress),
+        trace: trace.clone(),
+    };
     loop {
         let why = match work.attempt().await {
-            Ok(()) | Err(Stop::Cancelled) => return,
+            Ok(()) => return trace.record(TraceKind::JobComplete(None)),
+            Err(Stop::Cancelled) if running.cancel.is_cancelled() => return,
+            Err(Stop::Cancelled) => return trace.record(TraceKind::JobComplete(Some("called off".to_owned()))),
             Err(Stop::Later(why)) => why,
         };
+        trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
         wait(&why);
         tokio::select! {
@@ -144,6 +155,7 @@ struct Work {
     fetch: Fetch,
     cancel: CancellationToken,
     progress: Arc<Mutex<Progress>>,
+    trace: TraceJob,
 }
 
 impl Work {
@@ -177,6 +189,9 @@ impl Work {
         pump.disk().preallocate(&file, size).await?;
         pump.disk().sync_folder(&folder).await?;
         let verified = self.check(&file, &list).await?;
+        let there = verified.iter().enumerate().filter(|(_, there)| **there);
+        let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
+        self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified);
         swarm.run().await?;
         drop(swarm);
@@ -267,7 +282,9 @@ impl Work {
             }
             at += read as u64;
         }
-        if at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0 {
+        let held = at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0;
+        self.trace.record(TraceKind::Verified(held));
+        if held {
             return Ok(());
         }
         Err(Stop::Later("the disk does not give back what was written to it".to_owned()))

@@ -2,9 +2,12 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
-//! [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+//! [`choose`] says which copy of a recording that is,
+//! [`gossip`] tells peers about recordings and keeps what they tell, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
 
+mod choose;
 mod fetch;
+mod gossip;
 mod key;
 mod serve;
 
@@ -20,8 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
+pub use self::serve::KEPT_LIST_LEN;
 use self::serve::Slots;
+use super::lab::faults::Faults;
 use super::soulseek::Parts;
+use crate::engine::library::CanonicalRules;
 use crate::engine::mesh::downloader::State;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
@@ -70,6 +76,14 @@ struct Running {
     tasks: TaskTracker,
     bytes_in: AtomicU64,
     bad_pieces: AtomicU64,
+    /// In the lab alone.
+    faults: Option<Arc<Faults>>,
+    /// Peers served at once.
+    upload_slots: usize,
+    /// How copies are chosen among.
+    canonical: CanonicalRules,
+    /// Who waits for what peers offer. Short and synchronous.
+    answers: Mutex<gossip::Answers>,
 }
 
 #[derive(Clone)]
@@ -94,6 +108,22 @@ impl MeshService {
     /// # Errors
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
     pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
+        Self::start_in_lab(config, data, parts, cancel, None, Duration::ZERO)
+    }
+
+    /// As [`MeshService::start`], for a peer of the lab: what it serves suffers these faults, and each of its packets
+    /// comes and goes later by `delay`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in_lab(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        cancel: CancellationToken,
+        faults: Option<Arc<Faults>>,
+        delay: Duration,
+    ) -> Result<Self, String> {
         let settings = &config.mesh;
         if !settings.enabled {
             return Ok(Self { parts, running: None });
@@ -118,6 +148,7 @@ impl MeshService {
                 gso: settings.gso,
                 hello,
                 blocks: parts.pump.disk().pool().permits(),
+                delay,
             },
             incoming,
             cancel.clone(),
@@ -139,8 +170,15 @@ impl MeshService {
             tasks: TaskTracker::new(),
             bytes_in: AtomicU64::new(0),
             bad_pieces: AtomicU64::new(0),
+            faults,
+            upload_slots: settings.upload_slots,
+            canonical: super::apply::canonical(config),
+            answers: Mutex::default(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
+        if settings.gossip {
+            running.tasks.spawn(gossip::run(Arc::clone(&running)));
+        }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
         left.sort_by_key(|fetch| fetch.asked_at);
@@ -193,6 +231,8 @@ impl MeshService {
                 if found.is_empty() { Err(Refusal::NotFound) } else { Ok(MeshAnswer::Fetches(found)) }
             }
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
+            MeshRequest::StartRecording(request) => self.begin_recording(request).await,
+            MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
-use super::{BLOCK, Incoming, Shared, code, identity, locked, spare};
+use super::{BLOCK, Incoming, Shared, Told, code, identity, locked, spare};
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
@@ -22,6 +23,8 @@ use crate::model::mesh::PeerView;
 
 /// For the control stream to be there, and for a write on it (SPEC-FACTS 8).
 const PROMPT: Duration = Duration::from_secs(5);
+/// For somebody to listen to what a peer says about recordings; meanwhile nothing else is read from it.
+const LISTEN: Duration = Duration::from_secs(2);
 /// Blocks a connection must have: its windows of 64 KiB both ways, and its frame being received.
 const BLOCKS: u32 = 3;
 /// Further blocks for receiving files at first: a window of 1 MiB with the one it has.
@@ -44,6 +47,8 @@ const ORDERS: usize = 32;
 enum Order {
     Ask(ContentHash, oneshot::Sender<Option<u64>>),
     Answer(MessageId, Option<u64>),
+    /// The permits are held until it is written.
+    Tell(Sealed, [OwnedSemaphorePermit; 2]),
 }
 
 #[derive(Debug)]
@@ -60,6 +65,8 @@ struct Inner {
     shared: Arc<Shared>,
     receiving: Window,
     sending: Window,
+    /// One word about recordings at a time.
+    telling: Arc<Semaphore>,
     /// The blocks it began with.
     _blocks: OwnedSemaphorePermit,
 }
@@ -91,6 +98,19 @@ impl Link {
         let (heard, answer) = oneshot::channel();
         self.inner.orders.send(Order::Ask(content, heard)).await.ok()?;
         answer.await.ok()?
+    }
+
+    /// A number of this connection's own, for telling it from an earlier one with the same peer.
+    pub fn number(&self) -> u64 {
+        self.inner.nonce
+    }
+
+    /// Tells the peer something about recordings, unless the last word is still on its way or too many others are;
+    /// false if so, and when the connection is over.
+    pub fn tell(&self, sealed: Sealed) -> bool {
+        let Ok(alone) = Arc::clone(&self.inner.telling).try_acquire_owned() else { return false };
+        let Ok(all) = Arc::clone(&self.inner.shared.telling).try_acquire_owned() else { return false };
+        self.inner.orders.try_send(Order::Tell(sealed, [alone, all])).is_ok()
     }
 
     /// Asks for bytes on a stream of its own, and waits until they begin to come. Dropping the future or the body takes
@@ -388,6 +408,7 @@ impl Control {
                     None => std::future::pending().await,
                 }
             };
+            let mut told = None;
             let input = tokio::select! {
                 () = self.shared.cancel.cancelled() => {
                     self.connection.close(VarInt::from_u32(code::DONE), b"");
@@ -406,6 +427,10 @@ impl Control {
                         Input::Ask(self.asked, content)
                     }
                     Some(Order::Answer(id, size)) => Input::Answer(id, size),
+                    Some(Order::Tell(sealed, permits)) => {
+                        told = Some(permits);
+                        Input::Tell(sealed)
+                    }
                     None => continue,
                 },
                 // Streams are let in only when both have greeted.
@@ -420,6 +445,7 @@ impl Control {
             if let Some(why) = self.step(input, &give_orders).await {
                 return why;
             }
+            drop(told);
         }
     }
 
@@ -442,6 +468,7 @@ impl Control {
                     }
                 }
                 Action::Asked(id, content) => self.asked(id, content, orders.clone()),
+                Action::Told(said) => self.told(said).await,
                 Action::Heard(number, size) => {
                     if let Some(heard) = self.waiting.remove(&number) {
                         // Who asked may have gone.
@@ -481,6 +508,7 @@ impl Control {
                 shared: Arc::clone(&self.shared),
                 receiving: Window::new(RECEIVE_BLOCKS),
                 sending: Window::new(SEND_BLOCKS),
+                telling: Arc::new(Semaphore::new(1)),
                 _blocks: blocks,
             }),
         };
@@ -517,6 +545,17 @@ impl Control {
             // The session may be over.
             let _ = orders.send(Order::Answer(id, size)).await;
         });
+    }
+
+    /// What the peer says about recordings, to whoever listens. With nobody, or when it takes too long, it is lost: who
+    /// wants to know notices the gap and asks again.
+    async fn told(&self, said: Sealed) {
+        if self.link.is_some() && locked(&self.shared.hears).is_none() {
+            let told = Told { peer: self.peer, said };
+            if timeout(LISTEN, self.shared.told.send(told)).await.is_err() {
+                tracing::debug!(peer = %self.peer, "nobody had time for what a mesh peer said");
+            }
+        }
     }
 
     /// A stream that the peer opened.

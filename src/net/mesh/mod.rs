@@ -8,6 +8,7 @@
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
 //! windows grow only while blocks are to be had.
 
+mod delay;
 mod dial;
 mod exchange;
 mod identity;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
@@ -122,6 +124,8 @@ pub struct MeshSettings {
     pub hello: Hello,
     /// Blocks of 64 KiB that connections may take for their buffers.
     pub blocks: Arc<Semaphore>,
+    /// Packets come and go later by this; zero but in the lab.
+    pub delay: Duration,
 }
 
 /// What peers want of us.
@@ -145,6 +149,15 @@ pub enum Incoming {
         /// Grants or refuses.
         answer: Box<Answer>,
     },
+}
+
+/// What a peer says about recordings.
+#[derive(Debug)]
+pub struct Told {
+    /// Who says it.
+    pub peer: PeerId,
+    /// What.
+    pub said: Sealed,
 }
 
 /// Figures since the start.
@@ -179,6 +192,11 @@ struct Shared {
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
+    told: mpsc::Sender<Told>,
+    /// Words of ours about recordings that wait to be written.
+    telling: Arc<Semaphore>,
+    /// Until somebody takes it. Short and synchronous.
+    hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
     cancel: CancellationToken,
@@ -227,7 +245,7 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
         cancel: CancellationToken,
     ) -> Result<Self, MeshError> {
-        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks } = settings;
+        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks, delay } = settings;
         let transport = Arc::new(transport(gso));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
         server
@@ -238,9 +256,17 @@ impl Mesh {
             .incoming_buffer_size_total(limits::MESH_INCOMING_BYTES);
         let failed = |source| MeshError::Bind { address: bind.ip(), port: bind.port(), source };
         let socket = std::net::UdpSocket::bind(bind).map_err(failed)?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = if delay.is_zero() {
+            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+        } else {
+            delay::delayed(socket, delay, runtime.as_ref()).and_then(|socket| {
+                Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+            })
+        };
+        let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
+        let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
             identity,
             endpoint,
@@ -250,6 +276,9 @@ impl Mesh {
             banned,
             blocks,
             incoming,
+            told,
+            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
+            hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
             cancel,
@@ -298,6 +327,11 @@ impl Mesh {
     /// Changes whenever a peer comes or goes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
+        locked(&self.shared.hears).take()
     }
 
     /// Figures.

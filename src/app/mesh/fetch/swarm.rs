@@ -85,8 +85,9 @@ impl<'a> Swarm<'a> {
     }
 
     /// One line of the fetch's story.
-    fn trace(&self, kind: &TraceKind) {
+    fn trace(&self, kind: TraceKind) {
         tracing::debug!(content = %self.list.content(), ?kind, "fetch");
+        self.work.trace.record(kind);
     }
 
     /// Works until every piece is there.
@@ -281,7 +282,7 @@ impl<'a> Swarm<'a> {
 
     fn tell_traces(&mut self) {
         for kind in self.scheduler.take_events() {
-            self.trace(&kind);
+            self.trace(kind);
         }
     }
 
