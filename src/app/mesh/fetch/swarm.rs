@@ -57,10 +57,18 @@ pub(super) struct Swarm<'a> {
     again: BTreeMap<PeerId, Instant>,
     bytes: BTreeMap<Source, u64>,
     keep_at: Instant,
+    /// Peers that said already that they have the file.
+    holders: BTreeSet<PeerId>,
 }
 
 impl<'a> Swarm<'a> {
-    pub(super) fn new(work: &'a Work, list: Arc<PieceList>, file: File, verified: Vec<bool>) -> Self {
+    pub(super) fn new(
+        work: &'a Work,
+        list: Arc<PieceList>,
+        file: File,
+        verified: Vec<bool>,
+        holders: BTreeSet<PeerId>,
+    ) -> Self {
         let (told, events) = mpsc::channel(EVENTS);
         let now = Instant::now();
         Self {
@@ -77,6 +85,7 @@ impl<'a> Swarm<'a> {
             again: BTreeMap::new(),
             bytes: BTreeMap::new(),
             keep_at: now + KEEP,
+            holders,
         }
     }
 
@@ -209,6 +218,11 @@ impl<'a> Swarm<'a> {
             }
             self.transfers.insert(peer, Downloader::new(now));
             self.transfer(peer, Event::Asked);
+            if self.holders.remove(&peer) {
+                self.transfer(peer, Event::Offered);
+                self.source(peer);
+                continue;
+            }
             let (told, content, size) = (self.told.clone(), self.list.content(), self.list.size());
             self.tasks.spawn(async move {
                 let has = link.ask(content).await == Some(size);
