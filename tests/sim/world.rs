@@ -1,7 +1,7 @@
 //! Peers and lines in virtual time around the real scheduler.
 //!
 //! A peer serialises what it was asked for at its rate, in the order of the requests; bytes and requests take half a round
-//! trip. With `ramps` it keeps no more bytes on the way than a window that begins at ten packets and grows by what is
+//! trip. With `ramps` it keeps no more bytes on the way than a window that begins small and grows by what is
 //! acknowledged, as QUIC does.
 
 use std::cmp::Reverse;
@@ -20,8 +20,8 @@ pub const PIECE: u64 = 64 * 1024;
 pub const MIB: u64 = 1024 * 1024;
 /// Bytes sent at once.
 const QUANTUM: u64 = 16 * 1024;
-/// QUIC's window at the beginning, and the most our connections have.
-const WINDOW: (f64, f64) = (14_720.0, 4.0 * 1024.0 * 1024.0);
+/// QUIC's window at the beginning, and the most our connections have (`net::mesh`).
+const WINDOW: (f64, f64) = (67_200.0, 4.0 * 1024.0 * 1024.0);
 
 /// One source.
 #[derive(Clone, Debug)]
