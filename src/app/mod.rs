@@ -22,4 +22,5 @@ pub mod settings;
 pub mod sharing;
 pub mod soulseek;
 pub mod supervise;
+pub mod traces;
 pub mod upkeep;

@@ -24,6 +24,7 @@ use crate::app::pump::{Limiter, Pump, PumpConfig, SYNC_EVERY};
 use crate::app::settings::Sources;
 use crate::app::sharing::Sharing;
 use crate::app::soulseek;
+use crate::app::traces::Traces;
 use crate::disk::pool::Pool;
 use crate::disk::{Backend, Disk};
 use crate::model::config::Config;
@@ -246,7 +247,7 @@ impl Node {
         }
         let (events, _) = broadcast::channel(1);
         let (settings, net) = (apply::engine(config, 0), apply::net(config, &folders));
-        let (parts, handle) = soulseek::parts(clock, store, pump, sharing, settings, net, events);
+        let (parts, handle) = soulseek::parts(clock, store, pump, sharing, Traces::default(), settings, net, events);
         Ok(Self { parts, _handle: handle })
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
+use crate::app::sharing::Sharing;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
@@ -25,6 +26,7 @@ use crate::model::health::FileOutcome;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
 use crate::net::mesh::{Answer, Incoming, spare};
+use crate::store::Store;
 
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
@@ -76,7 +78,7 @@ impl Drop for Slot<'_> {
 }
 
 /// A file that may be served.
-struct Located {
+pub(super) struct Located {
     path: PathBuf,
     size: u64,
 }
@@ -118,30 +120,31 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 }
 
 /// Whether somebody of this claimed name may get anything.
-async fn allowed(running: &Running, username: &str) -> bool {
+pub(super) async fn allowed(running: &Running, username: &str) -> bool {
     username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
 }
 
 /// The file of this content, if it is shared and is what it was when it was measured.
 async fn locate(running: &Running, content: ContentHash) -> Option<Located> {
     let (store, sharing) = (running.parts.store.clone(), running.parts.sharing.clone());
-    let look = move || {
-        let rows = store.read(|txn, tables| {
-            let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
-            paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
-        });
-        let rows =
-            rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
-        rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
-            let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
-            let shared = sharing.find_local(&path).ok().flatten()?;
-            let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
-            let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
-            let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
-            same.then_some(Located { path: shared.local_path, size: row.size })
-        })
-    };
-    tokio::task::spawn_blocking(look).await.ok().flatten()
+    tokio::task::spawn_blocking(move || find(&store, &sharing, content)).await.ok().flatten()
+}
+
+/// The same, on a thread that may wait: what may be served is what peers may be told of.
+pub(super) fn find(store: &Store, sharing: &Sharing, content: ContentHash) -> Option<Located> {
+    let rows = store.read(|txn, tables| {
+        let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
+        paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
+    });
+    let rows = rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
+    rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
+        let shared = sharing.find_local(&path).ok().flatten()?;
+        let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
+        let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
+        let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
+        same.then_some(Located { path: shared.local_path, size: row.size })
+    })
 }
 
 async fn serve(running: &Running, wanted: Wanted, answer: Answer) {

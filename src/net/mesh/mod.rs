@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -27,9 +28,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::exchange::{Answer, Body, RequestError};
+pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
@@ -48,6 +50,10 @@ const IDLE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes a sender has on the way before it knows how many the way bears: 32 packets, as Chromium's QUIC. The first piece
+/// then takes two round trips instead of four.
+const FIRST_WINDOW: u64 = 32 * 1_200;
 
 /// Codes of closed connections.
 mod code {
@@ -145,6 +151,15 @@ pub enum Incoming {
     },
 }
 
+/// What a peer says about recordings.
+#[derive(Debug)]
+pub struct Told {
+    /// Who says it.
+    pub peer: PeerId,
+    /// What.
+    pub said: Sealed,
+}
+
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -177,6 +192,11 @@ struct Shared {
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
+    told: mpsc::Sender<Told>,
+    /// Words of ours about recordings that wait to be written.
+    telling: Arc<Semaphore>,
+    /// Until somebody takes it. Short and synchronous.
+    hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
     cancel: CancellationToken,
@@ -246,6 +266,7 @@ impl Mesh {
         };
         let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
+        let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
             identity,
             endpoint,
@@ -255,6 +276,9 @@ impl Mesh {
             banned,
             blocks,
             incoming,
+            told,
+            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
+            hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
             cancel,
@@ -305,6 +329,11 @@ impl Mesh {
         self.shared.changes.subscribe()
     }
 
+    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
+        locked(&self.shared.hears).take()
+    }
+
     /// Figures.
     pub fn stats(&self) -> Stats {
         let Counters { served, refused, turned_away, bytes_out } = &self.shared.counters;
@@ -345,6 +374,8 @@ impl Mesh {
 
 fn transport(gso: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(FIRST_WINDOW);
     transport
         // The control stream is one more.
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::MESH_STREAMS + 1))
@@ -352,6 +383,9 @@ fn transport(gso: bool) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(BLOCK))
         .send_window(u64::from(BLOCK))
+        // Requests are answered one after the other: half of many files is worth less than one.
+        .send_fairness(false)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
