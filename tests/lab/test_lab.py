@@ -30,7 +30,7 @@ def test_several_peers_bring_a_flac_file(lab):
     came(report, 8 * MIB)
     assert all(report["bytes_by_source"].values()), report
     assert report["corrupt_pieces_by_source"] == {}
-    assert report["ideal_seconds"] == 2.0
+    assert report["ideal_seconds"] == 2.048
     assert not lab.folders() and not lab.nodes()
 
 
