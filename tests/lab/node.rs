@@ -67,7 +67,7 @@ impl Node {
             sleep(AGAIN).await;
         }
         node.until("it is logged in", async |node| {
-            (node.get("/api/status").await["soulseek"]["logged_in"] == true).then_some(())
+            (node.get("/api/status").await["server"]["state"] == "logged_in").then_some(())
         })
         .await;
         node
