@@ -323,6 +323,8 @@ pub const MESH_FETCHES_KEPT: usize = 2_000;
 pub const MESH_FETCHES_AT_ONCE: usize = 4;
 /// Fetches that are over and of which the page still knows who did what; the oldest is forgotten.
 pub const MESH_FETCHES_SHOWN: usize = 64;
+/// Soulseek users one fetch names; one more is refused.
+pub const FETCH_USERS: usize = 8;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
 /// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
