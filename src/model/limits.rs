@@ -325,9 +325,31 @@ pub const MESH_FETCHES_AT_ONCE: usize = 4;
 pub const MESH_FETCHES_SHOWN: usize = 64;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
+/// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
+pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
 
+// ---- Traces (SPEC-FACTS 15) ----
+
+/// Bytes of a job's name; a longer one is cut.
+pub const TRACE_NAME_LEN: usize = 96;
+/// Bytes of a job's title, and of a text in a line; cut.
+pub const TRACE_TEXT_LEN: usize = 256;
+/// Bytes of one job's lines; further lines are counted, not kept.
+pub const TRACE_BYTES: u64 = 10_000_000;
+/// Sources of one job with sums of their own; further ones are summed together.
+pub const TRACE_SOURCES: usize = 32;
+/// Parts of a file in the picture of who delivered what.
+pub const TRACE_CELLS: usize = 256;
+/// Lines waiting to be written; one more is counted, not kept.
+pub const TRACE_WAITING: usize = 256;
+/// Jobs whose sums are in memory; the one longest quiet is written and let go.
+pub const TRACE_JOBS: usize = 8;
+/// Lines of one page.
+pub const TRACE_PAGE: usize = 1_000;
+/// Lines that tell the story of a job, in its summary; the last are left out.
+pub const TRACE_KEY_LINES: usize = 200;
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 
 /// Recordings of one frame; a longer list is malformed.

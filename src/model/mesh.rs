@@ -49,6 +49,18 @@ pub struct SourceView {
     pub failed: u64,
     /// It gets no more of this file.
     pub dropped: bool,
+    /// What the scheduler thinks it costs, thousandths, if it knows (SPEC-FACTS 6.2).
+    pub cost_milli: Option<u64>,
+    /// Bytes per second, if known.
+    pub rate: Option<u64>,
+    /// From a request to its first byte, microseconds, average.
+    pub rtt_us: u64,
+    /// Thousandths; 500 is neutral. Never sent to anybody.
+    pub reputation_milli: u64,
+    /// Requests under way.
+    pub requests: u64,
+    /// Where the transfer is (SPEC-FACTS 11.1).
+    pub state: &'static str,
 }
 
 /// A fetch with what is known of it now.

@@ -18,6 +18,7 @@ mod migrate;
 pub mod records;
 pub mod shares;
 pub mod tables;
+pub mod traces;
 pub mod writer;
 
 use std::fs::File;

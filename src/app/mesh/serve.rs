@@ -4,6 +4,7 @@
 //! share index advertises it; never by a path. Peers whose claimed user name is blacklisted get nothing. So many peers are
 //! served at once as the owner allows; others are told to come later. Speed is the one limit of all uploads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -30,7 +31,7 @@ use crate::store::Store;
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
 /// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
-const KEPT_LIST_LEN: usize = 64 * 1024;
+pub const KEPT_LIST_LEN: usize = 64 * 1024;
 /// Blocks read at once.
 const BATCH: usize = 8;
 
@@ -153,6 +154,11 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     let Some(located) = locate(running, wanted.content()).await else {
         return answer.refuse(ErrorCode::NotFound).await;
     };
+    if let Some(faults) = &running.faults
+        && faults.turns_away().await
+    {
+        return answer.refuse(ErrorCode::RateLimited).await;
+    }
     let Some(_slot) = running.slots.take(answer.peer()) else {
         return answer.refuse(ErrorCode::RateLimited).await;
     };
@@ -166,7 +172,12 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
             };
             match list(running, content, &located).await {
                 // Who takes it too slowly is broken off.
-                Ok(list) => _ = timeout(LIST, send_list(running, answer, &list)).await,
+                Ok(mut list) => {
+                    if let Some(faults) = &running.faults {
+                        faults.spoil_list(&mut list);
+                    }
+                    _ = timeout(LIST, send_list(running, answer, &list)).await;
+                }
                 Err(code) => answer.refuse(code).await,
             }
         }
@@ -221,7 +232,7 @@ async fn send_list(running: &Running, mut answer: Answer, list: &[u8]) {
         return;
     }
     for part in list.chunks(BLOCK_LEN) {
-        if !paced(running, &mut answer, part).await {
+        if !paced(running, &mut answer, part, false).await {
             return;
         }
     }
@@ -253,7 +264,8 @@ async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, 
         for block in &blocks {
             let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
             let bytes = &block.bytes()[..Block::len(block).min(left)];
-            if !paced(running, &mut answer, bytes).await {
+            let bytes = running.faults.as_ref().map_or(Cow::Borrowed(bytes), |faults| faults.spoil(bytes));
+            if !paced(running, &mut answer, &bytes, true).await {
                 return;
             }
             sent += bytes.len() as u64;
@@ -266,10 +278,14 @@ async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, 
 }
 
 /// Sends no faster than all uploads together may.
-async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8]) -> bool {
+async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8], of_a_file: bool) -> bool {
     let bucket = &running.parts.pump.limiter().up;
     while !bytes.is_empty() {
-        let granted = bucket.take(bytes.len()).await.clamp(1, bytes.len());
+        let granted = match &running.faults {
+            None => bucket.take(bytes.len()).await,
+            Some(faults) => faults.take(bytes.len(), of_a_file).await,
+        };
+        let granted = granted.clamp(1, bytes.len());
         if !answer.send(&bytes[..granted]).await {
             return false;
         }

@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+mod diagnostics;
 pub mod keys;
 mod mesh;
+mod swarm;
 
+pub use diagnostics::SwarmEvents;
 use keys::Kind;
 pub use mesh::Mesh;
+pub use swarm::Swarm;
 
 /// Where a value was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,6 +156,10 @@ pub struct Config {
     pub canonical_scoring: CanonicalScoring,
     /// Section `mesh`.
     pub mesh: Mesh,
+    /// Sections `multi_source.swarm_scheduler` and `mesh.reputation`.
+    pub swarm: Swarm,
+    /// Section `diagnostics.swarm_events`.
+    pub swarm_events: SwarmEvents,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -515,6 +523,8 @@ impl Reader<'_> {
                 local_quality_permille: self.permille("audio.canonical_scoring.local_quality_threshold"),
             },
             mesh: self.mesh(),
+            swarm: self.swarm(),
+            swarm_events: self.swarm_events(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }

@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::exchange::{self, Body, RequestError};
+use super::exchange::{self, Body, RequestError, StopCode};
 use super::{BLOCK, Incoming, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
@@ -119,6 +119,14 @@ impl Link {
     /// # Errors
     /// Why they will not come.
     pub async fn request(&self, wanted: Wanted) -> Result<Body, RequestError> {
+        self.request_until(wanted, StopCode::default()).await
+    }
+
+    /// The same; `stop` tells the peer why it is taken back, if it is.
+    ///
+    /// # Errors
+    /// Why they will not come.
+    pub async fn request_until(&self, wanted: Wanted, stop: StopCode) -> Result<Body, RequestError> {
         let inner = &self.inner;
         let number = inner.requests.fetch_add(1, Ordering::Relaxed);
         let mut id = [0; 16];
@@ -126,7 +134,7 @@ impl Link {
         id[8..].copy_from_slice(&number.to_be_bytes());
         let wide = self.widen_receiving();
         let streams = inner.connection.open_bi().await.map_err(|error| RequestError::Gone(error.to_string()))?;
-        exchange::ask(streams, wanted, id, wide).await
+        exchange::ask(streams, wanted, id, wide, stop).await
     }
 
     /// The peer did what it must not, outside the rules of a stream: it is struck and the connection closed.

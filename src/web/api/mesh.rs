@@ -78,6 +78,11 @@ async fn peers(State(web): Here) -> Answer {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn thousandths(value: u64) -> f64 {
+    value as f64 / 1_000.0
+}
+
 fn fetched(view: &FetchView) -> Value {
     let fetch = &view.fetch;
     let (state, local_path) = match &fetch.state {
@@ -90,7 +95,8 @@ fn fetched(view: &FetchView) -> Value {
         "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
         "sources": view.sources.iter().map(|s| json!({
             "peer": s.peer.to_string(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
-            "dropped": s.dropped,
+            "dropped": s.dropped, "cost": s.cost_milli.map(thousandths), "rate_bytes_per_s": s.rate, "rtt_us": s.rtt_us,
+            "reputation": thousandths(s.reputation_milli), "requests": s.requests, "state": s.state,
         })).collect::<Vec<_>>(),
     })
 }
