@@ -407,7 +407,10 @@ pub fn worst_case() -> [(&'static str, u64); 16] {
         + n(SCAN_ANSWERS + 2 * SCAN_BATCH, 16 * KIB)
         + n(SCAN_LINKS, 32);
     // Afterwards: copies of one recording with their fingerprints, or those of one release without.
-    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB) + n(RELEASE_FILES, 2 * KIB);
+    // What peers say of a recording besides.
+    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB)
+        + n(RELEASE_FILES, 2 * KIB)
+        + n(OBSERVERS_PER_RECORDING * GOSSIP_VARIANTS, 256);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
         ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
