@@ -143,7 +143,11 @@ async fn more_bytes_than_a_job_may_have_are_counted() {
 async fn the_jobs_that_were_written_to_last_are_kept_with_their_logs() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    let traces = start(&store, folder.path(), SwarmEvents { retention_jobs: 3, log_to_file: true, ..settings() });
+    let traces = start(
+        &store,
+        folder.path(),
+        SwarmEvents { retention_jobs: 3, retention_days: 100_000, log_to_file: true, ..settings() },
+    );
     for n in 0..12 {
         let job = traces.begin_since(format!("j{n}"), String::new(), Some(UnixMs(1_000_000_000_000)));
         for at in 0..3 {

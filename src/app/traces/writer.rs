@@ -69,7 +69,7 @@ impl Writer {
                         self.write().await;
                     }
                     if purge_at <= now {
-                        self.purge().await;
+                        self.purge(None).await;
                         purge_at = now + PURGE_EVERY;
                     }
                     continue;
@@ -104,8 +104,11 @@ impl Writer {
             self.remove(&name.job).await;
             self.load(name).await;
         }
+        if let Some(live) = self.live.get_mut(&name.job) {
+            live.changed = true;
+        }
         if self.heads() > self.settings.retention_jobs {
-            self.purge().await;
+            self.purge(Some(&name.job)).await;
         }
     }
 
@@ -204,15 +207,19 @@ impl Writer {
         }
     }
 
-    /// Forgets jobs that are too old, and the oldest when there are too many.
-    async fn purge(&mut self) {
+    /// Forgets jobs that are too old, and the oldest when there are too many. The one that `begins` is the newest.
+    async fn purge(&mut self, begins: Option<&str>) {
         self.write().await;
         let heads = match self.store.trace_heads() {
             Ok(heads) => heads,
             Err(error) => return tracing::warn!(%error, "old traces cannot be looked for"),
         };
-        let known = heads.into_iter().map(|head| (head.last_at(), head.job));
-        for job in too_old(known.collect(), &self.settings, self.clock.now()) {
+        let now = self.clock.now();
+        let known = heads.into_iter().map(|head| {
+            let last = if begins == Some(&head.job) { now.wall } else { head.last_at() };
+            (last, head.job)
+        });
+        for job in too_old(known.collect(), &self.settings, now) {
             self.live.remove(&job);
             self.remove(&job).await;
         }
