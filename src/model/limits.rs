@@ -325,6 +325,9 @@ pub const MESH_FETCHES_AT_ONCE: usize = 4;
 pub const MESH_FETCHES_SHOWN: usize = 64;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
+/// Transfers to peers that are known, those offered and those over included; for one more, one that is not being served
+/// is forgotten.
+pub const MESH_UPLOADS: usize = 512;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
 
