@@ -260,6 +260,7 @@ fn doctor(
         rules: Arc::new(rules),
         clock,
         thresholds: apply::thresholds(config),
+        canonical: apply::canonical(config),
         workers,
     };
     Ok(Doctor::new(ground, apply::schedule(config, folders)))

@@ -10,6 +10,7 @@ pub mod catalog;
 mod error;
 mod folder;
 mod gate;
+pub mod gossip;
 pub mod library;
 mod lists;
 pub mod mesh;

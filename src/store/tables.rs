@@ -9,6 +9,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
 use super::catalog::CatalogTables;
+use super::gossip::GossipTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
 use super::shares::ShareTables;
@@ -63,6 +64,8 @@ pub struct Tables {
     pub mesh: MeshTables,
     /// What was written down about jobs.
     pub traces: TraceTables,
+    /// What peers tell one another.
+    pub gossip: GossipTables,
 }
 
 impl Tables {
@@ -84,6 +87,7 @@ impl Tables {
             catalog: CatalogTables::open(env, txn)?,
             mesh: MeshTables::open(env, txn)?,
             traces: TraceTables::open(env, txn)?,
+            gossip: GossipTables::open(env, txn)?,
         })
     }
 
@@ -103,6 +107,7 @@ impl Tables {
         .chain(self.catalog.tables())
         .chain(self.mesh.tables())
         .chain(self.traces.tables())
+        .chain(self.gossip.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

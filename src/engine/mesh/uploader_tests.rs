@@ -108,10 +108,7 @@ fn every_state_answers_every_event() {
             }),
         ),
         (E::Cleaned, STATES.map(|state| (if state == S::Teardown { S::Done } else { state }, None))),
-        (
-            E::Tick,
-            STATES.map(|state| if state == S::Idle { (S::Idle, Some(A::Forget)) } else { (state, None) }),
-        ),
+        (E::Tick, STATES.map(|state| if state == S::Idle { (S::Idle, Some(A::Forget)) } else { (state, None) })),
         (E::Ended(u64::MAX), STATES.map(|state| (state, None))),
     ];
     for (event, row) in table {

@@ -8,6 +8,7 @@
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
 //! windows grow only while blocks are to be had.
 
+mod delay;
 mod dial;
 mod exchange;
 mod identity;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -26,9 +28,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::exchange::{Answer, Body, RequestError};
+pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
@@ -47,6 +50,10 @@ const IDLE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes a sender has on the way before it knows how many the way bears: 32 packets, as Chromium's QUIC. The first piece
+/// then takes two round trips instead of four.
+const FIRST_WINDOW: u64 = 32 * 1_200;
 
 /// Codes of closed connections.
 mod code {
@@ -117,6 +124,8 @@ pub struct MeshSettings {
     pub hello: Hello,
     /// Blocks of 64 KiB that connections may take for their buffers.
     pub blocks: Arc<Semaphore>,
+    /// Packets come and go later by this; zero but in the lab.
+    pub delay: Duration,
 }
 
 /// What peers want of us.
@@ -140,6 +149,15 @@ pub enum Incoming {
         /// Grants or refuses.
         answer: Box<Answer>,
     },
+}
+
+/// What a peer says about recordings.
+#[derive(Debug)]
+pub struct Told {
+    /// Who says it.
+    pub peer: PeerId,
+    /// What.
+    pub said: Sealed,
 }
 
 /// Figures since the start.
@@ -174,6 +192,11 @@ struct Shared {
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
+    told: mpsc::Sender<Told>,
+    /// Words of ours about recordings that wait to be written.
+    telling: Arc<Semaphore>,
+    /// Until somebody takes it. Short and synchronous.
+    hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
     cancel: CancellationToken,
@@ -222,7 +245,7 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
         cancel: CancellationToken,
     ) -> Result<Self, MeshError> {
-        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks } = settings;
+        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks, delay } = settings;
         let transport = Arc::new(transport(gso));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
         server
@@ -233,9 +256,17 @@ impl Mesh {
             .incoming_buffer_size_total(limits::MESH_INCOMING_BYTES);
         let failed = |source| MeshError::Bind { address: bind.ip(), port: bind.port(), source };
         let socket = std::net::UdpSocket::bind(bind).map_err(failed)?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = if delay.is_zero() {
+            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+        } else {
+            delay::delayed(socket, delay, runtime.as_ref()).and_then(|socket| {
+                Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+            })
+        };
+        let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
+        let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
             identity,
             endpoint,
@@ -245,6 +276,9 @@ impl Mesh {
             banned,
             blocks,
             incoming,
+            told,
+            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
+            hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
             cancel,
@@ -295,6 +329,11 @@ impl Mesh {
         self.shared.changes.subscribe()
     }
 
+    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
+        locked(&self.shared.hears).take()
+    }
+
     /// Figures.
     pub fn stats(&self) -> Stats {
         let Counters { served, refused, turned_away, bytes_out } = &self.shared.counters;
@@ -335,6 +374,8 @@ impl Mesh {
 
 fn transport(gso: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(FIRST_WINDOW);
     transport
         // The control stream is one more.
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::MESH_STREAMS + 1))
@@ -342,6 +383,9 @@ fn transport(gso: bool) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(BLOCK))
         .send_window(u64::from(BLOCK))
+        // Requests are answered one after the other: half of many files is worth less than one.
+        .send_fairness(false)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
