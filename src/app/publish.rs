@@ -276,6 +276,16 @@ fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>,
     gauge("mesh_connections_refused", "Since start", None, &[("refused", mesh.turned_away)]);
     let bytes = [("in", mesh.bytes_in), ("out", mesh.bytes_out)];
     gauge("mesh", "Bytes of files exchanged with mesh peers since start", Some(Unit::Bytes), &bytes);
+    gauge("mesh_uploads", "Transfers to mesh peers, by state", None, &mesh.uploads);
+    gauge(
+        "mesh_sources_avoided",
+        "Sources of running fetches below the threshold",
+        None,
+        &[("sources", u64::from(mesh.avoided))],
+    );
+    let (mean, variance) = mesh.cost_milli;
+    let help = "What sources of running fetches cost, thousandths";
+    gauge("mesh_source_cost", help, None, &[("mean", mean), ("variance", variance)]);
     gauge("mesh_bad_pieces", "Pieces of mesh peers that were proven bad", None, &[("pieces", mesh.bad_pieces)]);
 }
 

@@ -43,6 +43,8 @@ pub const TEARDOWN: Duration = Duration::from_secs(30);
 pub const LINGER: Duration = Duration::from_secs(5);
 /// With a speed limit, no more is granted than goes out in this time.
 pub const QUEUE: Duration = Duration::from_secs(10);
+/// Or than this, bytes: four pieces, so that a slow line is never idle between two requests.
+pub const QUEUE_MIN: u64 = 256 * 1024;
 
 /// Where a transfer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -306,7 +308,8 @@ impl Uploads {
         let slot = self.seats.contains_key(&key.0) || self.seats.len() < self.slots;
         let owed = self.uploads.values().fold(0_u64, |sum, upload| sum.saturating_add(upload.owed));
         // Alone, a request is granted however slow the line.
-        let fits = rate == 0 || owed == 0 || owed.saturating_add(bytes) <= rate.saturating_mul(QUEUE.as_secs());
+        let most = rate.saturating_mul(QUEUE.as_secs()).max(QUEUE_MIN);
+        let fits = rate == 0 || owed == 0 || owed.saturating_add(bytes) <= most;
         let Some(upload) = self.of(key, size, now) else { return Some(ErrorCode::RateLimited) };
         upload.size = size;
         let event = if slot && fits { Event::Requested(bytes) } else { Event::Capped };

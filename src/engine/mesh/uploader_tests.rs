@@ -5,7 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::frame::ErrorCode;
-use super::uploader::{Action, COOL_DOWN, Event, KEPT, LINGER, QUEUE, State, TEARDOWN, TTL, Upload, Uploads};
+use super::uploader::{
+    Action, COOL_DOWN, Event, KEPT, LINGER, QUEUE, QUEUE_MIN, State, TEARDOWN, TTL, Upload, Uploads,
+};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
 use crate::model::swarm::CancelReason;
@@ -191,8 +193,9 @@ fn slots_are_per_peer_linger_and_are_left_at_once_by_whoever_is_done() {
 #[test]
 fn no_more_is_granted_than_goes_out_soon() {
     let mut uploads = Uploads::new(5);
-    let rate = 1_000;
+    let rate = 100_000;
     let most = rate * QUEUE.as_secs();
+    assert!(most > QUEUE_MIN);
     let limited = Some(ErrorCode::RateLimited);
     assert_eq!(uploads.requested(key(1, 1), SIZE, 50 * most, rate, NOW), None, "one alone is always served");
     assert_eq!(uploads.requested(key(2, 1), SIZE, 1, rate, NOW), limited);
@@ -201,6 +204,11 @@ fn no_more_is_granted_than_goes_out_soon() {
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, rate, NOW), None);
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, rate, NOW), limited);
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, 0, NOW), None, "without a limit there is none");
+    let mut uploads = Uploads::new(5);
+    for _ in 0..4 {
+        assert_eq!(uploads.requested(key(1, 1), SIZE, QUEUE_MIN / 4, 1, NOW), None, "a slow line stays busy");
+    }
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, 1, NOW), limited);
 }
 
 #[test]
