@@ -261,7 +261,7 @@ impl Writer {
         }
     }
 
-    async fn remove(&self, job: &str) {
+    async fn remove(&mut self, job: &str) {
         loop {
             let name = job.to_owned();
             let removed = self.store.write(move |txn, tables| tables.traces.remove_some(txn, &name, PURGE_LINES)).await;
