@@ -203,10 +203,10 @@ impl MeshService {
         let stats = running.mesh.stats();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let live: Vec<Live> = locked(&running.live).values().cloned().collect();
-        let sources: BTreeMap<PeerId, SourceView> = live
+        let sources: BTreeMap<Source, SourceView> = live
             .iter()
             .flat_map(|live| locked(&live.progress).sources.clone())
-            .map(|source| (source.peer, source))
+            .map(|source| (source.source.clone(), source))
             .collect();
         let threshold = running.swarm.reputation.quarantine_threshold * 1_000.0;
         let below = |source: &SourceView| {

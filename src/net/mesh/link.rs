@@ -190,7 +190,7 @@ impl Inner {
 }
 
 /// A window that is wide while somebody uses it and blocks for it are to be had, and grows with what moves in a round
-/// trip: three quarters of it filled say that it is in the way.
+/// trip: QUIC's own window doubles in a round, so that it must be wider before it is full.
 #[derive(Debug)]
 struct Window {
     /// Blocks taken at first.
@@ -258,7 +258,7 @@ impl Window {
         };
         let blocks = 1 + u32::try_from(paid.num_permits()).unwrap_or(u32::MAX);
         let more = blocks.min(WINDOW_BLOCKS.saturating_sub(blocks));
-        if per_round * 4 < u128::from(blocks) * u128::from(BLOCK) * 3 || more == 0 {
+        if per_round * 8 < u128::from(blocks) * u128::from(BLOCK) * 5 || more == 0 {
             return;
         }
         if let Some(permits) = spare(&shared.blocks, more) {
