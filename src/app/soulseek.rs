@@ -20,6 +20,7 @@ use super::lookups::Lookups;
 use super::pump::{Diversions, Diverted, PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use super::traces::Traces;
+use super::traces::transfers::Transfers;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
     Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
@@ -186,6 +187,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         generation: 0,
         acks,
         lookups: Lookups::default(),
+        traced: Transfers::new(parts.traces.clone()),
         parts: parts.clone(),
         cancel: cancel.clone(),
     };
@@ -293,13 +295,19 @@ struct Task {
     generation: u64,
     acks: mpsc::Sender<Ack>,
     lookups: Lookups,
+    /// Downloads whose bytes flow, for their traces.
+    traced: Transfers,
     parts: Arc<Parts>,
     cancel: CancellationToken,
 }
 
 impl Task {
     fn handle(&mut self, input: Input) {
-        self.node.handle(input, self.parts.clock.now());
+        let now = self.parts.clock.now();
+        if let Input::File(transfer, event) = &input {
+            self.traced.on_event(*transfer, event, now);
+        }
+        self.node.handle(input, now);
     }
 
     fn handle_command(&mut self, command: Command, reply: Option<oneshot::Sender<Reply>>) {
@@ -338,7 +346,10 @@ impl Task {
                 Action::Net(action) => self.network.perform(action),
                 Action::File(action) => self.file(action).await?,
                 Action::Share(ask) => self.share(ask),
-                Action::Store(changes) => self.ack(Ack::Stored(self.parts.store.apply(changes))).await?,
+                Action::Store(changes) => {
+                    self.traced.on_records(&changes);
+                    self.ack(Ack::Stored(self.parts.store.apply(changes))).await?;
+                }
                 Action::NetStored(action) => self.ack(Ack::Net(self.network.clone(), action)).await?,
                 Action::Reply(id, reply) => {
                     if let Some(to) = self.waiting.remove(&id) {
@@ -359,6 +370,7 @@ impl Task {
         let (pump, inputs, network) = (self.parts.pump.clone(), self.inputs.clone(), self.network.clone());
         match action {
             FileAction::Receive { conn, transfer, file, size, begin } => {
+                self.traced.on_receive(transfer, self.parts.clock.now());
                 let (stop, generation) = self.moves(transfer);
                 let taker = self
                     .node

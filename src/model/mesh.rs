@@ -130,6 +130,12 @@ pub struct MeshView {
     pub bytes_in: u64,
     /// Proven bad pieces received since the start.
     pub bad_pieces: u64,
+    /// Transfers to peers, by state (SPEC-FACTS 11.2).
+    pub uploads: Vec<(&'static str, u64)>,
+    /// Sources of running fetches whose reputation is below the threshold.
+    pub avoided: u32,
+    /// Mean and variance of what sources of running fetches cost, thousandths.
+    pub cost_milli: (u64, u64),
 }
 
 /// A file asked for.

@@ -18,8 +18,8 @@ use crate::engine::swarm::scheduler::{Assignment, Ended, RunId};
 use crate::model::id::PeerId;
 use crate::net::mesh::{Link, RequestError, StopCode};
 
-/// Bytes read before it is told that the peer is alive; a quarter of a piece.
-pub(super) const STEP: usize = 16 * 1024;
+/// Bytes read before it is told that the peer is alive: a second and a half of the slowest that is waited for.
+pub(super) const STEP: usize = 8 * 1024;
 /// It is told at most so often.
 pub(super) const ALIVE: Duration = Duration::from_millis(200);
 
