@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gossip::{Mode, Offer};
+use super::gossip::{HashEntry, Mode, Offer};
 use super::id::{ContentHash, PeerId};
 use super::time::UnixMs;
 
@@ -171,6 +171,8 @@ pub enum MeshRequest {
     StartRecording(RecordingRequest),
     /// Which of these recordings do connected peers have? Answer: `Offers`.
     Offers(Vec<u128>),
+    /// What do peers say is behind this flac key? Where nobody said anything yet, they are asked. Answer: `Hashes`.
+    Hashes(u64),
     /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
     Forget(ContentHash),
 }
@@ -193,4 +195,6 @@ pub enum MeshAnswer {
     },
     /// Offers of peers.
     Offers(Vec<Offer>),
+    /// What peers said; a few of them.
+    Hashes(Vec<(PeerId, HashEntry)>),
 }
