@@ -323,8 +323,13 @@ pub const MESH_FETCHES_KEPT: usize = 2_000;
 pub const MESH_FETCHES_AT_ONCE: usize = 4;
 /// Fetches that are over and of which the page still knows who did what; the oldest is forgotten.
 pub const MESH_FETCHES_SHOWN: usize = 64;
+/// Soulseek users one fetch names; one more is refused.
+pub const FETCH_USERS: usize = 8;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
+/// Transfers to peers that are known, those offered and those over included; for one more, one that is not being served
+/// is forgotten.
+pub const MESH_UPLOADS: usize = 256;
 /// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
 pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
@@ -396,7 +401,7 @@ pub const CONSENSUS_VARIANTS: usize = 16;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 16] {
+pub fn worst_case() -> [(&'static str, u64); 17] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     // While files are measured: what waits for workers, the workers' answers with the bytes they came in, and what is
     // written down, which the store holds a second time.
@@ -424,6 +429,8 @@ pub fn worst_case() -> [(&'static str, u64); 16] {
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
+        // Lines in the queue, gathered, and on their way to the disk.
+        ("traces, transfers to peers", n(3 * TRACE_WAITING, 320) + n(TRACE_JOBS, 12 * KIB) + n(MESH_UPLOADS, 160)),
         ("the scan of the library", measuring.max(settling)),
         // Levels, the worker's answer or the points they become, the PNG.
         ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),

@@ -8,6 +8,7 @@
 //! Lines are written with their head, so both say the same. A job is removed a part at a time, its head last: what a kill
 //! leaves is removed later. How much is kept is decided by who writes.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use heed::{RoTxn, RwTxn};
@@ -73,6 +74,11 @@ impl TraceTables {
     /// All jobs, by name.
     pub fn heads(&self, txn: &RoTxn<'_>) -> Result<Vec<TraceHead>, StoreError> {
         self.heads.iter(txn)?.map(|entry| decode(entry?.1)).collect()
+    }
+
+    /// The names of all jobs.
+    pub fn names(&self, txn: &RoTxn<'_>) -> Result<BTreeSet<String>, StoreError> {
+        self.heads.iter(txn)?.map(|entry| Ok(String::from_utf8_lossy(entry?.0).into_owned())).collect()
     }
 
     /// How many jobs there are.
@@ -142,6 +148,11 @@ impl Store {
     /// All traced jobs, by name.
     pub fn trace_heads(&self) -> Result<Vec<TraceHead>, StoreError> {
         self.read(|txn, tables| tables.traces.heads(txn))
+    }
+
+    /// The names of all traced jobs.
+    pub fn trace_names(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.read(|txn, tables| tables.traces.names(txn))
     }
 
     /// One traced job.

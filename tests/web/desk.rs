@@ -12,6 +12,7 @@ use slskdn::model::id::{SearchId, TransferId, Username};
 use slskdn::model::music::{Attributes, ShareCounts, WireText};
 use slskdn::model::record::{PrivateMessage, Wish};
 use slskdn::model::time::UnixMs;
+use slskdn::model::trace::{SourceShare, TraceAnswer, TraceCell, TraceLine, TraceRequest, TraceSummary, TraceView};
 use slskdn::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
 use slskdn::model::variant::Codec;
 use slskdn::model::view::{
@@ -92,6 +93,41 @@ fn transfer(id: TransferId, direction: Direction, state: TransferState, path: &s
         partial: None,
         rung: (state == TransferState::Completed(Ending::Succeeded)).then_some(Rung::JoinedByOverlap),
         tried: vec![EVIL.into()],
+    }
+}
+
+/// A job whose title, source and lines mean harm.
+fn trace() -> TraceSummary {
+    let line = TraceLine {
+        at_us: 5,
+        kind: "PeerDisconnected".to_owned(),
+        source: Some("soulseek".to_owned()),
+        peer_id: Some(EVIL.to_owned()),
+        message: format!("the source goes: {EVIL}"),
+        is_error: true,
+        ..TraceLine::default()
+    };
+    let source = SourceShare {
+        peer_id: EVIL.to_owned(),
+        source: "soulseek".to_owned(),
+        gone: Some(EVIL.to_owned()),
+        bytes: 65_536,
+        percent: 100.0,
+        ..SourceShare::default()
+    };
+    TraceSummary {
+        job_id: DOWNLOAD.to_owned(),
+        title: EVIL.to_owned(),
+        status: "failed".to_owned(),
+        error: Some(EVIL.to_owned()),
+        started_ms: AT.0,
+        size_bytes: 131_072,
+        bytes: 65_536,
+        sources: vec![source],
+        cells: vec![TraceCell { percent: 100, source: Some(0), bad: true }, TraceCell::default()],
+        events: 1,
+        key_events: vec![line],
+        ..TraceSummary::default()
     }
 }
 
@@ -288,6 +324,12 @@ fn respond(told: &Told, request: Request) -> Response {
         Request::UserStatus(_) => {
             let stats = Some((1_000_000, 120, 10_234, 812));
             Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
+        }
+        Request::Trace(TraceRequest::Names) => Response::Trace(TraceAnswer::Names([DOWNLOAD.to_owned()].into())),
+        Request::Trace(TraceRequest::Jobs) => Response::Trace(TraceAnswer::Jobs(vec![trace()])),
+        Request::Trace(TraceRequest::Job { .. }) => {
+            let events = trace().key_events;
+            Response::Trace(TraceAnswer::Job(Box::new(TraceView { summary: trace(), events })))
         }
         Request::Search(_) | Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
         order => {

@@ -14,6 +14,7 @@ mod settings;
 mod shares;
 mod sign_in;
 mod status;
+mod traces;
 mod transfers;
 
 use std::fmt::Display;
@@ -84,6 +85,8 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/users/{name}/browse", Readonly, "", people::browse),
         route("POST", "/users/{name}/browse", Readwrite, "", people::fetch),
         route("GET", "/users/{name}/folder", Readonly, "", people::folder),
+        route("GET", "/traces", Readonly, "", traces::list),
+        route("GET", "/traces/{id}", Readonly, "", traces::show),
         route("GET", "/log", Readonly, "", log::show),
         route("GET", "/settings", Readonly, "", settings::show),
         route("POST", "/settings", Administrator, "", settings::change),
