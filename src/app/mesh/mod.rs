@@ -85,6 +85,8 @@ struct Running {
     canonical: CanonicalRules,
     /// Who waits for what peers offer. Short and synchronous.
     answers: Mutex<gossip::Answers>,
+    /// Flac keys that peers are to be asked for.
+    keys: mpsc::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -155,6 +157,7 @@ impl MeshService {
             cancel.clone(),
         )
         .map_err(|error| error.to_string())?;
+        let (keys, asked_keys) = mpsc::channel(gossip::KEYS);
         let running = Arc::new(Running {
             mesh,
             parts: Arc::clone(&parts),
@@ -175,10 +178,11 @@ impl MeshService {
             upload_slots: settings.upload_slots,
             canonical: super::apply::canonical(config),
             answers: Mutex::default(),
+            keys,
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.gossip {
-            running.tasks.spawn(gossip::run(Arc::clone(&running)));
+            running.tasks.spawn(gossip::run(Arc::clone(&running), asked_keys));
         }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
@@ -249,6 +253,7 @@ impl MeshService {
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
             MeshRequest::StartRecording(request) => self.begin_recording(request).await,
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
+            MeshRequest::Hashes(key) => Ok(MeshAnswer::Hashes(self.hashes(key).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }

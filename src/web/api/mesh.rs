@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Done, Problem, shape};
-use crate::model::gossip::{Mode, Offer};
+use crate::model::gossip::{HashEntry, Mode, Offer};
 use crate::model::health::uuid_text;
-use crate::model::id::{ContentHash, TransferId, Username};
+use crate::model::id::{ContentHash, PeerId, TransferId, Username};
 use crate::model::limits;
 use crate::model::mesh::{FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, PeerView, RecordingRequest};
 use crate::model::music::WireText;
@@ -38,6 +38,7 @@ pub(super) fn table() -> Vec<Route> {
             "Fetch the best copy of a recording",
             start_recording,
         ),
+        route("GET", "/api/mesh/hashes/{key}", Readonly, "What peers say is behind a flac key", hashes),
         route("GET", "/api/mesh/recordings/{id}/offers", Readonly, "Ask peers which copies they offer", offers),
         route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
         route(
@@ -212,6 +213,22 @@ async fn offers(State(web): Here, Path(id): Path<String>) -> Answer {
     };
     match web.desk.mesh(MeshRequest::Offers(vec![recording(&id)?])).await? {
         MeshAnswer::Offers(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn hashes(State(web): Here, Path(key): Path<String>) -> Answer {
+    let digits = key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(&key, 16).ok().filter(|_| digits);
+    let number = number.ok_or_else(|| bad(format!("`{key}` is no flac key: 16 hexadecimal digits")))?;
+    let shown = |(peer, entry): &(PeerId, HashEntry)| {
+        json!({
+            "peer": peer.to_string(), "content_hash": entry.content.to_string(), "file_size_bytes": entry.size,
+            "head_sha256": ContentHash(entry.head_sha256).to_string(),
+        })
+    };
+    match web.desk.mesh(MeshRequest::Hashes(number)).await? {
+        MeshAnswer::Hashes(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
 }
