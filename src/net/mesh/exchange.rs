@@ -241,3 +241,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;
