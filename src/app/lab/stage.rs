@@ -49,8 +49,8 @@ pub struct Report {
     pub rescue: Option<()>,
     /// The fetcher's.
     pub peak_rss_kib: u64,
-    /// There are no traces yet.
-    pub trace: Option<()>,
+    /// What was written down about the fetch, in short.
+    pub trace: Option<Value>,
 }
 
 /// The fetch at one moment.
@@ -234,6 +234,8 @@ impl<'s> Stage<'s> {
         for peer in &mut self.peers {
             sent += peer.sent()?.0;
         }
+        let told = self.fetcher.ask("GET", &format!("{path}/trace?limit=0"), None);
+        let trace = told.ok().and_then(|mut told| told.get_mut("summary").map(Value::take));
         self.fetcher.stop();
         let completed = fetch["state"] == "done";
         let identical = completed && fetch["local_path"].as_str().is_some_and(|path| self.is_original(Path::new(path)));
@@ -253,7 +255,7 @@ impl<'s> Stage<'s> {
             corrupt_pieces_by_source: corrupt.filter(|(_, pieces)| *pieces > 0).collect(),
             rescue: None,
             peak_rss_kib: peak,
-            trace: None,
+            trace,
         })
     }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, Hello};
 use crate::model::id::{ContentHash, PeerId};
+use crate::model::limits;
 use crate::model::swarm::CancelReason;
 use crate::net::mesh::{Answer, Identity, Incoming, Mesh, MeshSettings, Named, StopCode};
 
@@ -23,7 +24,7 @@ fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc:
         connections_max: 4,
         gso: false,
         hello: Hello::default(),
-        blocks: Arc::new(Semaphore::new(64)),
+        blocks: Arc::new(Semaphore::new(limits::BLOCKS)),
         delay: Duration::ZERO,
     };
     (Mesh::start(settings, incoming, cancel.clone()).unwrap(), asked)
@@ -43,9 +44,13 @@ async fn the_reason_reaches_whoever_serves() {
     let (server, mut asked) = node(None, &cancel);
     let (client, _unasked) = node(Some((server.id(), server.port())), &cancel);
     let mut changes = client.changes();
-    while client.links().is_empty() {
-        changes.changed().await.unwrap();
-    }
+    let connected = async {
+        while client.links().is_empty() {
+            changes.changed().await.unwrap();
+        }
+    };
+    let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
+    assert!(connected.is_ok(), "{:?}", client.peers());
     let link = client.links()[0].clone();
     let wanted = Wanted::Chunk(ChunkRequest {
         content: ContentHash([1; 32]),
