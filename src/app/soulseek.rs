@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::lookups::Lookups;
-use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
+use super::pump::{Diversions, Diverted, PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use super::traces::Traces;
 use super::traces::transfers::Transfers;
@@ -31,6 +31,7 @@ use crate::engine::soulseek::session::Standing;
 use crate::model::id::{CommandId, TransferId};
 use crate::model::limits;
 use crate::model::time::Now;
+use crate::model::transfer::Direction;
 use crate::model::view::Event;
 use crate::net::soulseek::{NetSettings, Network};
 use crate::store::{Store, StoreError, Ticket};
@@ -94,6 +95,10 @@ pub struct Parts {
     pub net: Mutex<NetSettings>,
     /// What is written down about jobs.
     pub traces: Traces,
+    /// Who takes over file connections of downloads.
+    pub diversions: Diversions,
+    /// Asks the engine.
+    pub node: NodeHandle,
     /// For pages.
     pub events: broadcast::Sender<Event>,
     /// The network of the running task, for what needs it outside the engine.
@@ -118,12 +123,15 @@ pub fn parts(
     events: broadcast::Sender<Event>,
 ) -> (Arc<Parts>, NodeHandle) {
     let (send, receive) = mpsc::channel(MESSAGES);
+    let node = NodeHandle { messages: send };
     let parts = Parts {
         clock,
         store,
         pump,
         sharing,
         traces,
+        diversions: Diversions::default(),
+        node: node.clone(),
         settings: Mutex::new(settings),
         net: Mutex::new(net),
         events,
@@ -132,7 +140,7 @@ pub fn parts(
         standing: Mutex::default(),
         messages: Mutex::new(receive),
     };
-    (Arc::new(parts), NodeHandle { messages: send })
+    (Arc::new(parts), node)
 }
 
 /// What waits for the disk, in order.
@@ -364,6 +372,10 @@ impl Task {
             FileAction::Receive { conn, transfer, file, size, begin } => {
                 self.traced.on_receive(transfer, self.parts.clock.now());
                 let (stop, generation) = self.moves(transfer);
+                let taker = self
+                    .node
+                    .transfer(Direction::Download, transfer)
+                    .and_then(|download| Some((self.parts.diversions.taker(download.batch?)?, download.user.clone())));
                 // The record says whose bytes the partial file holds. Were it not durable before the first of them is
                 // written, the file would be continued as somebody else's after a kill.
                 let (go, recorded) = oneshot::channel();
@@ -381,6 +393,14 @@ impl Task {
                         let Some(stream) = network.take_file_stream(conn).await else {
                             return Some(ReceiveEnd::Closed { position });
                         };
+                        if let Some((taker, user)) = taker {
+                            let whose = (transfer, user, size);
+                            let (diverted, ended) =
+                                Diverted::new(whose, stream, pump.limiter().clone(), inputs.clone(), stop);
+                            // A taker who is gone drops it, and then it has ended.
+                            let _ = taker.send(diverted).await;
+                            return Some(ended.await.unwrap_or(ReceiveEnd::Closed { position }));
+                        }
                         pump.receive(stream, ReceiveOrder { transfer, file, size, begin }, &inputs, &stop).await;
                         None
                     };

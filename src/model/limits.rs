@@ -323,6 +323,8 @@ pub const MESH_FETCHES_KEPT: usize = 2_000;
 pub const MESH_FETCHES_AT_ONCE: usize = 4;
 /// Fetches that are over and of which the page still knows who did what; the oldest is forgotten.
 pub const MESH_FETCHES_SHOWN: usize = 64;
+/// Soulseek users one fetch names; one more is refused.
+pub const FETCH_USERS: usize = 8;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
 /// Transfers to peers that are known, those offered and those over included; for one more, one that is not being served
@@ -408,7 +410,10 @@ pub fn worst_case() -> [(&'static str, u64); 17] {
         + n(SCAN_ANSWERS + 2 * SCAN_BATCH, 16 * KIB)
         + n(SCAN_LINKS, 32);
     // Afterwards: copies of one recording with their fingerprints, or those of one release without.
-    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB) + n(RELEASE_FILES, 2 * KIB);
+    // What peers say of a recording besides.
+    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB)
+        + n(RELEASE_FILES, 2 * KIB)
+        + n(OBSERVERS_PER_RECORDING * GOSSIP_VARIANTS, 256);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
         ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::gossip::{Mode, Offer};
-use super::id::{ContentHash, PeerId};
+use super::id::{ContentHash, PeerId, Username};
+use super::music::WireText;
+use super::swarm::Source;
 use super::time::UnixMs;
 
 /// How a fetch stands.
@@ -40,7 +42,7 @@ pub struct Fetch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceView {
     /// Who.
-    pub peer: PeerId,
+    pub source: Source,
     /// Verified bytes that came from it first.
     pub bytes: u64,
     /// Proven bad pieces.
@@ -147,6 +149,8 @@ pub struct FetchRequest {
     pub name: String,
     /// Folder below the downloads folder.
     pub folder: String,
+    /// Soulseek users who share the same bytes, and under which path; at most `limits::FETCH_USERS`.
+    pub soulseek: Vec<(Username, WireText)>,
 }
 
 /// A recording asked for, whichever copy of it.

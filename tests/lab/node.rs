@@ -1,6 +1,6 @@
 //! The program itself as a process of its own, on a network on loopback, driven over HTTP.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ impl Drop for Node {
     }
 }
 
+pub(crate) fn free_udp_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -36,6 +40,11 @@ fn free_port() -> u16 {
 impl Node {
     /// Logs in to the server on this port as `box`.
     pub(crate) async fn start(server: u16, settings: &[(&str, String)]) -> Self {
+        Self::start_as("box", None, server, settings).await
+    }
+
+    /// Logs in to the server on this port, and shares a folder.
+    pub(crate) async fn start_as(name: &str, share: Option<&Path>, server: u16, settings: &[(&str, String)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let web = free_port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
@@ -44,7 +53,7 @@ impl Node {
             ("web.port", web.to_string()),
             ("soulseek.address", "127.0.0.1".to_owned()),
             ("soulseek.port", server.to_string()),
-            ("soulseek.username", "box".to_owned()),
+            ("soulseek.username", name.to_owned()),
             ("soulseek.password", "secret".to_owned()),
             ("soulseek.listen_ip_address", "127.0.0.1".to_owned()),
             ("soulseek.listen_port", "0".to_owned()),
@@ -59,7 +68,14 @@ impl Node {
             }
         }
         let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let process = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let process = command
+            .arg("serve")
+            .args(share.iter().flat_map(|share| [Path::new("--music"), *share]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let mut node = Self { process, web, home };
         let end = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", web)).await.is_err() {
@@ -67,7 +83,7 @@ impl Node {
             sleep(AGAIN).await;
         }
         node.until("it is logged in", async |node| {
-            (node.get("/api/status").await["soulseek"]["logged_in"] == true).then_some(())
+            (node.get("/api/status").await["server"]["state"] == "logged_in").then_some(())
         })
         .await;
         node
@@ -141,5 +157,20 @@ impl Node {
     pub(crate) async fn finished(&self, id: &str) -> Vec<u8> {
         let done = self.download_is(id, "Completed, Succeeded").await;
         std::fs::read(PathBuf::from(done["local_path"].as_str().unwrap())).unwrap()
+    }
+
+    /// Lets the Doctor look at the share, and waits until the one file in it can be served.
+    pub(crate) async fn measure(&self, share: &Path) {
+        let wanted = json!({ "library_path": share, "offline": true });
+        let scan = self.post("/api/library/health/scans", wanted).await;
+        let path = format!("/api/library/health/scans/{}", scan["scan_id"].as_str().unwrap());
+        self.until("the share is measured", async |node| {
+            (node.get(&path).await["status"] == "completed").then_some(())
+        })
+        .await;
+        self.until("the file is shared", async |node| {
+            (node.get("/api/status").await["shares"]["files"] == 1).then_some(())
+        })
+        .await;
     }
 }

@@ -99,7 +99,7 @@ impl Faults {
     /// Before a piece, or a part of one, is sent.
     pub fn spoil<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         let number = self.pieces.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.wanted.corrupt_every.is_none_or(|every| every == 0 || number % every != 0) {
+        if self.wanted.corrupt_every.is_none_or(|every| !number.is_multiple_of(every)) {
             return Cow::Borrowed(bytes);
         }
         let mut bytes = bytes.to_owned();

@@ -61,7 +61,7 @@ impl MeshService {
         } else {
             request.name
         };
-        self.begin(FetchRequest { content, size, name, folder: request.folder }).await?;
+        self.begin(FetchRequest { content, size, name, folder: request.folder, soulseek: Vec::new() }).await?;
         Ok(MeshAnswer::Chosen { content, by_hash: choice.by_hash })
     }
 

@@ -7,6 +7,7 @@
 //! overwriting anything.
 
 mod run;
+mod soulseek;
 mod swarm;
 
 use std::sync::{Arc, Mutex};
@@ -24,9 +25,10 @@ use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::soulseek::io::PlaceError;
 use crate::engine::swarm::list::{PIECE_LEN, PieceList};
-use crate::model::id::{ContentHash, TransferId};
+use crate::model::id::{ContentHash, TransferId, Username};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState, SourceView};
+use crate::model::music::WireText;
 use crate::model::trace::TraceKind;
 use crate::net::mesh::{Link, spare};
 use crate::store::StoreError;
@@ -132,9 +134,14 @@ pub(super) async fn run(
         cancel: cancel.clone(),
         progress: Arc::clone(&progress),
         trace: trace.clone(),
+        users: Vec::new(),
     };
     loop {
-        let why = match work.attempt().await {
+        let attempt = work.attempt().await;
+        if !work.users.is_empty() && !running.cancel.is_cancelled() {
+            soulseek::call_off(&running.parts, work.fetch.content).await;
+        }
+        let why = match attempt {
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
             Err(Stop::Cancelled) if running.cancel.is_cancelled() => return,
             Err(Stop::Cancelled) => return trace.record(TraceKind::JobComplete(Some("called off".to_owned()))),
@@ -156,6 +163,8 @@ struct Work {
     cancel: CancellationToken,
     progress: Arc<Mutex<Progress>>,
     trace: TraceJob,
+    /// Soulseek users who share the file, and under which path.
+    users: Vec<(Username, WireText)>,
 }
 
 impl Work {
@@ -192,6 +201,11 @@ impl Work {
         let there = verified.iter().enumerate().filter(|(_, there)| **there);
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
+        self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
+        if !self.users.is_empty() {
+            // What was under way when the program ended began as a download of its own.
+            soulseek::call_off(&self.running.parts, self.fetch.content).await;
+        }
         let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified);
         swarm.run().await?;
         drop(swarm);

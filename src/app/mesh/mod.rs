@@ -38,9 +38,10 @@ use crate::engine::swarm::list::PieceList;
 use crate::engine::swarm::reputation::ReputationSettings;
 use crate::engine::swarm::scheduler::{Share, SwarmSettings, Worth};
 use crate::model::config::Config;
-use crate::model::id::{ContentHash, PeerId};
+use crate::model::id::ContentHash;
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, MeshView, SourceView};
+use crate::model::swarm::Source;
 use crate::net::mesh::{Incoming, Mesh, MeshSettings, Named};
 use crate::store::StoreError;
 
@@ -202,10 +203,10 @@ impl MeshService {
         let stats = running.mesh.stats();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let live: Vec<Live> = locked(&running.live).values().cloned().collect();
-        let sources: BTreeMap<PeerId, SourceView> = live
+        let sources: BTreeMap<Source, SourceView> = live
             .iter()
             .flat_map(|live| locked(&live.progress).sources.clone())
-            .map(|source| (source.peer, source))
+            .map(|source| (source.source.clone(), source))
             .collect();
         let threshold = running.swarm.reputation.quarantine_threshold * 1_000.0;
         let below = |source: &SourceView| {
@@ -315,6 +316,7 @@ impl MeshService {
         if running_now >= limits::MESH_FETCHES {
             return Err(Refusal::Full(format!("at most {} files are fetched from the mesh", limits::MESH_FETCHES)));
         }
+        self.parts.store.put_fetch_users(fetch.content, request.soulseek).await.map_err(unreadable)?;
         self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
         running.go_on(fetch);
         Ok(())
@@ -358,10 +360,10 @@ fn spread(costs: impl Iterator<Item = u64>) -> (u64, u64) {
 
 /// What a source did and is worth, for pages.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped by the cast; none is negative")]
-fn source_view(peer: PeerId, share: Share, bytes: u64, worth: Worth, state: State) -> SourceView {
+fn source_view(source: Source, share: Share, bytes: u64, worth: Worth, state: State) -> SourceView {
     let scaled = |value: f64, by: f64| (value * by).round() as u64;
     SourceView {
-        peer,
+        source,
         bytes,
         bad_pieces: share.bad,
         failed: share.failed,

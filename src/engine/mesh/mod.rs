@@ -2,9 +2,9 @@
 //!
 //! [`frame`] is what lies on the wire, [`session`] the control stream of one connection, [`exchange`] one request on a
 //! stream of its own, [`downloader`] all that is fetched from one peer, [`uploader`] all that one peer gets of a file,
-//! [`guard`] who may connect how often. [`control`] is what peers say of recordings, [`gossip`] when, and how much of it is
-//! listened to. Sockets and keys are `net::mesh`'s, files are `app::mesh`'s, which piece comes from whom is
-//! `engine::swarm`'s. Paths and file names are never sent.
+//! [`guard`] who may connect how often. [`control`] is what peers say of recordings, [`lie`] what cannot be so, [`gossip`]
+//! when it is said and how much of it is listened to. Sockets and keys are `net::mesh`'s, files are `app::mesh`'s, which
+//! piece comes from whom is `engine::swarm`'s. Paths and file names are never sent.
 
 pub mod control;
 pub mod downloader;
@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod frame;
 pub mod gossip;
 pub mod guard;
+pub mod lie;
 pub mod session;
 pub mod uploader;
 

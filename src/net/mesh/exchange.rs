@@ -50,6 +50,11 @@ impl StopCode {
     pub fn set(&self, reason: CancelReason) {
         self.0.store(cancel_code(reason), Ordering::Relaxed);
     }
+
+    /// Whether it is this.
+    pub fn is(&self, reason: CancelReason) -> bool {
+        self.0.load(Ordering::Relaxed) == cancel_code(reason)
+    }
 }
 
 impl Body {

@@ -13,8 +13,11 @@ use serde_json::{Value, json};
 use super::{Answer, Done, Problem, shape};
 use crate::model::gossip::{Mode, Offer};
 use crate::model::health::uuid_text;
-use crate::model::id::{ContentHash, TransferId};
+use crate::model::id::{ContentHash, TransferId, Username};
+use crate::model::limits;
 use crate::model::mesh::{FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, PeerView, RecordingRequest};
+use crate::model::music::WireText;
+use crate::model::swarm::Source;
 use crate::web::routes::{Route, route};
 use crate::web::server::Web;
 use crate::web::settings::Role::{Readonly, Readwrite};
@@ -94,7 +97,9 @@ fn fetched(view: &FetchView) -> Value {
         "state": state, "local_path": local_path, "bytes_done": view.bytes, "pieces_twice": view.twice,
         "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
         "sources": view.sources.iter().map(|s| json!({
-            "peer": s.peer.to_string(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
+            "peer": match &s.source { Source::Mesh(peer) => Some(peer.to_string()), Source::Soulseek(_) => None },
+            "user": match &s.source { Source::Mesh(_) => None, Source::Soulseek(user) => Some(user) },
+            "network": s.source.network(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
             "dropped": s.dropped, "cost": s.cost_milli.map(thousandths), "rate_bytes_per_s": s.rate, "rtt_us": s.rtt_us,
             "reputation": thousandths(s.reputation_milli), "requests": s.requests, "state": s.state,
         })).collect::<Vec<_>>(),
@@ -124,13 +129,36 @@ struct Wanted {
     name: String,
     #[serde(default)]
     folder: String,
+    #[serde(default)]
+    soulseek: Vec<WantedOf>,
+}
+
+/// Who shares the same bytes on Soulseek.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedOf {
+    username: String,
+    filename: String,
 }
 
 async fn start(State(web): Here, body: Bytes) -> Result<Response, Problem> {
     let wanted: Wanted =
         serde_json::from_slice(&body).map_err(|problem| bad(format!("the body is not understood: {problem}")))?;
     let content = content(&wanted.content_hash)?;
-    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder };
+    if wanted.soulseek.len() > limits::FETCH_USERS {
+        return Err(bad(format!("at most {} Soulseek users may be named", limits::FETCH_USERS)));
+    }
+    let mut soulseek = Vec::new();
+    for WantedOf { username, filename } in wanted.soulseek {
+        if username.is_empty() || username.len() > limits::USERNAME_LEN {
+            return Err(bad(format!("`{username}` is no user name")));
+        }
+        if filename.is_empty() || filename.len() > limits::PATH_LEN {
+            return Err(bad(format!("`{filename}` is no file name")));
+        }
+        soulseek.push((Username::new(username), WireText::from(filename)));
+    }
+    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder, soulseek };
     match web.desk.mesh(MeshRequest::Start(request)).await? {
         MeshAnswer::Done => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "content_hash": content.to_string() }))).into_response())

@@ -11,9 +11,9 @@ use crate::engine::mesh::exchange::PIECE_LEN;
 
 /// Bytes of a piece.
 pub(super) const PIECE: f64 = PIECE_LEN as f64;
-/// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us. Chosen: twice the longest
-/// pause that a busy box of ours makes.
-const AHEAD: f64 = 0.25;
+/// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us: a run, and half of one on
+/// top.
+const AHEAD: f64 = 0.4;
 /// A run is so many seconds of the source's work (DESIGN 5).
 const RUN: f64 = 0.25;
 /// A sample is at least so long, seconds.
@@ -126,6 +126,13 @@ impl Flow {
         let Some(rate) = self.rate(now) else { return cap };
         let rtts = if self.ramp.is_some() { 2.0 } else { 1.0 };
         (rate * (self.rtt() * rtts + AHEAD)).max(2.0 * PIECE).min(cap)
+    }
+
+    /// Pieces that must be free before it is asked for more, so that runs do not become small.
+    pub(super) fn least(&self, now: Duration, most: usize) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and small")]
+        let half = (self.window(now) / PIECE / 2.0) as usize;
+        self.run(now, most).min(half).max(1)
     }
 
     /// Pieces of one run, 1 to `most`.
