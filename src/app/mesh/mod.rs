@@ -2,14 +2,17 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
-//! [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+//! [`meet`] finds peers by the DHT and on the own network,
+//! [`announce`] knows what it may be told, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
 
+mod announce;
 mod fetch;
 mod key;
+mod meet;
 mod serve;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
+use self::meet::Board;
 use self::serve::Slots;
 use super::soulseek::Parts;
+use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
 use crate::engine::soulseek::io::Refusal;
@@ -42,10 +47,12 @@ const RUNS: usize = limits::BLOCKS / 4;
 pub struct MeshService {
     parts: Arc<Parts>,
     running: Option<Arc<Running>>,
+    board: Arc<Board>,
 }
 
 struct Running {
     mesh: Mesh,
+    board: Arc<Board>,
     parts: Arc<Parts>,
     slots: Slots,
     /// Whole files are read for their piece lists one at a time.
@@ -89,8 +96,9 @@ impl MeshService {
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
     pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
         let settings = &config.mesh;
+        let board = Arc::new(Board::new(Arc::clone(&parts), settings.clone()));
         if !settings.enabled {
-            return Ok(Self { parts, running: None });
+            return Ok(Self { parts, running: None, board });
         }
         let identity = key::load_or_make(&data.join("identity"))?;
         tracing::info!(id = %identity.id(), "the mesh is on");
@@ -104,6 +112,8 @@ impl MeshService {
         let named = settings.peers.iter().map(|(id, address)| Named { id: *id, address: address.clone() });
         let mesh = Mesh::start(
             MeshSettings {
+                range: Range { private: config.private_ranges.clone(), server_near: false },
+                strangers_max: settings.dht.neighbors_max,
                 bind: SocketAddr::new(settings.address, settings.port),
                 identity,
                 peers: named.collect(),
@@ -117,8 +127,10 @@ impl MeshService {
             cancel.clone(),
         )
         .map_err(|error| error.to_string())?;
+        meet::map_port(&board, &mesh, cancel.clone());
         let running = Arc::new(Running {
             mesh,
+            board: Arc::clone(&board),
             parts: Arc::clone(&parts),
             slots: Slots::new(settings.upload_slots),
             listing: Semaphore::new(1),
@@ -134,13 +146,26 @@ impl MeshService {
             bad_pieces: AtomicU64::new(0),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
+        if settings.mdns {
+            running.tasks.spawn(meet::near(Arc::clone(&running)));
+        }
+        if settings.dht.enabled {
+            running.tasks.spawn(meet::run(Arc::clone(&running)));
+        }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
         left.sort_by_key(|fetch| fetch.asked_at);
         for fetch in left {
             running.go_on(fetch);
         }
-        Ok(Self { parts, running: Some(running) })
+        Ok(Self { parts, running: Some(running), board })
+    }
+
+    /// Where the Soulseek server is: peers may be on a private network when it is (DECISIONS 10).
+    pub fn server_at(&self, endpoint: Option<SocketAddrV4>) {
+        if let (Some(running), Some(at)) = (&self.running, endpoint) {
+            running.mesh.set_server_near(!Range::is_global(IpAddr::V4(*at.ip())));
+        }
     }
 
     /// Waits until everything has stopped; to be called after the cancellation.
@@ -179,6 +204,11 @@ impl MeshService {
         match request {
             MeshRequest::Peers => {
                 Ok(MeshAnswer::Peers(self.running.as_ref().map(|running| running.mesh.peers()).unwrap_or_default()))
+            }
+            MeshRequest::Meeting => {
+                let mesh = self.running.as_ref().map(|running| &running.mesh);
+                let view = self.board.view(mesh).await;
+                view.map(|view| MeshAnswer::Meeting(Box::new(view))).map_err(Refusal::Full)
             }
             MeshRequest::Fetches => Ok(MeshAnswer::Fetches(self.fetches(None).await?)),
             MeshRequest::Fetch(content) => {

@@ -10,7 +10,7 @@ pub mod keys;
 mod mesh;
 
 use keys::Kind;
-pub use mesh::Mesh;
+pub use mesh::{Mesh, MeshDht, MeshPortMapping};
 
 /// Where a value was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
