@@ -16,7 +16,7 @@ PORT = 6881
 def node(ip):
     return lt.session({
         "listen_interfaces": f"{ip}:{PORT}", "enable_dht": True, "enable_lsd": False, "enable_upnp": False,
-        "enable_natpmp": False, "dht_bootstrap_nodes": "", "alert_mask": lt.alert.category_t.dht_notification,
+        "enable_natpmp": False, "dht_bootstrap_nodes": "", "alert_mask": lt.alert.category_t.dht_operation_notification,
         # All of them are on loopback, which the real network would not have.
         "dht_restrict_routing_ips": False, "dht_restrict_search_ips": False, "dht_ignore_dark_internet": False,
         "dht_enforce_node_id": False, "dht_prefer_verified_node_ids": False,
@@ -24,7 +24,7 @@ def node(ip):
 
 
 def ask(session, key):
-    """Everybody at a key, as this node finds them."""
+    """Everybody at a key, as this node finds them. Replies come from several nodes."""
     session.pop_alerts()
     session.dht_get_peers(key)
     found, until = set(), time.monotonic() + 5
@@ -34,7 +34,7 @@ def ask(session, key):
             if isinstance(alert, lt.dht_get_peers_reply_alert) and alert.info_hash == key:
                 found.update(f"{ip}:{port}" for ip, port in alert.peers())
         if found:
-            break
+            until = min(until, time.monotonic() + 1)
     return found
 
 
