@@ -9,7 +9,7 @@ use super::doctor::service::{Figures, Schedule};
 use super::doctor::walk::from_path;
 use super::sharing::ShareSettings;
 use super::soulseek::{NodeHandle, Parts};
-use crate::engine::library::Thresholds;
+use crate::engine::library::{CanonicalRules, Thresholds};
 use crate::engine::soulseek::io::Command;
 use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::{Secret, Settings};
@@ -135,6 +135,18 @@ pub fn thresholds(config: &Config) -> Thresholds {
     }
 }
 
+/// How copies of a recording are chosen among.
+#[expect(clippy::cast_precision_loss, reason = "at most 1,000")]
+pub fn canonical(config: &Config) -> CanonicalRules {
+    let scoring = &config.canonical_scoring;
+    CanonicalRules {
+        enabled: scoring.enabled,
+        prefer: scoring.prefer_canonical,
+        improvement_min: scoring.improvement_permille as f32 / 1_000.0,
+        local_enough: scoring.local_quality_permille as f32 / 1_000.0,
+    }
+}
+
 /// Changes what runs.
 #[derive(Clone)]
 pub struct Applier {
@@ -197,8 +209,8 @@ impl Applier {
             ("disk", (old.min_free_mib, &old.disk_backend) != (new.min_free_mib, &new.disk_backend)),
             (
                 "library_health",
-                (&old.library_health, old.recompute_interval_hours)
-                    != (&new.library_health, new.recompute_interval_hours),
+                (&old.library_health, old.recompute_interval_hours, &old.canonical_scoring)
+                    != (&new.library_health, new.recompute_interval_hours, &new.canonical_scoring),
             ),
             ("mesh", old.mesh != new.mesh),
             ("catalog", old.catalog != new.catalog),

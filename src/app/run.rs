@@ -27,6 +27,7 @@ use super::sharing::Sharing;
 use super::sharing::rules::Rules;
 use super::soulseek::{self, NodeHandle};
 use super::supervise::Supervisor;
+use super::traces::Traces;
 use super::upkeep;
 use crate::disk::pool::Pool;
 use crate::disk::{Backend, Disk};
@@ -150,7 +151,9 @@ async fn run(
     let (events, _) = broadcast::channel(EVENTS);
     let settings = apply::engine(&config, net.port);
     let listen_port = net.port;
-    let (parts, node) = soulseek::parts(clock, store.clone(), pump, sharing.clone(), settings, net, events.clone());
+    let traces = Traces::start(store.clone(), clock, config.swarm_events.clone(), sources.data.join("traces"));
+    let (parts, node) =
+        soulseek::parts(clock, store.clone(), pump, sharing.clone(), traces.clone(), settings, net, events.clone());
     let supervisor = Supervisor::new(clock, cancel.clone());
     let mesh = MeshService::start(&config, &sources.data, parts.clone(), cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
@@ -223,6 +226,9 @@ async fn run(
         tracing::warn!(tasks = late, "did not stop in time");
     }
     let _ = tokio::time::timeout(Duration::from_secs(1), web.stopped()).await;
+    if tokio::time::timeout(STOP, traces.stop()).await.is_err() {
+        tracing::warn!("the last lines of traces could not be written in time");
+    }
     let ended = tokio::task::spawn_blocking(move || sharing.end(Duration::from_secs(1))).await;
     if !ended.unwrap_or(false) {
         tracing::warn!("the share scan did not stop in time");
@@ -253,6 +259,7 @@ fn doctor(
         rules: Arc::new(rules),
         clock,
         thresholds: apply::thresholds(config),
+        canonical: apply::canonical(config),
         workers,
     };
     Ok(Doctor::new(ground, apply::schedule(config, folders)))

@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::lookups::Lookups;
 use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
+use super::traces::Traces;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
     Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
@@ -90,6 +91,8 @@ pub struct Parts {
     pub settings: Mutex<Settings>,
     /// Where to listen and whom to call.
     pub net: Mutex<NetSettings>,
+    /// What is written down about jobs.
+    pub traces: Traces,
     /// For pages.
     pub events: broadcast::Sender<Event>,
     /// The network of the running task, for what needs it outside the engine.
@@ -102,11 +105,13 @@ pub struct Parts {
 }
 
 /// Makes the parts and the handle to what will run on them.
+#[expect(clippy::too_many_arguments, reason = "each part once")]
 pub fn parts(
     clock: Clock,
     store: Store,
     pump: Pump,
     sharing: Sharing,
+    traces: Traces,
     settings: Settings,
     net: NetSettings,
     events: broadcast::Sender<Event>,
@@ -117,6 +122,7 @@ pub fn parts(
         store,
         pump,
         sharing,
+        traces,
         settings: Mutex::new(settings),
         net: Mutex::new(net),
         events,

@@ -7,3 +7,4 @@ pub mod library;
 pub mod mesh;
 pub mod soulseek;
 pub mod swarm;
+pub mod trace;

@@ -351,8 +351,73 @@ pub const MDNS_SIGHTINGS: usize = 16;
 pub const DHT_LOOKS_SHOWN: usize = 12;
 /// Recordings and releases announced in the DHT (SPEC-FACTS 8); further ones are not.
 pub const DHT_ANNOUNCED: usize = 100;
+/// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
+pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
+
+// ---- Traces (SPEC-FACTS 15) ----
+
+/// Bytes of a job's name; a longer one is cut.
+pub const TRACE_NAME_LEN: usize = 96;
+/// Bytes of a job's title, and of a text in a line; cut.
+pub const TRACE_TEXT_LEN: usize = 256;
+/// Bytes of one job's lines; further lines are counted, not kept.
+pub const TRACE_BYTES: u64 = 10_000_000;
+/// Sources of one job with sums of their own; further ones are summed together.
+pub const TRACE_SOURCES: usize = 32;
+/// Parts of a file in the picture of who delivered what.
+pub const TRACE_CELLS: usize = 256;
+/// Lines waiting to be written; one more is counted, not kept.
+pub const TRACE_WAITING: usize = 256;
+/// Jobs whose sums are in memory; the one longest quiet is written and let go.
+pub const TRACE_JOBS: usize = 8;
+/// Lines of one page.
+pub const TRACE_PAGE: usize = 1_000;
+/// Lines that tell the story of a job, in its summary; the last are left out.
+pub const TRACE_KEY_LINES: usize = 200;
+// ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
+
+/// Recordings of one frame; a longer list is malformed.
+pub const GOSSIP_RECORDINGS: usize = 128;
+/// Copies of one recording that one peer tells; a longer list is malformed, and of our own only the best are told.
+pub const GOSSIP_VARIANTS: usize = 4;
+/// Text of a title, an artist, a label, bytes; a longer one is a violation.
+pub const GOSSIP_TEXT: usize = 256;
+/// Name of an encoder, bytes; a longer one is a violation.
+pub const GOSSIP_ENCODER: usize = 64;
+/// Tracks of a release in one frame; a longer list is malformed, and of our own the first are told.
+pub const GOSSIP_TRACKS: usize = 256;
+/// Recordings that we tell; those that changed longest ago are left out.
+pub const GOSSIP_TOLD: u64 = 20_000;
+/// Frames that wait to be looked at; the connection of one more waits two seconds, then it is passed over.
+pub const GOSSIP_WAITING: usize = 2;
+/// Frames of ours that wait to be written, one a peer; who has one more to tell tries again later.
+pub const GOSSIP_TELLING: usize = 4;
+/// Blocks of the pool for all that: frames waiting both ways, one being read, one being made.
+pub const GOSSIP_BLOCKS: u32 = 10;
+/// Bundles of one peer within an hour: twice what 20,000 recordings take; one more is a violation.
+pub const GOSSIP_ADVERTS_PER_HOUR: u32 = 360;
+/// Requests of one peer for hashes within an hour (SPEC-FACTS 8); one more is a violation.
+pub const GOSSIP_DELTAS_PER_HOUR: u32 = 60;
+/// Every other message of one peer about releases within an hour; one more is a violation.
+pub const GOSSIP_OTHERS_PER_HOUR: u32 = 240;
+/// Hashes of one request (SPEC-FACTS 12).
+pub const GOSSIP_DELTA: u16 = 1_000;
+/// Recordings that one peer's word is kept of; for one more the one it told longest ago is forgotten.
+pub const OBSERVATIONS_PER_PEER: u64 = 20_000;
+/// Peers whose word on one recording is kept; for one more the oldest word is forgotten.
+pub const OBSERVERS_PER_RECORDING: usize = 128;
+/// Words kept, all peers and recordings together; for one more the oldest is forgotten.
+pub const OBSERVATIONS: u64 = 250_000;
+/// Peers of whose lists it is kept how far they were heard; the one heard longest ago is forgotten with all its words.
+pub const OBSERVERS: u64 = 1_024;
+/// Hashes kept of one peer; further ones are passed over until it sends a new list.
+pub const HASHES_PER_PEER: u64 = 50_000;
+/// Hashes kept of all peers; further ones are passed over.
+pub const HASHES: u64 = 500_000;
+/// Copies of a recording that are listed; further ones are counted.
+pub const CONSENSUS_VARIANTS: usize = 16;
 
 // ---- The sum ----
 

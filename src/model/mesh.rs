@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::gossip::{Mode, Offer};
 use super::id::{ContentHash, PeerId};
 use super::time::UnixMs;
 
@@ -50,6 +51,18 @@ pub struct SourceView {
     pub failed: u64,
     /// It gets no more of this file.
     pub dropped: bool,
+    /// What the scheduler thinks it costs, thousandths, if it knows (SPEC-FACTS 6.2).
+    pub cost_milli: Option<u64>,
+    /// Bytes per second, if known.
+    pub rate: Option<u64>,
+    /// From a request to its first byte, microseconds, average.
+    pub rtt_us: u64,
+    /// Thousandths; 500 is neutral. Never sent to anybody.
+    pub reputation_milli: u64,
+    /// Requests under way.
+    pub requests: u64,
+    /// Where the transfer is (SPEC-FACTS 11.1).
+    pub state: &'static str,
 }
 
 /// A fetch with what is known of it now.
@@ -225,6 +238,19 @@ pub struct FetchRequest {
     pub folder: String,
 }
 
+/// A recording asked for, whichever copy of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordingRequest {
+    /// MusicBrainz recording.
+    pub recording: u128,
+    /// Which copies may be chosen; `None`: as configured.
+    pub mode: Option<Mode>,
+    /// What to call it; the content hash if empty.
+    pub name: String,
+    /// Folder below the downloads folder.
+    pub folder: String,
+}
+
 /// What may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MeshRequest {
@@ -238,6 +264,10 @@ pub enum MeshRequest {
     Fetch(ContentHash),
     /// Begin. Answer: `Done`.
     Start(FetchRequest),
+    /// Choose a copy and begin. Answer: `Chosen`.
+    StartRecording(RecordingRequest),
+    /// Which of these recordings do connected peers have? Answer: `Offers`.
+    Offers(Vec<u128>),
     /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
     Forget(ContentHash),
 }
@@ -253,4 +283,13 @@ pub enum MeshAnswer {
     Meeting(Box<MeetingView>),
     /// Fetches.
     Fetches(Vec<FetchView>),
+    /// A copy was chosen.
+    Chosen {
+        /// Which.
+        content: ContentHash,
+        /// Too few peers have any copy; those with one and the same bytes count.
+        by_hash: bool,
+    },
+    /// Offers of peers.
+    Offers(Vec<Offer>),
 }

@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod gossip;
 pub mod health;
 pub mod id;
 pub mod limits;

@@ -1,7 +1,12 @@
 //! What is written down about a job: who was asked for what, what came, what was judged (SPEC-FACTS 15).
 
+mod kept;
+mod view;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::kept::{Cell, Ended, SourceTally, Tally, TraceHead};
+pub use self::view::{SourceShare, TraceAnswer, TraceCell, TraceLine, TraceRequest, TraceSummary, TraceView};
 use super::id::ContentHash;
 use super::swarm::{CancelReason, Priority, Source};
 

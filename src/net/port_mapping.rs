@@ -119,12 +119,7 @@ pub struct PortMapping;
 
 impl PortMapping {
     /// Has `port` mapped until `cancel`, in a task of its own.
-    pub fn start(
-        protocol: Protocol,
-        port: u16,
-        mode: Mode,
-        cancel: CancellationToken,
-    ) -> watch::Receiver<Mapped> {
+    pub fn start(protocol: Protocol, port: u16, mode: Mode, cancel: CancellationToken) -> watch::Receiver<Mapped> {
         let (state, shown) = watch::channel(Mapped::none("port mapping is off"));
         match (mode, NonZeroU16::new(port)) {
             (Mode::Auto, Some(port)) => {
@@ -312,11 +307,9 @@ impl Lease {
     async fn release(self) {
         let released = match self {
             Self::Pcp(mapping) => mapping.try_drop().await.map_err(|(error, _)| error.to_string()),
-            Self::Upnp(upnp) => upnp
-                .gateway
-                .remove_port(upnp.protocol, upnp.local.port())
-                .await
-                .map_err(|error| error.to_string()),
+            Self::Upnp(upnp) => {
+                upnp.gateway.remove_port(upnp.protocol, upnp.local.port()).await.map_err(|error| error.to_string())
+            }
         };
         debug!(?released, "port mapping given back");
     }

@@ -132,6 +132,8 @@ pub enum Todo {
     AskRecording(u128),
     /// A catalogue is to be asked about this release when one can be.
     AskRelease(u128),
+    /// Peers are to be told what there is of this recording now.
+    Tell(u128),
 }
 
 /// What kind of entry of the to-do table.
@@ -147,6 +149,8 @@ pub enum TodoKind {
     AskRecording,
     /// [`Todo::AskRelease`].
     AskRelease,
+    /// [`Todo::Tell`].
+    Tell,
 }
 
 impl Todo {
@@ -157,6 +161,7 @@ impl Todo {
             Self::Identify(hash) => (TodoKind::Identify, &hash.0),
             Self::AskRecording(id) => (TodoKind::AskRecording, &id.to_be_bytes()),
             Self::AskRelease(id) => (TodoKind::AskRelease, &id.to_be_bytes()),
+            Self::Tell(id) => (TodoKind::Tell, &id.to_be_bytes()),
         };
         let mut key = vec![kind as u8];
         key.extend_from_slice(id);
@@ -172,6 +177,7 @@ impl Todo {
             2 => Some(Self::Identify(ContentHash(id.try_into().ok()?))),
             3 => Some(Self::AskRecording(number()?)),
             4 => Some(Self::AskRelease(number()?)),
+            5 => Some(Self::Tell(number()?)),
             _ => None,
         }
     }

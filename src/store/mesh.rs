@@ -4,24 +4,52 @@
 //! |---|---|---|
 //! | `mesh-fetches-1` | content hash | [`Fetch`] |
 //! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
+//! | `peer-metrics-1` | source | [`SourceMetrics`] |
+//! | `reputation-1` | source | [`Reputation`] |
 //!
 //! A list proves itself, so nothing else is kept of it; one that is forgotten can be had again. Of lists there are at most
 //! `limits::PIECE_LISTS`: for one more, the one whose hash follows is forgotten, which is as good as any.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use heed::{RoTxn, RwTxn};
 
 use super::records::{Record, decode, get, put};
-use super::tables::{Env, Table, open_table};
+use super::tables::{Env, KEY_LEN, Table, open_table};
 use super::{Store, StoreError};
+use crate::engine::swarm::metrics::SourceMetrics;
+use crate::engine::swarm::reputation::Reputation;
 use crate::model::id::ContentHash;
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState};
+use crate::model::swarm::Source;
+use crate::model::time::UnixMs;
 
 impl Record for Fetch {
     const NAME: &'static str = "fetch";
     const VERSION: u8 = 1;
+}
+
+impl Record for SourceMetrics {
+    const NAME: &'static str = "metrics of a source";
+    const VERSION: u8 = 1;
+}
+
+impl Record for Reputation {
+    const NAME: &'static str = "reputation of a source";
+    const VERSION: u8 = 1;
+}
+
+/// `m` and the peer's id, or `s` and the user's name.
+fn source_key(source: &Source) -> Vec<u8> {
+    let (kind, name) = match source {
+        Source::Mesh(peer) => (b'm', peer.0.as_slice()),
+        Source::Soulseek(user) => (b's', user.as_str().as_bytes()),
+    };
+    let mut key = vec![kind];
+    key.extend(name.iter().take(KEY_LEN - 1));
+    key
 }
 
 /// The tables of the mesh.
@@ -29,17 +57,29 @@ impl Record for Fetch {
 pub struct MeshTables {
     fetches: Table,
     lists: Table,
+    metrics: Table,
+    reputation: Table,
 }
 
 impl MeshTables {
     /// Opens the tables, and creates those that are not there.
     pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
-        Ok(Self { fetches: open_table(env, txn, "mesh-fetches-1")?, lists: open_table(env, txn, "piece-lists-1")? })
+        Ok(Self {
+            fetches: open_table(env, txn, "mesh-fetches-1")?,
+            lists: open_table(env, txn, "piece-lists-1")?,
+            metrics: open_table(env, txn, "peer-metrics-1")?,
+            reputation: open_table(env, txn, "reputation-1")?,
+        })
     }
 
     /// The tables by name, for their sizes.
-    pub(super) fn tables(&self) -> [(&'static str, Table); 2] {
-        [("mesh-fetches", self.fetches), ("piece-lists", self.lists)]
+    pub(super) fn tables(&self) -> [(&'static str, Table); 4] {
+        [
+            ("mesh-fetches", self.fetches),
+            ("piece-lists", self.lists),
+            ("peer-metrics", self.metrics),
+            ("reputation", self.reputation),
+        ]
     }
 
     /// All fetches, in the order of their content.
@@ -91,9 +131,69 @@ impl MeshTables {
         }
         Ok(())
     }
+
+    /// What is known of a source: nothing, if nothing is.
+    pub fn source(&self, txn: &RoTxn<'_>, source: &Source) -> Result<(SourceMetrics, Reputation), StoreError> {
+        let key = source_key(source);
+        let metrics = get(self.metrics, txn, &key)?.unwrap_or_default();
+        Ok((metrics, get(self.reputation, txn, &key)?.unwrap_or_default()))
+    }
+
+    /// Keeps what was measured of sources and adds what they did to what is known, faded to this moment. Beyond
+    /// `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
+    pub fn learn(
+        &self,
+        txn: &mut RwTxn<'_>,
+        records: &[(Source, SourceMetrics, Reputation)],
+        now: UnixMs,
+        half_life: Duration,
+    ) -> Result<(), StoreError> {
+        for (source, metrics, deeds) in records {
+            let key = source_key(source);
+            let (old, known) = self.source(txn, source)?;
+            let first_seen = if old.first_seen == UnixMs(0) { now } else { old.first_seen };
+            let metrics = SourceMetrics { first_seen, last_updated: now, ..metrics.clone() };
+            put(self.metrics, txn, &key, &metrics)?;
+            let first_at = if known.first_at == UnixMs(0) { now } else { known.first_at };
+            let known = Reputation { first_at, ..known.faded(now, half_life).with(deeds) };
+            put(self.reputation, txn, &key, &known)?;
+        }
+        self.forget_sources(txn)
+    }
+
+    fn forget_sources(&self, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
+        let count = self.metrics.len(txn)?;
+        let Some(more) = count.checked_sub(limits::MESH_SOURCES_KEPT).filter(|more| *more > 0) else { return Ok(()) };
+        let mut met = Vec::new();
+        for entry in self.metrics.iter(txn)? {
+            let (key, value) = entry?;
+            met.push((decode::<SourceMetrics>(value)?.last_updated, key.to_vec()));
+        }
+        met.sort();
+        for (_, key) in met.into_iter().take(usize::try_from(more).unwrap_or(usize::MAX)) {
+            self.metrics.delete(txn, &key)?;
+            self.reputation.delete(txn, &key)?;
+        }
+        Ok(())
+    }
 }
 
 impl Store {
+    /// What is known of a source: nothing, if nothing is.
+    pub fn source(&self, source: &Source) -> Result<(SourceMetrics, Reputation), StoreError> {
+        self.read(|txn, tables| tables.mesh.source(txn, source))
+    }
+
+    /// Keeps what was measured of sources, and what they did since it was last kept.
+    pub async fn learn(
+        &self,
+        records: Vec<(Source, SourceMetrics, Reputation)>,
+        now: UnixMs,
+        half_life: Duration,
+    ) -> Result<(), StoreError> {
+        self.write(move |txn, tables| tables.mesh.learn(txn, &records, now, half_life)).await
+    }
+
     /// All fetches, in the order of their content.
     pub fn fetches(&self) -> Result<Vec<Fetch>, StoreError> {
         self.read(|txn, tables| tables.mesh.fetches(txn))
@@ -186,6 +286,41 @@ mod tests {
             ))
         });
         assert_eq!(kept.await.unwrap(), (limits::MESH_FETCHES_KEPT as u64, true, None));
+    }
+
+    #[tokio::test]
+    async fn what_sources_did_outlives_a_restart_and_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let half_life = Duration::from_secs(7 * 24 * 3_600);
+        let week = u64::try_from(half_life.as_millis()).unwrap();
+        let source = |n: u64| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            Source::Mesh(crate::model::id::PeerId(id))
+        };
+        let deeds = Reputation { corrupt: 4.0, ..Reputation::default() };
+        let metrics = SourceMetrics { requested: 7, ..SourceMetrics::default() };
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        let user = Source::Soulseek("a user".into());
+        let both = vec![(source(1), metrics.clone(), deeds), (user.clone(), metrics, Reputation::default())];
+        store.learn(both, UnixMs(week), half_life).await.unwrap();
+        drop(store);
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        let (found, known) = store.source(&source(1)).unwrap();
+        assert_eq!((found.requested, found.first_seen, known.corrupt), (7, UnixMs(week), 4.0));
+        assert_eq!(store.source(&user).unwrap().0.requested, 7);
+        assert_eq!(store.source(&source(2)).unwrap(), Default::default());
+        store.learn(vec![(source(1), found, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        let (found, known) = store.source(&source(1)).unwrap();
+        assert_eq!((known.corrupt, known.first_at, found.first_seen), (6.0, UnixMs(week), UnixMs(week)));
+        // A clock that went back fades nothing; a source met then is the one longest not met.
+        let many = (2..limits::MESH_SOURCES_KEPT + 5).map(|n| (source(n), SourceMetrics::default(), deeds)).collect();
+        store.learn(vec![(source(1), found, Reputation::default())], UnixMs(5), half_life).await.unwrap();
+        assert_eq!(store.source(&source(1)).unwrap().1.corrupt, 6.0);
+        store.learn(many, UnixMs(3 * week), half_life).await.unwrap();
+        assert_eq!(store.source(&source(1)).unwrap(), Default::default());
+        let sizes = store.read(|txn, tables| Ok((tables.mesh.metrics.len(txn)?, tables.mesh.reputation.len(txn)?)));
+        assert_eq!(sizes.unwrap(), (limits::MESH_SOURCES_KEPT, limits::MESH_SOURCES_KEPT));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod catalog;
 mod error;
 mod folder;
 mod gate;
+pub mod gossip;
 pub mod library;
 mod lists;
 pub mod mesh;
@@ -17,6 +18,7 @@ mod migrate;
 pub mod records;
 pub mod shares;
 pub mod tables;
+pub mod traces;
 pub mod writer;
 
 use std::fs::File;

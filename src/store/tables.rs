@@ -9,9 +9,11 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreError;
 use super::catalog::CatalogTables;
+use super::gossip::GossipTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
 use super::shares::ShareTables;
+use super::traces::TraceTables;
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::record::{Batch, PrivateMessage};
 use crate::model::transfer::{Direction, Transfer};
@@ -60,6 +62,10 @@ pub struct Tables {
     pub catalog: CatalogTables,
     /// The mesh's.
     pub mesh: MeshTables,
+    /// What was written down about jobs.
+    pub traces: TraceTables,
+    /// What peers tell one another.
+    pub gossip: GossipTables,
 }
 
 impl Tables {
@@ -80,6 +86,8 @@ impl Tables {
             library: LibraryTables::open(env, txn)?,
             catalog: CatalogTables::open(env, txn)?,
             mesh: MeshTables::open(env, txn)?,
+            traces: TraceTables::open(env, txn)?,
+            gossip: GossipTables::open(env, txn)?,
         })
     }
 
@@ -98,6 +106,8 @@ impl Tables {
         .chain(self.library.tables())
         .chain(self.catalog.tables())
         .chain(self.mesh.tables())
+        .chain(self.traces.tables())
+        .chain(self.gossip.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

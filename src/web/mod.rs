@@ -8,6 +8,7 @@
 pub mod api;
 pub mod auth;
 mod backoff;
+mod badges;
 mod browse;
 mod counts;
 pub mod desk;

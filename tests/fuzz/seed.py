@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Fills `corpus/` beside this file with one file per target and vector of `../fixtures/soulseek/vectors.txt`."""
+"""Fills `corpus/` beside this file: a file per target and vector of `../fixtures/soulseek/vectors.txt`, and frames of the
+mesh. Needs the package `blake3` for the piece lists."""
 import hashlib
 import pathlib
 import zlib
+
+from blake3 import blake3
 
 HERE = pathlib.Path(__file__).resolve().parent
 VECTORS = HERE.parent / "fixtures" / "soulseek" / "vectors.txt"
@@ -44,3 +47,39 @@ bomb = zlib.compress(bytes(8 << 20), 9)
 for target in ("inflater", "share_list_inflater"):
     put(target, bomb)
     put(target, bomb[: len(bomb) // 2])
+
+
+# The mesh: frames with bodies in postcard, by hand. Numbers are written seven bits at a time.
+def number(n):
+    out = bytearray()
+    while n >= 0x80:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    return bytes(out) + bytes([n])
+
+
+def text(words):
+    return number(len(words)) + words.encode()
+
+
+def frame(kind, body=b"", version=1, length=None):
+    length = len(body) if length is None else length
+    return bytes([version]) + kind.to_bytes(2, "little") + bytes(range(16)) + length.to_bytes(4, "little") + body
+
+
+content = bytes(range(32))
+hello = number(1) + number(99) + number(7) + text("mesh chunks") + text("slskdn/0") + number(50305) + text("ann")
+query, chunk = frame(4, content), content + number(65536) + number(524288) + bytes([5]) + number(5000)
+frames = [frame(1, hello), frame(2), frame(3), query, frame(5, b"\x01" + number(300)), frame(5, b"\x00"),
+          frame(16, content + number(3 * 65536)), frame(17, chunk), frame(18, number(96)), frame(19, b"\x01"),
+          frame(0x7FFF, b"later"), frame(2, version=2), frame(1, length=0xFFFFFFFF), frame(19, b"\x63"), frame(1, hello[:9])]
+for one in frames:
+    put("mesh_frame", one)
+    put("mesh_request", one)
+    for how in (0, 1, 254, 255):
+        put("mesh_session", bytes([how]) + frame(1, hello) + one)
+put("mesh_frame", b"".join(frames[:10]))
+put("mesh_request", frame(18, number(96)) + bytes(96))
+put("piece_list", bytes(blake3(b"a").digest()) + (1).to_bytes(8, "little"))
+put("piece_list", content + (3 * 65536).to_bytes(8, "little") + bytes(96))
+put("piece_list", content + (2**64 - 1).to_bytes(8, "little") + bytes(32))

@@ -1,11 +1,18 @@
 //! One function per decoder of bytes from the network. The fuzzer calls them, and `tests/codec.rs` replays the corpora
 //! through the same functions. Besides "no panic" each asserts that what was understood can be said again.
 
+use std::time::Duration;
+
+use slskdn::engine::mesh::exchange::{Asking, ENTRY_LEN, PIECE_LEN, Served, Serving, Wanted};
+use slskdn::engine::mesh::frame::{Frames, Hello};
+use slskdn::engine::mesh::session::{Action, Input, PROTOCOL, Session, Side};
 use slskdn::engine::soulseek::distributed::DistributedMessage;
 use slskdn::engine::soulseek::frame::{self, FrameError, Inflater};
 use slskdn::engine::soulseek::peer::{self, Init, PeerMessage, RemoteFolder, SearchReply};
 use slskdn::engine::soulseek::server::{FromServer, ToServer};
 use slskdn::engine::soulseek::sharelist::{ShareListError, ShareListInflater, ShareListReader, ShareListWriter};
+use slskdn::engine::swarm::list::PieceList;
+use slskdn::model::id::ContentHash;
 use slskdn::model::limits::{FILE_ATTRIBUTES, FOLDER_ENTRIES, SEARCH_ROWS};
 
 /// A target: its name, which is that of its corpus folder, and its function.
@@ -24,6 +31,10 @@ pub(super) const TARGETS: &[Target] = &[
     ("share_list", share_list),
     ("share_list_inflater", share_list_inflater),
     ("inflater", inflater),
+    ("mesh_frame", mesh_frame),
+    ("mesh_session", mesh_session),
+    ("mesh_request", mesh_request),
+    ("piece_list", piece_list),
 ];
 
 /// Runs one of them.
@@ -222,5 +233,96 @@ fn inflater(data: &[u8]) {
         assert!(whole.capacity() <= limit);
         assert_eq!(pieces, whole);
         assert_eq!(prefix, Ok(&whole[..whole.len().min(100)]));
+    }
+}
+
+/// Frames of the mesh, one after another.
+fn mesh_frame(mut data: &[u8]) {
+    let mut frames = Frames::default();
+    while !data.is_empty() {
+        let taken = frames.wanted().min(data.len());
+        let Ok(found) = frames.feed(&data[..taken]) else { return };
+        data = &data[taken..];
+        let Some(frame) = found else { continue };
+        let Some(message) = frame.message else { continue };
+        let mut again = Frames::default();
+        let mut bytes = &message.encode(frame.id)[..];
+        let mut said = None;
+        while !bytes.is_empty() {
+            let taken = again.wanted().min(bytes.len());
+            said = again.feed(&bytes[..taken]).unwrap();
+            bytes = &bytes[taken..];
+        }
+        assert_eq!(said.map(|frame| (frame.id, frame.message)), Some((frame.id, Some(message))));
+    }
+}
+
+/// A control stream: the first byte says which side we are and how the bytes are cut. After the last action nothing more
+/// is said.
+fn mesh_session(data: &[u8]) {
+    let Some((&how, mut data)) = data.split_first() else { return };
+    let side = if how & 1 == 0 { Side::Dialler } else { Side::Listener };
+    let mut session = Session::new(side, Hello { version: PROTOCOL, nonce: 7, ..Hello::default() });
+    let (mut now, mut closed, mut actions) = (Duration::ZERO, false, Vec::new());
+    session.handle(Input::Opened, now, &mut actions);
+    session.handle(Input::Ask(1, ContentHash([1; 32])), now, &mut actions);
+    while !data.is_empty() && !closed {
+        let cut = usize::from(how >> 1) + 1;
+        let taken = session.wanted().min(cut).min(data.len());
+        session.handle(Input::Bytes(&data[..taken]), now, &mut actions);
+        data = &data[taken..];
+        now += Duration::from_millis(u64::from(how));
+        session.handle(Input::Tick, now, &mut actions);
+        for action in actions.drain(..) {
+            assert!(!closed, "{action:?} after the end");
+            closed = matches!(action, Action::Close(_));
+        }
+    }
+    session.handle(Input::Ended, now, &mut actions);
+    session.handle(Input::Bytes(b"x"), now, &mut actions);
+    assert!(actions.iter().filter(|action| matches!(action, Action::Close(_))).count() <= usize::from(!closed));
+}
+
+/// A request as it is served, and an answer as it is asked for.
+fn mesh_request(data: &[u8]) {
+    let mut serving = Serving::default();
+    let mut left = data;
+    while serving.wants() > 0 && !left.is_empty() {
+        let taken = serving.wants().min(left.len());
+        match serving.request(&left[..taken]) {
+            Ok(Served::Decide(wanted)) => {
+                assert!(wanted.is_possible());
+                assert!(!serving.grant().is_empty());
+                assert_eq!(serving.left(), wanted.length());
+            }
+            Ok(Served::More | Served::Refuse(_)) => {}
+            Err(_) => assert!(serving.is_over()),
+        }
+        left = &left[taken..];
+    }
+    let (mut asking, _) = Asking::new(Wanted::PieceList(ContentHash([1; 32]), 3 * PIECE_LEN), [1; 16]);
+    let mut left = data;
+    while asking.wants_head() > 0 && !left.is_empty() {
+        let taken = asking.wants_head().min(left.len());
+        if asking.head(&left[..taken]).is_err() {
+            assert!(asking.is_over());
+        }
+        left = &left[taken..];
+    }
+    assert!(asking.left() == 0 || asking.left() == 3 * ENTRY_LEN);
+    if asking.left() > 0 && asking.body(left.len() as u64).is_err() {
+        assert!(asking.is_over());
+    }
+}
+
+/// A hash, a length, and a list that should fold to it.
+fn piece_list(data: &[u8]) {
+    let Some((&content, data)) = data.split_first_chunk() else { return };
+    let Some((&size, list)) = data.split_first_chunk() else { return };
+    let size = u64::from_le_bytes(size);
+    if let Ok(proven) = PieceList::prove(ContentHash(content), size, list) {
+        let total: u64 = (0..proven.pieces()).map(|piece| proven.piece_len(piece) as u64).sum();
+        assert_eq!(total, size);
+        assert!(!proven.holds(proven.pieces(), b"x"));
     }
 }

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 PATIENCE = 30
 VIOLATION, BANNED = 2, 4
 
-HELLO, PING, PONG, QUERY, HOLDING, LIST, CHUNK, GRANTED, REFUSED = 1, 2, 3, 4, 5, 16, 17, 18, 19
+HELLO, PING, PONG, QUERY, HOLDING, ADVERT, DESCRIPTOR, CACHE_JOB, SYNC_HELLO, SYNC_ASK, SYNC_DELTA, ASK = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15
+LIST, CHUNK, GRANTED, REFUSED = 16, 17, 18, 19
 
 
 def varint(n):
@@ -38,13 +39,32 @@ def frame(kind, body=b"", id=b"\0" * 16, version=1, length=None):
     return struct.pack("<BH16sI", version, kind, id, len(body) if length is None else length) + body
 
 
-def hello(version=1, username=""):
-    return frame(HELLO, varint(version) + varint(7) + varint(0) + text("mesh swimming") + text("stranger/1") + varint(0)
+def hello(version=1, username="", features="mesh swimming"):
+    return frame(HELLO, varint(version) + varint(7) + varint(0) + text(features) + text("stranger/1") + varint(0)
                  + text(username))
 
 
 def chunk(content, offset, length):
     return frame(CHUNK, bytes.fromhex(content) + varint(offset) + varint(length) + bytes([5]) + varint(5000))
+
+
+def option(value, write=bytes):
+    return b"\0" if value is None else b"\1" + write(value)
+
+
+def claim(content, size=30_000_000, quality=0.95, codec=0, lossless=True, duration_ms=180_000, suspect=False):
+    """A FLAC unless told otherwise, as kind 6 has it."""
+    return (bytes.fromhex(content) + bytes(32) + varint(5) + varint(size) + varint(codec) + varint(0) + bytes([lossless])
+            + varint(44_100) + option(16 if lossless else None, lambda bits: bytes([bits])) + bytes([2]) + varint(duration_ms)
+            + varint(900) + bytes([suspect]) + struct.pack("<f", quality) + b"\0\0\0\0")
+
+
+def advert(recordings, after=0, sequence=1, snapshot=True, bundle=77):
+    """`recordings`: pairs of a recording's id and claims."""
+    body = varint(bundle) + varint(after) + varint(sequence) + bytes([snapshot]) + varint(len(recordings))
+    for id, claims in recordings:
+        body += option(id.int, varint) + b"\0\0\0\0" + varint(len(claims)) + b"".join(claims)
+    return frame(ADVERT, body)
 
 
 class Key:
@@ -103,8 +123,8 @@ class Protocol(QuicConnectionProtocol):
         """The code the connection was closed with."""
         return (await self.until(lambda: self.ended)).error_code
 
-    async def greet(self):
-        self.say(hello())
+    async def greet(self, **words):
+        self.say(hello(**words))
         kind, body = (await self.frames(1))[0]
         assert kind == HELLO and b"slskdn/" in body, (kind, body)
         return self

@@ -84,6 +84,22 @@ enum Command {
         #[arg(short, long, value_name = "PNG")]
         output: PathBuf,
     },
+    /// Play a download through a private network of nodes on this machine, with given speeds, delays and faults. Exit 0:
+    /// the file came and is the right one, 1: it did not, 2: the scenario has mistakes.
+    Lab {
+        /// What is to happen (YAML); without it, a demonstration of about 15 seconds.
+        #[arg(long, value_name = "FILE")]
+        scenario: Option<PathBuf>,
+        /// The report as JSON, and nothing else.
+        #[arg(long)]
+        json: bool,
+        /// Keep the folder with the nodes' data and logs.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// A peer of the lab; started by the lab alone.
+    #[command(hide = true)]
+    LabPeer,
     /// Measure what the daemon hands over; started by the daemon alone.
     #[command(hide = true)]
     Worker,
@@ -160,6 +176,8 @@ pub fn main() -> ExitCode {
             scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
         }
         Command::Spectrogram { file, output } => spectrogram::spectrogram(&file, &output),
+        Command::Lab { scenario, json, keep } => super::lab::run(&super::lab::Options { scenario, json, keep }),
+        Command::LabPeer => super::lab::peer::run(&sources),
         Command::Worker => crate::probe::run_worker(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),

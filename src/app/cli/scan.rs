@@ -169,6 +169,7 @@ fn here(sources: &Sources, store: Store, mut request: ScanRequest, as_json: bool
         rules: Arc::new(rules),
         clock,
         thresholds: apply::thresholds(&config),
+        canonical: apply::canonical(&config),
         workers,
     };
     let roots = request.paths.clone();

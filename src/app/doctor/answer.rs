@@ -7,6 +7,7 @@ use std::path::Path;
 use super::service::{Doctor, StartError};
 use super::{DoctorError, Ground};
 use crate::app::picture::{self, Size};
+use crate::engine::library::consensus::badge;
 use crate::engine::library::merge;
 use crate::engine::library::statistics::best_first;
 use crate::model::health::{FileOutcome, HealthAnswer, HealthRequest, Scores};
@@ -15,6 +16,8 @@ use crate::model::spectrogram::Spectrogram;
 use crate::model::view::Refusal;
 use crate::store::StoreError;
 
+/// Recordings looked at that have a copy of one and the same size.
+const SAME_SIZE: usize = 8;
 /// Rows counted in one read.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -130,6 +133,28 @@ impl Doctor {
             HealthRequest::Canonical(recording) => {
                 let rows = store.read(|txn, tables| tables.library.canonical(txn, recording)).map_err(unreadable)?;
                 HealthAnswer::Canonical(if rows.is_empty() { return Err(Refusal::NotFound) } else { rows })
+            }
+            HealthRequest::Consensus(recording) => {
+                let known = store.read(|txn, tables| tables.gossip.consensus(txn, recording)).map_err(unreadable)?;
+                HealthAnswer::Consensus(known.map(Box::new))
+            }
+            HealthRequest::Badges(offered) => {
+                let rules = self.ground().canonical;
+                if !rules.enabled {
+                    return Ok(HealthAnswer::Badges(vec![None; offered.len()], false));
+                }
+                let badges = store.read(|txn, tables| {
+                    offered
+                        .iter()
+                        .map(|offered| {
+                            let ids = tables.gossip.of_size(txn, offered.size, SAME_SIZE)?;
+                            let known = ids.into_iter().map(|id| tables.gossip.consensus(txn, id));
+                            let known: Vec<_> = known.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+                            Ok(badge(offered, &known))
+                        })
+                        .collect::<Result<Vec<_>, _>>()
+                });
+                HealthAnswer::Badges(badges.map_err(unreadable)?, rules.prefer)
             }
             HealthRequest::Variants(recording) => {
                 let rows = store.read(|txn, tables| tables.library.variants_of(txn, recording)).map_err(unreadable)?;

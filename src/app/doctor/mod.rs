@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use super::clock::Clock;
 use super::sharing::rules::Rules;
-use crate::engine::library::Thresholds;
 use crate::engine::library::detect::Release;
+use crate::engine::library::{CanonicalRules, Thresholds};
 use crate::model::health::{Identity, Judged, Variant};
 use crate::model::spectrogram::Spectrogram;
 use crate::model::variant::Measured;
@@ -128,6 +128,8 @@ pub struct Ground {
     pub clock: Clock,
     /// Limits of the detectors.
     pub thresholds: Thresholds,
+    /// How copies are chosen among.
+    pub canonical: CanonicalRules,
     /// Files at once.
     pub workers: usize,
 }

@@ -375,6 +375,14 @@ pub async fn run(doctor: Doctor, cancel: CancellationToken) -> Result<(), String
             doctor.between(&cancel, settle::recount).await?;
             recounted = mono();
         }
+        // What peers told since: nobody else looks at it before the next scan.
+        let store = doctor.inner.ground.store.clone();
+        let told = blocking(move || store.read(|txn, tables| tables.library.todo(txn, TodoKind::Recording, None, 1)));
+        if !told.await?.map_err(text)?.is_empty() {
+            doctor
+                .between(&cancel, |ground, reins| settle::Settler::new(ground, reins, true).recordings().map(drop))
+                .await?;
+        }
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = doctor.inner.changed.notified() => {}

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::scan::{Reins, file_issues};
 use super::{DoctorError, Fact, Ground};
 use crate::engine::library::album;
+use crate::engine::library::consensus::consensus;
 use crate::engine::library::detect::{self, Copy, Present, Release};
 use crate::engine::library::statistics::of_copies;
 use crate::engine::library::{COPY_KINDS, RELEASE_FILE_KINDS};
@@ -94,15 +95,22 @@ impl<'g> Settler<'g> {
 
     fn recording(&self, id: u128) -> Result<Settled, DoctorError> {
         let now = self.ground.clock.now().wall;
-        let variants = self.ground.store.read(|txn, tables| tables.library.variants_of(txn, id))?;
+        let (variants, told) = self
+            .ground
+            .store
+            .read(|txn, tables| Ok((tables.library.variants_of(txn, id)?, tables.gossip.words_on(txn, id)?)))?;
         let mut settled = Settled { done: vec![Todo::Recording(id)], ..Settled::default() };
         let all: Vec<&Variant> = variants.iter().collect();
         let mut profiles: BTreeMap<String, Vec<&Variant>> = BTreeMap::new();
         for variant in &all {
             profiles.entry(variant.profile()).or_default().push(variant);
         }
-        let statistics = profiles.iter().filter_map(|(profile, copies)| of_copies(id, profile, copies, now));
+        for claim in told.iter().flat_map(|(_, told)| &told.claims) {
+            profiles.entry(claim.profile()).or_default();
+        }
+        let statistics = profiles.iter().filter_map(|(profile, copies)| of_copies(id, profile, copies, &told, now));
         settled.canonical = Some((id, statistics.collect()));
+        settled.consensus = Some((id, consensus(id, &all, &told, now)));
         let fact = if all.is_empty() { Fact::Unknown } else { self.ground.catalogue.recording(id, self.offline) };
         let duration_ms = match fact {
             Fact::Known(facts) if facts.id != id => {
@@ -113,7 +121,7 @@ impl<'g> Settler<'g> {
                 }
                 // Said again here: the one that stands may be in this very page, settled as it was before.
                 settled.todo.push(Todo::Recording(facts.id));
-                return Ok(Settled { canonical: Some((id, Vec::new())), ..settled });
+                return Ok(Settled { canonical: Some((id, Vec::new())), consensus: Some((id, None)), ..settled });
             }
             Fact::Known(facts) => facts.duration_ms,
             Fact::Unknown => None,
@@ -221,7 +229,11 @@ impl<'g> Settler<'g> {
             }
             let now = self.ground.clock.now().wall;
             self.ground.store.write_blocking(move |txn, tables| {
-                settled.iter().try_for_each(|settled| tables.library.settle(txn, settled, now))
+                settled.iter().try_for_each(|settled| {
+                    tables.library.settle(txn, settled, now)?;
+                    let Some((id, consensus)) = &settled.consensus else { return Ok(()) };
+                    tables.gossip.put_consensus(txn, *id, consensus.as_ref())
+                })
             })?;
         }
     }

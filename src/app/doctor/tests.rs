@@ -183,6 +183,7 @@ impl Box_ {
             rules: Arc::new(Rules::new(&[], &[]).unwrap()),
             clock: Clock::start(),
             thresholds: Thresholds::default(),
+            canonical: CanonicalRules::default(),
             workers: 2,
         };
         Self { ground, words, shelf, music, _store: dir, scans: 0 }

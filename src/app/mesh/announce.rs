@@ -4,8 +4,8 @@
 //! Half of the room is the releases'.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 
 use crate::app::soulseek::Parts;
 use crate::engine::mesh::meeting::{RENDEZVOUS, content_key, rendezvous_key};

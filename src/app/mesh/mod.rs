@@ -2,11 +2,14 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
-//! [`meet`] finds peers by the DHT and on the own network,
-//! [`announce`] knows what it may be told, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+//! [`choose`] says which copy of a recording that is, [`gossip`] tells peers about recordings and keeps what they tell,
+//! [`meet`] finds peers by the DHT and on the own network, [`announce`] knows what may be told there, [`key`] keeps our
+//! key. What the owner asked for is kept in the store and goes on after a restart.
 
 mod announce;
+mod choose;
 mod fetch;
+mod gossip;
 mod key;
 mod meet;
 mod serve;
@@ -16,6 +19,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -23,14 +27,21 @@ use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
 use self::meet::Board;
+pub use self::serve::KEPT_LIST_LEN;
 use self::serve::Slots;
+use super::lab::faults::Faults;
 use super::soulseek::Parts;
+use crate::engine::library::CanonicalRules;
 use crate::engine::mesh::candidates::Range;
+use crate::engine::mesh::downloader::State;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
 use crate::engine::soulseek::io::Refusal;
 use crate::engine::soulseek::names;
+use crate::engine::swarm::cost::CostSettings;
 use crate::engine::swarm::list::PieceList;
+use crate::engine::swarm::reputation::ReputationSettings;
+use crate::engine::swarm::scheduler::{Share, SwarmSettings, Worth};
 use crate::model::config::Config;
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
@@ -67,10 +78,19 @@ struct Running {
     over: Mutex<VecDeque<(ContentHash, Progress)>>,
     /// One change of the kept fetches at a time.
     changing: tokio::sync::Mutex<()>,
+    swarm: SwarmSettings,
     cancel: CancellationToken,
     tasks: TaskTracker,
     bytes_in: AtomicU64,
     bad_pieces: AtomicU64,
+    /// In the lab alone.
+    faults: Option<Arc<Faults>>,
+    /// Peers served at once.
+    upload_slots: usize,
+    /// How copies are chosen among.
+    canonical: CanonicalRules,
+    /// Who waits for what peers offer. Short and synchronous.
+    answers: Mutex<gossip::Answers>,
 }
 
 #[derive(Clone)]
@@ -95,6 +115,22 @@ impl MeshService {
     /// # Errors
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
     pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
+        Self::start_in_lab(config, data, parts, cancel, None, Duration::ZERO)
+    }
+
+    /// As [`MeshService::start`], for a peer of the lab: what it serves suffers these faults, and each of its packets
+    /// comes and goes later by `delay`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in_lab(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        cancel: CancellationToken,
+        faults: Option<Arc<Faults>>,
+        delay: Duration,
+    ) -> Result<Self, String> {
         let settings = &config.mesh;
         let board = Arc::new(Board::new(Arc::clone(&parts), settings.clone()));
         if !settings.enabled {
@@ -122,6 +158,7 @@ impl MeshService {
                 gso: settings.gso,
                 hello,
                 blocks: parts.pump.disk().pool().permits(),
+                delay,
             },
             incoming,
             cancel.clone(),
@@ -140,10 +177,15 @@ impl MeshService {
             live: Mutex::default(),
             over: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            swarm: swarm_settings(config),
             cancel,
             tasks: TaskTracker::new(),
             bytes_in: AtomicU64::new(0),
             bad_pieces: AtomicU64::new(0),
+            faults,
+            upload_slots: settings.upload_slots,
+            canonical: super::apply::canonical(config),
+            answers: Mutex::default(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.mdns {
@@ -151,6 +193,9 @@ impl MeshService {
         }
         if settings.dht.enabled {
             running.tasks.spawn(meet::run(Arc::clone(&running)));
+        }
+        if settings.gossip {
+            running.tasks.spawn(gossip::run(Arc::clone(&running)));
         }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
@@ -216,6 +261,8 @@ impl MeshService {
                 if found.is_empty() { Err(Refusal::NotFound) } else { Ok(MeshAnswer::Fetches(found)) }
             }
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
+            MeshRequest::StartRecording(request) => self.begin_recording(request).await,
+            MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }
@@ -314,7 +361,48 @@ impl Running {
     }
 }
 
-/// What a source did, for pages.
-fn source_view(peer: PeerId, share: crate::engine::swarm::scheduler::Share, bytes: u64) -> SourceView {
-    SourceView { peer, bytes, bad_pieces: share.bad, failed: share.failed, dropped: share.dropped }
+/// What a source did and is worth, for pages.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped by the cast; none is negative")]
+fn source_view(peer: PeerId, share: Share, bytes: u64, worth: Worth, state: State) -> SourceView {
+    let scaled = |value: f64, by: f64| (value * by).round() as u64;
+    SourceView {
+        peer,
+        bytes,
+        bad_pieces: share.bad,
+        failed: share.failed,
+        dropped: share.dropped,
+        cost_milli: worth.cost.map(|cost| scaled(cost, 1_000.0)),
+        rate: worth.rate.map(|rate| scaled(rate, 1.0)),
+        rtt_us: scaled(worth.rtt_s, 1_000_000.0),
+        reputation_milli: scaled(worth.reputation, 1_000.0),
+        requests: worth.runs as u64,
+        state: state.name(),
+    }
+}
+
+/// As the scheduler wants it.
+fn swarm_settings(config: &Config) -> SwarmSettings {
+    let swarm = &config.swarm;
+    let of = |milli: u32| f64::from(milli) / 1_000.0;
+    SwarmSettings {
+        cost: CostSettings {
+            enabled: swarm.cost_enabled,
+            throughput_weight: of(swarm.throughput_milli),
+            error_rate_weight: of(swarm.error_rate_milli),
+            timeout_rate_weight: of(swarm.timeout_rate_milli),
+            rtt_weight: of(swarm.rtt_milli),
+            zero_throughput_penalty: of(swarm.zero_throughput_milli),
+            high_error_rate_penalty: of(swarm.high_error_rate_milli),
+        },
+        rebalance: swarm.rebalance,
+        rebalance_interval: Duration::from_secs(swarm.rebalance_interval_s),
+        rebalance_chunks: swarm.rebalance_chunks,
+        rebalance_threshold: of(swarm.rebalance_threshold_milli),
+        reputation: ReputationSettings {
+            enabled: swarm.reputation,
+            quarantine_threshold: of(swarm.quarantine_milli),
+            half_life: Duration::from_secs(swarm.half_life_days.saturating_mul(24 * 3_600)),
+        },
+        seed: 1,
+    }
 }

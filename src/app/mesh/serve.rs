@@ -4,6 +4,7 @@
 //! share index advertises it; never by a path. Peers whose claimed user name is blacklisted get nothing. So many peers are
 //! served at once as the owner allows; others are told to come later. Speed is the one limit of all uploads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
+use crate::app::sharing::Sharing;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
@@ -24,11 +26,12 @@ use crate::model::health::FileOutcome;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
 use crate::net::mesh::{Answer, Incoming, spare};
+use crate::store::Store;
 
 /// A peer keeps its slot so long after its last request.
 const LINGER: Duration = Duration::from_secs(5);
 /// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
-const KEPT_LIST_LEN: usize = 64 * 1024;
+pub const KEPT_LIST_LEN: usize = 64 * 1024;
 /// Blocks read at once.
 const BATCH: usize = 8;
 
@@ -75,7 +78,7 @@ impl Drop for Slot<'_> {
 }
 
 /// A file that may be served.
-struct Located {
+pub(super) struct Located {
     path: PathBuf,
     size: u64,
 }
@@ -117,30 +120,31 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 }
 
 /// Whether somebody of this claimed name may get anything.
-async fn allowed(running: &Running, username: &str) -> bool {
+pub(super) async fn allowed(running: &Running, username: &str) -> bool {
     username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
 }
 
 /// The file of this content, if it is shared and is what it was when it was measured.
 async fn locate(running: &Running, content: ContentHash) -> Option<Located> {
     let (store, sharing) = (running.parts.store.clone(), running.parts.sharing.clone());
-    let look = move || {
-        let rows = store.read(|txn, tables| {
-            let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
-            paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
-        });
-        let rows =
-            rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
-        rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
-            let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
-            let shared = sharing.find_local(&path).ok().flatten()?;
-            let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
-            let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
-            let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
-            same.then_some(Located { path: shared.local_path, size: row.size })
-        })
-    };
-    tokio::task::spawn_blocking(look).await.ok().flatten()
+    tokio::task::spawn_blocking(move || find(&store, &sharing, content)).await.ok().flatten()
+}
+
+/// The same, on a thread that may wait: what may be served is what peers may be told of.
+pub(super) fn find(store: &Store, sharing: &Sharing, content: ContentHash) -> Option<Located> {
+    let rows = store.read(|txn, tables| {
+        let paths = tables.library.bare_variant(txn, content)?.map(|variant| variant.paths).unwrap_or_default();
+        paths.iter().map(|path| tables.library.file(txn, path)).collect::<Result<Vec<_>, _>>()
+    });
+    let rows = rows.inspect_err(|error| tracing::error!(%error, "a peer's question could not be looked up")).ok()?;
+    rows.into_iter().flatten().filter(|row| row.outcome == FileOutcome::Measured(content)).find_map(|row| {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&row.path.0));
+        let shared = sharing.find_local(&path).ok().flatten()?;
+        let now = std::fs::symlink_metadata(&shared.local_path).ok()?;
+        let changed = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
+        let same = now.is_file() && now.len() == row.size && shared.size == row.size && changed == row.mtime_ns;
+        same.then_some(Located { path: shared.local_path, size: row.size })
+    })
 }
 
 async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
@@ -150,6 +154,11 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     let Some(located) = locate(running, wanted.content()).await else {
         return answer.refuse(ErrorCode::NotFound).await;
     };
+    if let Some(faults) = &running.faults
+        && faults.turns_away().await
+    {
+        return answer.refuse(ErrorCode::RateLimited).await;
+    }
     let Some(_slot) = running.slots.take(answer.peer()) else {
         return answer.refuse(ErrorCode::RateLimited).await;
     };
@@ -163,7 +172,12 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
             };
             match list(running, content, &located).await {
                 // Who takes it too slowly is broken off.
-                Ok(list) => _ = timeout(LIST, send_list(running, answer, &list)).await,
+                Ok(mut list) => {
+                    if let Some(faults) = &running.faults {
+                        faults.spoil_list(&mut list);
+                    }
+                    _ = timeout(LIST, send_list(running, answer, &list)).await;
+                }
                 Err(code) => answer.refuse(code).await,
             }
         }
@@ -218,7 +232,7 @@ async fn send_list(running: &Running, mut answer: Answer, list: &[u8]) {
         return;
     }
     for part in list.chunks(BLOCK_LEN) {
-        if !paced(running, &mut answer, part).await {
+        if !paced(running, &mut answer, part, false).await {
             return;
         }
     }
@@ -250,7 +264,8 @@ async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, 
         for block in &blocks {
             let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
             let bytes = &block.bytes()[..Block::len(block).min(left)];
-            if !paced(running, &mut answer, bytes).await {
+            let bytes = running.faults.as_ref().map_or(Cow::Borrowed(bytes), |faults| faults.spoil(bytes));
+            if !paced(running, &mut answer, &bytes, true).await {
                 return;
             }
             sent += bytes.len() as u64;
@@ -263,10 +278,14 @@ async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, 
 }
 
 /// Sends no faster than all uploads together may.
-async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8]) -> bool {
+async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8], of_a_file: bool) -> bool {
     let bucket = &running.parts.pump.limiter().up;
     while !bytes.is_empty() {
-        let granted = bucket.take(bytes.len()).await.clamp(1, bytes.len());
+        let granted = match &running.faults {
+            None => bucket.take(bytes.len()).await,
+            Some(faults) => faults.take(bytes.len(), of_a_file).await,
+        };
+        let granted = granted.clamp(1, bytes.len());
         if !answer.send(&bytes[..granted]).await {
             return false;
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::gossip::Mode;
 use crate::model::id::ContentHash;
 use crate::model::variant::Codec;
 
@@ -253,14 +254,10 @@ pub fn order(candidates: &mut [Candidate]) {
     });
 }
 
-/// A local file this good is kept unless the improvement is worth it.
-pub const LOCAL_QUALITY_ENOUGH: f32 = 0.85;
-/// The improvement worth a download.
-pub const IMPROVEMENT_MIN: f32 = 0.1;
-
-/// Whether a download is pointless: the local copy is good and the offered one hardly better.
-pub fn skip_download(local_quality: f32, offered_quality: f32) -> bool {
-    local_quality >= LOCAL_QUALITY_ENOUGH && offered_quality - local_quality < IMPROVEMENT_MIN
+/// Whether a download is pointless: the local copy is good (`enough`, 0.85 by default) and the offered one better by
+/// less than `gain` (0.1).
+pub fn skip_download(local_quality: f32, offered_quality: f32, (enough, gain): (f32, f32)) -> bool {
+    local_quality >= enough && offered_quality - local_quality < gain
 }
 
 /// Whether a search result may be the best variant: its codec, its sample rate, and its bit rate within 50 kbit/s
@@ -273,6 +270,36 @@ pub fn matches(best: &Candidate, codec: Codec, sample_rate_hz: u32, bitrate_kbps
 
 /// Sources that must offer a candidate before it is chosen over the next one.
 pub const MATCHING_SOURCES_MIN: usize = 2;
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its place among the candidates.
+    pub at: usize,
+    /// Too few offer any candidate, so the sources of one and the same content are what counts.
+    pub by_hash: bool,
+}
+
+/// Chooses among candidates in their common order. A candidate with fewer
+/// than [`MATCHING_SOURCES_MIN`] gives way to the next; where all have fewer, the first that anybody offers is taken.
+///
+/// `candidates`: whether each is a suspect, and how many offer it.
+///
+/// | Mode | Order | Suspects |
+/// |---|---|---|
+/// | Any | most sources, then the common one | last, as there |
+/// | Canonical Master | the common one | never |
+/// | No Transcodes | most sources, then the common one | never |
+pub fn choose(mode: Mode, candidates: &[(bool, usize)]) -> Option<Choice> {
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    if mode != Mode::CanonicalMaster {
+        order.sort_by_key(|at| std::cmp::Reverse(candidates[*at].1));
+    }
+    let may = |at: &&usize| mode == Mode::Any || !candidates[**at].0;
+    let of = |min: usize| order.iter().filter(may).find(|at| candidates[**at].1 >= min).copied();
+    let enough = of(MATCHING_SOURCES_MIN).map(|at| Choice { at, by_hash: false });
+    enough.or_else(|| of(1).map(|at| Choice { at, by_hash: true }))
+}
 
 #[cfg(test)]
 mod tests {
@@ -358,9 +385,25 @@ mod tests {
 
     #[test]
     fn a_good_copy_is_kept_unless_the_gain_is_a_tenth() {
-        assert!(skip_download(0.85, 0.94));
-        assert!(!skip_download(0.85, 0.96));
-        assert!(!skip_download(0.84, 0.85));
+        assert!(skip_download(0.85, 0.94, (0.85, 0.1)));
+        assert!(!skip_download(0.85, 0.96, (0.85, 0.1)));
+        assert!(!skip_download(0.84, 0.85, (0.85, 0.1)));
+    }
+
+    #[test]
+    fn each_mode_chooses_its_own() {
+        let check =
+            |mode, candidates: &[(bool, usize)]| choose(mode, candidates).map(|choice| (choice.at, choice.by_hash));
+        // The best with two sources, a lesser one with five, a suspect with nine.
+        let all = [(false, 2), (false, 5), (true, 9)];
+        assert_eq!(check(Mode::CanonicalMaster, &all), Some((0, false)));
+        assert_eq!(check(Mode::NoTranscodes, &all), Some((1, false)));
+        assert_eq!(check(Mode::Any, &all), Some((2, false)));
+        // One source is too few while another candidate has two.
+        assert_eq!(check(Mode::CanonicalMaster, &[(false, 1), (false, 2)]), Some((1, false)));
+        assert_eq!(check(Mode::CanonicalMaster, &[(false, 0), (false, 1), (true, 9)]), Some((1, true)));
+        assert_eq!(check(Mode::NoTranscodes, &[(true, 9)]), None);
+        assert_eq!(check(Mode::Any, &[(false, 0)]), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod ogg;
 use thiserror::Error;
 
 pub use flac::{FlacCheck, FlacHeader, flac_header};
+pub(crate) use flac::{crc8, crc16};
 pub use ogg::{OggCheck, ogg_page_sum};
 
 /// Bytes taken at once, so that memory stays bounded whatever a caller feeds.

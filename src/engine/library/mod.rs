@@ -2,11 +2,12 @@
 //! was found before.
 //!
 //! [`detect`] holds one function per kind of issue, evidence in, issue out; [`merge`] lets findings meet the stored
-//! row; [`scan`] decides what a walk does with each file and how far it has come; [`score`] is the health score;
+//! row; [`consensus`] is what our copies and the words of peers come to; [`scan`] decides what a walk does with each file and how far it has come; [`score`] is the health score;
 //! [`governor`] says how quickly to work. How good a copy is, and whether it is a transcode, is `engine::audio`'s;
 //! reading files, asking catalogues and keeping rows are the shells'.
 
 pub mod album;
+pub mod consensus;
 pub mod detect;
 pub mod governor;
 pub mod merge;
@@ -29,6 +30,25 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Self { quality_gap: 0.2, duration_tolerance_ms: 3_000 }
+    }
+}
+
+/// How the copies of a recording are chosen among (SPEC-FACTS 17, `audio.canonical_scoring`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CanonicalRules {
+    /// Offered files are compared with known copies, and copies are chosen by what is known of them.
+    pub enabled: bool,
+    /// The canonical copy comes first.
+    pub prefer: bool,
+    /// A copy is fetched beside a good one of our own only when it is better by this, 0..=1.
+    pub improvement_min: f32,
+    /// What a good one of our own is, 0..=1.
+    pub local_enough: f32,
+}
+
+impl Default for CanonicalRules {
+    fn default() -> Self {
+        Self { enabled: true, prefer: true, improvement_min: 0.1, local_enough: 0.85 }
     }
 }
 

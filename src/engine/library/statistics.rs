@@ -1,24 +1,30 @@
 //! What the copies of one recording here come to (SPEC-FACTS 4).
 
+use super::consensus::{claim_of, vote};
 use super::detect::best_of;
-use crate::engine::audio::canonical::{Ledger, Observation, Observer};
+use crate::engine::audio::canonical::{Ledger, Observer};
+use crate::model::gossip::Told;
 use crate::model::health::{CanonicalStats, Variant};
+use crate::model::id::PeerId;
 use crate::model::time::UnixMs;
 
 /// Statistics of the copies of one recording in one profile; `None` without copies. This box is one observer, however
 /// often it saw a copy: what peers tell joins it in the same ledger.
-pub fn of_copies(recording_id: u128, profile: &str, copies: &[&Variant], now: UnixMs) -> Option<CanonicalStats> {
+pub fn of_copies(
+    recording_id: u128,
+    profile: &str,
+    copies: &[&Variant],
+    told: &[(PeerId, Told)],
+    now: UnixMs,
+) -> Option<CanonicalStats> {
     let mut ledger = Ledger::default();
     for copy in copies {
-        ledger.observe(&Observation {
-            observer: Observer::Local,
-            variant: copy.hash(),
-            codec: copy.measured.codec,
-            bitrate_kbps: copy.measured.bitrate_kbps,
-            sample_rate_hz: copy.measured.sample_rate_hz,
-            quality: copy.judged.quality_score,
-            suspect: copy.judged.is_suspect(),
-        });
+        ledger.observe(&vote(Observer::Local, &claim_of(copy)));
+    }
+    for (peer, told) in told {
+        for claim in told.claims.iter().filter(|claim| claim.profile() == profile) {
+            ledger.observe(&vote(Observer::Peer(peer.0), claim));
+        }
     }
     let statistics = ledger.statistics();
     let best = statistics.best()?;
@@ -60,11 +66,11 @@ mod tests {
     fn the_best_copy_and_how_sure_it_is() {
         let (a, mut b) = (variant("/a", 0.9), variant("/b", 0.8));
         b.measured.bitrate_kbps = 1_000;
-        let stats = of_copies(1, "p", &[&b, &a], UnixMs(5)).unwrap();
+        let stats = of_copies(1, "p", &[&b, &a], &[], UnixMs(5)).unwrap();
         assert_eq!((stats.best_variant, stats.variant_count, stats.total_seen_count), (a.hash(), 2, 2));
         assert_eq!(stats.bitrates_kbps, [(896, 1), (992, 1)]);
         assert!((stats.avg_quality - 0.85).abs() < 1e-6);
-        assert!(of_copies(1, "p", &[], UnixMs(5)).is_none());
+        assert!(of_copies(1, "p", &[], &[], UnixMs(5)).is_none());
     }
 
     #[test]

@@ -74,9 +74,7 @@ impl Range {
     pub fn allows(&self, at: SocketAddr) -> bool {
         match (at.ip().to_canonical(), at.port()) {
             (_, 0) => false,
-            (IpAddr::V4(ip), port) => {
-                address::dialable(SocketAddrV4::new(ip, port), self.server_near, &self.private)
-            }
+            (IpAddr::V4(ip), port) => address::dialable(SocketAddrV4::new(ip, port), self.server_near, &self.private),
             (IpAddr::V6(ip), _) => is_global_v6(ip),
         }
     }
@@ -238,7 +236,9 @@ impl Candidates {
         }
         if origin == Origin::Dht {
             let network = network(fresh[0].ip());
-            let of_it = |entry: &&Entry| entry.origin == Origin::Dht && entry.addresses.iter().any(|at| self::network(at.ip()) == network);
+            let of_it = |entry: &&Entry| {
+                entry.origin == Origin::Dht && entry.addresses.iter().any(|at| self::network(at.ip()) == network)
+            };
             if self.entries.values().filter(of_it).count() >= limits::MESH_CANDIDATES_PER_NETWORK {
                 return Err(Passed::Crowded);
             }
@@ -258,15 +258,8 @@ impl Candidates {
             };
         }
         self.numbers += 1;
-        let entry = Entry {
-            key,
-            proven: None,
-            addresses: fresh,
-            origin,
-            state: State::Waiting,
-            failures: 0,
-            not_before: now,
-        };
+        let entry =
+            Entry { key, proven: None, addresses: fresh, origin, state: State::Waiting, failures: 0, not_before: now };
         self.entries.insert(self.numbers, entry);
         Ok(())
     }

@@ -26,6 +26,7 @@
 use super::frame::{ChunkRequest, ErrorCode, Frame, FrameError, Frames, Message, MessageId};
 use crate::model::id::ContentHash;
 use crate::model::limits;
+use crate::model::swarm::CancelReason;
 
 /// Bytes of a piece: a power of two times BLAKE3's chunk, so that every piece is a subtree (DESIGN 2).
 pub const PIECE_LEN: u64 = 64 * 1024;
@@ -33,6 +34,21 @@ pub const PIECE_LEN: u64 = 64 * 1024;
 pub const CHUNK_LEN: u64 = 8 * PIECE_LEN;
 /// Bytes of one entry of a piece list.
 pub const ENTRY_LEN: u64 = 32;
+
+/// The code of the first reason for taking a request back; the others follow in the order of their numbers.
+const CANCEL_CODE: u32 = 16;
+
+/// The code with which a stream is stopped or reset when its request is taken back for this reason.
+pub fn cancel_code(reason: CancelReason) -> u32 {
+    let at = CancelReason::ALL.iter().position(|other| *other == reason).unwrap_or_default();
+    CANCEL_CODE.saturating_add(u32::try_from(at).unwrap_or_default())
+}
+
+/// The reason that a code stands for; other codes stand for none.
+pub fn cancel_reason(code: u64) -> Option<CancelReason> {
+    let at = usize::try_from(code.checked_sub(u64::from(CANCEL_CODE))?).ok()?;
+    CancelReason::ALL.get(at).copied()
+}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

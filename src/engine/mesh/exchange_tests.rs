@@ -213,3 +213,16 @@ mod hostile {
         }
     }
 }
+
+#[test]
+fn every_reason_has_a_code_of_its_own() {
+    let codes: std::collections::BTreeSet<u32> = CancelReason::ALL.into_iter().map(cancel_code).collect();
+    assert_eq!(codes.len(), CancelReason::ALL.len());
+    for reason in CancelReason::ALL {
+        assert_eq!(cancel_reason(u64::from(cancel_code(reason))), Some(reason));
+    }
+    assert_eq!(
+        (cancel_reason(0), cancel_reason(15), cancel_reason(23), cancel_reason(u64::MAX)),
+        (None, None, None, None)
+    );
+}

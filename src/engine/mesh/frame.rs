@@ -8,6 +8,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::control::Sealed;
 use crate::model::id::ContentHash;
 use crate::model::limits;
 
@@ -118,6 +119,8 @@ pub enum Message {
     Query(ContentHash),
     /// Its length if so; with the id of the `Query`.
     Holding(Option<u64>),
+    /// About recordings: kinds 6 to 15, see [`super::control`].
+    Control(Sealed),
     /// Alone on its stream: the piece list of a file of this length.
     PieceList(ContentHash, u64),
     /// Alone on its stream: a run of bytes.
@@ -137,6 +140,7 @@ impl Message {
             Self::Pong => 3,
             Self::Query(_) => 4,
             Self::Holding(_) => 5,
+            Self::Control(sealed) => sealed.kind(),
             Self::PieceList(..) => 16,
             Self::Chunk(_) => 17,
             Self::Granted(_) => 18,
@@ -155,6 +159,10 @@ impl Message {
             Self::Ping | Self::Pong => frame,
             Self::Query(content) => body(frame, content),
             Self::Holding(size) => body(frame, size),
+            Self::Control(sealed) => {
+                frame.extend_from_slice(sealed.body());
+                frame
+            }
             Self::PieceList(content, size) => body(frame, &(content, size)),
             Self::Chunk(request) => body(frame, request),
             Self::Granted(length) => body(frame, length),
@@ -172,6 +180,7 @@ impl Message {
             3 => whole(kind, bytes).map(|()| Self::Pong)?,
             4 => Self::Query(whole(kind, bytes)?),
             5 => Self::Holding(whole(kind, bytes)?),
+            6..=15 => Self::Control(Sealed::check(kind, bytes)?),
             16 => whole(kind, bytes).map(|(content, size)| Self::PieceList(content, size))?,
             17 => Self::Chunk(whole(kind, bytes)?),
             18 => Self::Granted(whole(kind, bytes)?),
@@ -284,6 +293,7 @@ mod tests {
             Message::Query(content),
             Message::Holding(Some(u64::MAX)),
             Message::Holding(None),
+            Message::Control(crate::engine::mesh::control::tests::advert(3).seal().unwrap()),
             Message::PieceList(content, 1 << 40),
             Message::Chunk(ChunkRequest { content, offset: 65536, length: 524_288, priority: 5, deadline_ms: 5_000 }),
             Message::Granted(12),

@@ -7,6 +7,7 @@
 //! | Greeting | anything else, or 5 s | Closed | |
 //! | Open | ping | Open | pong |
 //! | Open | query | Open | asks whoever knows the shares; [`Input::Answer`] sends it |
+//! | Open | word about recordings | Open | told; [`Input::Tell`] says one |
 //! | Open | answer to a query of ours | Open | told once; 10 s without one count as "no" |
 //! | Open | 30 s quiet | Open | ping |
 //! | Open | no pong for 30 s | Closed | |
@@ -19,6 +20,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::control::Sealed;
 use super::frame::{Frame, FrameError, Frames, Hello, Message, MessageId};
 use crate::model::id::ContentHash;
 use crate::model::limits;
@@ -28,7 +30,7 @@ pub const PROTOCOL: u16 = 1;
 /// Versions up to this one are thought to understand ours (SPEC-FACTS 8).
 pub const PROTOCOL_MAX: u16 = 100;
 /// What we can do: abilities by name (SPEC-FACTS 8).
-pub const FEATURES: &str = "mesh chunks";
+pub const FEATURES: &str = "mesh chunks mbid hash_sync";
 /// Abilities of one peer that are looked at, and their longest name, bytes; further ones are left out.
 const FEATURES_MAX: usize = 20;
 const FEATURE_LEN: usize = 32;
@@ -67,6 +69,8 @@ pub enum Input<'a> {
     Tick,
     /// Ask whether the peer shares this file. The number comes back in [`Action::Heard`].
     Ask(u64, ContentHash),
+    /// Tell the peer something about recordings.
+    Tell(Sealed),
     /// The answer to [`Action::Asked`].
     Answer(MessageId, Option<u64>),
 }
@@ -80,6 +84,8 @@ pub enum Action {
     Ready(Greeted),
     /// The peer wants to know how long our file of this content is, if we share it with this peer.
     Asked(MessageId, ContentHash),
+    /// The peer says this about recordings.
+    Told(Sealed),
     /// What came of [`Input::Ask`]: the length, or that there is none.
     Heard(u64, Option<u64>),
     /// It is over. Once, last.
@@ -206,7 +212,7 @@ impl Session {
             (State::Closed, _)
             | (State::Open | State::Greeting, Input::Opened)
             | (State::Fresh, Input::Bytes(_) | Input::Tick)
-            | (State::Fresh | State::Greeting, Input::Answer(..)) => {}
+            | (State::Fresh | State::Greeting, Input::Answer(..) | Input::Tell(_)) => {}
             (State::Fresh, Input::Opened) => {
                 self.state = State::Greeting;
                 self.metered = now;
@@ -235,6 +241,10 @@ impl Session {
                 let id = self.next_id();
                 self.questions.insert(id, (number, now.saturating_add(ANSWER)));
                 out.push(Action::Send(Message::Query(content).encode(id)));
+            }
+            (State::Open, Input::Tell(sealed)) => {
+                let id = self.next_id();
+                out.push(Action::Send(Message::Control(sealed).encode(id)));
             }
             (State::Open, Input::Answer(id, size)) => out.push(Action::Send(Message::Holding(size).encode(id))),
         }
@@ -284,6 +294,7 @@ impl Session {
                 }
             }
             Some(Message::Query(content)) => out.push(Action::Asked(frame.id, content)),
+            Some(Message::Control(sealed)) => out.push(Action::Told(sealed)),
             // Late, or to nothing: a kind to come may be of use to others.
             Some(Message::Holding(_)) | None => {}
             Some(

@@ -42,7 +42,10 @@ fn open_pair() -> (Session, Session) {
     assert!(matches!(answer.last(), Some(Action::Ready(_))));
     let ready = feed(&mut dialler, &sent(&answer), at(0));
     let Some(Action::Ready(greeted)) = ready.last() else { panic!("{ready:?}") };
-    assert_eq!((greeted.version, greeted.features.as_slice()), (1, &["mesh".to_owned(), "chunks".to_owned()][..]));
+    assert_eq!(
+        (greeted.version, greeted.features.as_slice()),
+        (1, &["mesh", "chunks", "mbid", "hash_sync"].map(str::to_owned)[..])
+    );
     (dialler, listener)
 }
 

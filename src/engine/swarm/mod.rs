@@ -2,5 +2,8 @@
 //!
 //! Everything is pure; moving and storing bytes is `app::mesh`'s.
 
+pub mod cost;
 pub mod list;
+pub mod metrics;
+pub mod reputation;
 pub mod scheduler;

@@ -1,32 +1,92 @@
 //! Which source fetches which pieces next.
 //!
-//! A run is 1 to 8 pieces in a row, asked from one source. Free slots are filled in turn; the first missing run goes to
-//! the source whose turn it is. When nothing is missing but runs are still under way, idle sources are given the oldest of
-//! them too: the first to verify wins. A run that is not done when its lease ends is taken back. A source that sent three
-//! proven bad pieces is dropped from the file (DECISIONS 4); one that fails rests a while, longer each time.
+//! A mesh peer is asked for runs of 1 to 8 pieces, about a quarter of a second of its work each, and for so many at once
+//! that its line stays full ([`flow`]). The free slot of the cheapest source takes the piece of the highest priority
+//! ([`choose`]). Nobody is given what others would finish sooner; when all is given out, the pieces that would come last
+//! are asked for a second time, a few of them. A run that is not done when its lease ends is taken back.
 //!
-//! What a piece's bytes must be is `list`'s; asking and storing is done elsewhere.
+//! A Soulseek user delivers one run from an offset that is taken once, and only one such run is under way. The mesh takes
+//! what lies ahead of it, the farthest first; when the run reaches what is there already, it is ended (DESIGN decision 7).
+//!
+//! A source that sent three proven bad pieces is dropped from the file (DECISIONS 4); one that fails rests a while, longer
+//! each time; one of bad reputation is asked only when nobody else is there. What a piece's bytes must be is `list`'s;
+//! asking and storing is done elsewhere. Everything that happens is told as [`TraceKind`].
+
+mod choose;
+mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::model::id::PeerId;
+use self::flow::Flow;
+use super::cost::{CostSettings, cost, median};
+use super::metrics::SourceMetrics;
+use super::reputation::{NEUTRAL, Reputation, ReputationSettings};
+use crate::engine::mesh::exchange::PIECE_LEN;
+use crate::model::swarm::{CancelReason, Priority, Source};
+use crate::model::trace::{ChunkResult, TraceKind};
 
 /// Longest run (SPEC-FACTS 10: 512 KiB).
 pub const RUN_MAX: usize = 8;
-/// Runs under way with one source (SPEC-FACTS 10).
-pub const SLOTS: usize = 4;
+/// Runs under way with one source: the streams a peer lets us open.
+pub const RUNS_MAX: usize = 16;
 /// Proven bad pieces after which a source is dropped (DECISIONS 4).
 pub const BAD_MAX: u32 = 3;
-/// The first lease of a source, and the longest (SPEC-FACTS 6.4: 10 s for 512 KiB).
-const LEASE: Duration = Duration::from_secs(10);
+/// The longest lease, and the first of a source (SPEC-FACTS 6.4: 10 s for 512 KiB).
+const LEASE_MAX: Duration = Duration::from_secs(10);
 /// The shortest: below it a busy moment of either side would count as a stall. Chosen.
 const LEASE_MIN: Duration = Duration::from_secs(2);
+/// A Soulseek user may be silent so long (SPEC-FACTS 6.4).
+const STREAM_SILENT: Duration = Duration::from_secs(30);
+/// One that is slower for so long is left for another (SPEC-FACTS 6.4), bytes per second.
+const STREAM_SLOW: (f64, Duration) = (5_000.0, Duration::from_secs(12));
 /// Rest after a failure; doubles with each in a row.
 const REST: Duration = Duration::from_secs(1);
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// Rebalancing twice within this time would undo itself (C12).
+const REBALANCE_MIN: Duration = Duration::from_secs(5);
+/// How often a source that could do more is looked at again while nothing else happens.
+const LOOK: Duration = Duration::from_millis(50);
+/// Pieces whose priority is raised at most; further ones stay as they are. 16 sources with all their runs are 2,048.
+const RAISED_MAX: usize = 4_096;
+
+/// How the swarm is to work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SwarmSettings {
+    /// What counts how much.
+    pub cost: CostSettings,
+    /// Whether work is taken back from sources that became slow.
+    pub rebalance: bool,
+    /// At least so often.
+    pub rebalance_interval: Duration,
+    /// And after so many runs.
+    pub rebalance_chunks: u32,
+    /// When the cost is more than so many times what it was.
+    pub rebalance_threshold: f64,
+    /// Trust.
+    pub reputation: ReputationSettings,
+    /// For choices at random, when the cost function is off.
+    pub seed: u64,
+}
+
+impl Default for SwarmSettings {
+    /// SPEC-FACTS 17.
+    fn default() -> Self {
+        Self {
+            cost: CostSettings::default(),
+            rebalance: true,
+            rebalance_interval: Duration::from_secs(30),
+            rebalance_chunks: 10,
+            rebalance_threshold: 2.0,
+            reputation: ReputationSettings::default(),
+            seed: 0,
+        }
+    }
+}
 
 /// One run under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +98,13 @@ pub struct Assignment {
     /// Its name from now on.
     pub run: RunId,
     /// Whom to ask.
-    pub source: PeerId,
-    /// Which pieces.
+    pub source: Source,
+    /// Which pieces. Of a Soulseek user all to the end of the file; it is taken back earlier.
     pub pieces: Range<usize>,
-    /// When it is taken back, by the monotonic clock.
+    /// When the lease ends if nothing comes, by the monotonic clock.
     pub until: Duration,
+    /// For the request.
+    pub priority: Priority,
 }
 
 /// How a run ended.
@@ -50,11 +112,15 @@ pub struct Assignment {
 pub enum Ended {
     /// All of it came.
     Whole,
-    /// The lease ended, the source failed or went, or it refused for now.
+    /// The source failed or went.
     Failed,
+    /// A piece of it was proven bad.
+    Corrupt,
+    /// The source gives nothing now.
+    Busy,
     /// The source says it has no such file, or gives us nothing.
     Never,
-    /// It was taken back by us: others had all of it first.
+    /// It was taken back by us.
     Cancelled,
 }
 
@@ -65,67 +131,119 @@ pub struct Share {
     pub pieces: u64,
     /// Proven bad pieces.
     pub bad: u32,
-    /// Runs that failed.
+    /// Runs that failed or took too long.
     pub failed: u64,
     /// It gets no more of this file.
     pub dropped: bool,
 }
 
-#[derive(Debug, Default)]
-struct Source {
+/// What a source is worth now, for pages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worth {
+    /// If known.
+    pub cost: Option<f64>,
+    /// Bytes per second, if known.
+    pub rate: Option<f64>,
+    /// Seconds to the first byte, average.
+    pub rtt_s: f64,
+    /// 0 to 1.
+    pub reputation: f64,
+    /// Runs under way.
+    pub runs: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Site {
     share: Share,
-    busy: usize,
+    metrics: SourceMetrics,
+    /// As it was known when the source came.
+    known: Reputation,
+    /// What it did since.
+    deeds: Reputation,
+    flow: Flow,
+    /// Under way, in the order they were asked for.
+    runs: Vec<RunId>,
     rests_until: Duration,
     failures: u32,
-    /// Smoothed time of a run.
-    run_time: Option<Duration>,
     here: bool,
+    /// A Soulseek user whose run was ended because the rest was there.
+    spent: bool,
+    /// Pieces that it sent wrong; at most [`BAD_MAX`].
+    bad: Vec<usize>,
 }
 
-impl Source {
-    /// Three times its own time (DESIGN 5).
-    fn lease(&self) -> Duration {
-        self.run_time.map_or(LEASE, |time| time.saturating_mul(3).clamp(LEASE_MIN, LEASE))
-    }
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Run {
-    source: PeerId,
+    source: Source,
     pieces: Range<usize>,
-    began: Duration,
+    /// Pieces that came, counted from the first.
+    got: usize,
+    /// Bytes that were verified first by it.
+    fresh: u64,
+    asked: Duration,
     until: Duration,
+    lease: Duration,
+    /// What the source was taken to cost.
+    cost: f64,
+    first_byte: Option<Duration>,
+    /// Bytes of its pieces came, not only the word that they will.
+    begun: bool,
+    endgame: bool,
+    /// Taken back, and not yet heard to be over.
+    over: bool,
 }
 
 /// One file being fetched.
 #[derive(Debug)]
 pub struct Scheduler {
+    settings: SwarmSettings,
+    size: u64,
     verified: Vec<bool>,
     left: usize,
-    /// Runs that ask for each piece now.
+    /// Mesh runs that ask for each piece now.
     asked: Vec<u8>,
-    sources: BTreeMap<PeerId, Source>,
-    /// Whose turn it was last.
-    last: Option<PeerId>,
+    /// No open piece is below, and none at or above.
+    low: usize,
+    high: usize,
+    /// Pieces of another priority than the rest.
+    raised: BTreeMap<usize, Priority>,
+    sources: BTreeMap<Source, Site>,
     runs: BTreeMap<RunId, Run>,
     ids: u64,
+    /// The run of a Soulseek user.
+    stream: Option<RunId>,
     /// Pieces that came when they were there already.
     twice: u64,
+    random: u64,
+    rebalanced: Duration,
+    chunks_since: u32,
+    cancels: Vec<(RunId, CancelReason)>,
+    events: Vec<TraceKind>,
 }
 
 impl Scheduler {
-    /// For a file of which these pieces are there already.
-    pub fn new(verified: Vec<bool>) -> Self {
+    /// For a file of this size of which these pieces are there already.
+    pub fn new(size: u64, verified: Vec<bool>, settings: SwarmSettings) -> Self {
         let left = verified.iter().filter(|there| !**there).count();
         Self {
+            settings,
+            size,
             left,
             asked: vec![0; verified.len()],
+            low: 0,
+            high: verified.len(),
             verified,
+            raised: BTreeMap::new(),
             sources: BTreeMap::new(),
-            last: None,
             runs: BTreeMap::new(),
             ids: 0,
+            stream: None,
             twice: 0,
+            random: settings.seed | 1,
+            rebalanced: Duration::ZERO,
+            chunks_since: 0,
+            cancels: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -145,342 +263,444 @@ impl Scheduler {
     }
 
     /// What each source did, those that are gone included.
-    pub fn shares(&self) -> impl Iterator<Item = (PeerId, Share)> {
-        self.sources.iter().map(|(peer, source)| (*peer, source.share))
+    pub fn shares(&self) -> impl Iterator<Item = (&Source, Share)> {
+        self.sources.iter().map(|(source, site)| (source, site.share))
+    }
+
+    /// What a source is worth now.
+    pub fn worth(&self, source: &Source, now: Duration) -> Option<Worth> {
+        let site = self.sources.get(source)?;
+        Some(Worth {
+            cost: self.known_cost(site),
+            rate: site.flow.rate(now),
+            rtt_s: site.metrics.rtt_ms.average / 1_000.0,
+            reputation: self.trust(site),
+            runs: site.runs.len(),
+        })
+    }
+
+    /// What was measured of each source and what it did since this was last asked, to be kept.
+    pub fn records(&mut self) -> Vec<(Source, SourceMetrics, Reputation)> {
+        let take = |(source, site): (&Source, &mut Site)| {
+            let deeds = std::mem::take(&mut site.deeds);
+            site.known = site.known.with(&deeds);
+            (source.clone(), site.metrics.clone(), deeds)
+        };
+        self.sources.iter_mut().map(take).collect()
     }
 
     /// Whether this source is known, here and not dropped.
-    pub fn has(&self, peer: PeerId) -> bool {
-        self.sources.get(&peer).is_some_and(|source| source.here)
+    pub fn has(&self, source: &Source) -> bool {
+        self.sources.get(source).is_some_and(|site| site.here)
     }
 
     /// Sources that are here and not dropped.
     pub fn here(&self) -> usize {
-        self.sources.values().filter(|source| source.here && !source.share.dropped).count()
+        self.sources.values().filter(|site| site.here && !site.share.dropped).count()
     }
 
-    /// A source is here, perhaps again.
-    pub fn came(&mut self, peer: PeerId) {
-        self.sources.entry(peer).or_default().here = true;
+    /// A source is here, perhaps again, with what is known of it from before.
+    pub fn came(&mut self, source: Source, metrics: SourceMetrics, known: Reputation) {
+        self.events.push(TraceKind::PeerConnected(source.clone()));
+        let good = metrics.completed > 0 && known.score() > NEUTRAL;
+        let site = self.sources.entry(source).or_insert_with(|| Site {
+            share: Share::default(),
+            metrics,
+            known,
+            deeds: Reputation::default(),
+            flow: Flow::new(good),
+            runs: Vec::new(),
+            rests_until: Duration::ZERO,
+            failures: 0,
+            here: false,
+            spent: false,
+            bad: Vec::new(),
+        });
+        site.here = true;
     }
 
-    /// A source is gone. Its runs are told one by one by [`Scheduler::ended`].
-    pub fn went(&mut self, peer: PeerId) {
-        if let Some(source) = self.sources.get_mut(&peer) {
-            source.here = false;
+    /// A source is gone: what it was asked for is open again.
+    pub fn went(&mut self, source: &Source, why: &str, now: Duration) {
+        let Some(site) = self.sources.get_mut(source) else { return };
+        if !site.here {
+            return;
+        }
+        site.here = false;
+        self.events.push(TraceKind::PeerDisconnected(source.clone(), why.to_owned()));
+        let runs = site.runs.clone();
+        if !runs.is_empty() {
+            self.fail(source, now);
+        }
+        for run in runs {
+            self.close(run, ChunkResult::Error, now);
+            self.cancels.push((run, CancelReason::Error));
         }
     }
 
-    /// The next run to ask for, if there is anything to ask and somebody to be asked.
-    pub fn next(&mut self, now: Duration) -> Option<Assignment> {
-        if self.left == 0 {
-            return None;
+    /// These pieces are wanted before others, or like all others again.
+    pub fn prioritise(&mut self, pieces: Range<usize>, priority: Priority) {
+        for piece in pieces.start..pieces.end.min(self.verified.len()) {
+            if priority == Priority::Normal {
+                self.raised.remove(&piece);
+            } else if !self.verified[piece] && self.raised.len() < RAISED_MAX {
+                self.raised.insert(piece, priority);
+            }
         }
-        let free =
-            |source: &Source| source.here && !source.share.dropped && source.busy < SLOTS && source.rests_until <= now;
-        let behind = self.sources.range((
-            self.last.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded),
-            std::ops::Bound::Unbounded,
-        ));
-        let turn: Vec<PeerId> =
-            behind.chain(self.sources.iter()).filter(|(_, source)| free(source)).map(|(peer, _)| *peer).collect();
-        for peer in turn {
-            let Some(pieces) = self.missing().or_else(|| self.late_run(peer)) else { continue };
-            return Some(self.assign(peer, pieces, now));
-        }
-        None
-    }
-
-    fn assign(&mut self, peer: PeerId, pieces: Range<usize>, now: Duration) -> Assignment {
-        self.ids += 1;
-        let run = RunId(self.ids);
-        let source = self.sources.entry(peer).or_default();
-        source.busy += 1;
-        let until = now.saturating_add(source.lease());
-        for asked in &mut self.asked[pieces.clone()] {
-            *asked = asked.saturating_add(1);
-        }
-        self.last = Some(peer);
-        self.runs.insert(run, Run { source: peer, pieces: pieces.clone(), began: now, until });
-        Assignment { run, source: peer, pieces, until }
-    }
-
-    /// The first pieces that nobody is asked for.
-    fn missing(&self) -> Option<Range<usize>> {
-        let wanted = |at: &usize| !self.verified[*at] && self.asked[*at] == 0;
-        let first = (0..self.verified.len()).find(wanted)?;
-        let count = (first..self.verified.len()).take(RUN_MAX).take_while(wanted).count();
-        Some(first..first + count)
-    }
-
-    /// What is still missing of the oldest run of somebody else that only one source is asked for.
-    fn late_run(&self, peer: PeerId) -> Option<Range<usize>> {
-        self.runs.values().filter(|run| run.source != peer).find_map(|run| {
-            let wanted = |at: &usize| !self.verified[*at] && self.asked[*at] == 1;
-            let first = run.pieces.clone().find(wanted)?;
-            let count = (first..run.pieces.end).take_while(wanted).count();
-            Some(first..first + count)
-        })
     }
 
     /// Who was asked for this run, while it is under way.
-    pub fn source(&self, run: RunId) -> Option<PeerId> {
-        self.runs.get(&run).map(|run| run.source)
+    pub fn source(&self, run: RunId) -> Option<&Source> {
+        self.runs.get(&run).map(|run| &run.source)
     }
 
-    /// Whether a piece of this run is still wanted. Once none is, the run is better cancelled.
-    pub fn is_wanted(&self, run: RunId) -> bool {
-        self.runs.get(&run).is_some_and(|run| run.pieces.clone().any(|at| !self.verified[at]))
+    /// Runs to be taken back since this was last asked, each once. Each still has to be told as ended.
+    pub fn take_cancels(&mut self) -> Vec<(RunId, CancelReason)> {
+        std::mem::take(&mut self.cancels)
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<TraceKind> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The first byte of the answer to a run came.
+    pub fn first_byte(&mut self, run: RunId, now: Duration) {
+        let Some(run) = self.runs.get_mut(&run) else { return };
+        let Some(site) = self.sources.get_mut(&run.source) else { return };
+        if run.first_byte.is_none() {
+            run.first_byte = Some(now);
+            site.metrics.rtt_ms.add(now.saturating_sub(run.asked).as_secs_f64() * 1_000.0);
+            site.flow.first_byte(run.asked, now);
+        }
+    }
+
+    /// Bytes of a run came, less than a piece yet: the source is alive.
+    pub fn alive(&mut self, run: RunId, now: Duration) {
+        let Some(run) = self.runs.get_mut(&run) else { return };
+        run.begun = true;
+        if let Some(site) = self.sources.get_mut(&run.source) {
+            site.flow.heard = Some(now);
+        }
+        if matches!(run.source, Source::Soulseek(_)) {
+            run.until = now.saturating_add(STREAM_SILENT);
+        }
     }
 
     /// A piece of a run came, was checked and, if good and new, stored. Answers whether it is the first good one.
-    pub fn piece(&mut self, run: RunId, piece: usize, good: bool) -> bool {
-        let Some(source) = self.runs.get(&run).map(|run| run.source) else { return false };
-        let Some(source) = self.sources.get_mut(&source) else { return false };
-        if !good {
-            source.share.bad = source.share.bad.saturating_add(1);
-            source.share.dropped |= source.share.bad >= BAD_MAX;
-            return false;
+    pub fn piece(&mut self, id: RunId, piece: usize, good: bool, now: Duration) -> bool {
+        self.first_byte(id, now);
+        let len = self.piece_len(piece);
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.begun = true;
+        let source = run.source.clone();
+        let Some(site) = self.sources.get_mut(&source) else { return false };
+        #[expect(clippy::cast_precision_loss, reason = "at most a piece")]
+        if let Some(sample) = site.flow.came(len as f64, now) {
+            site.metrics.throughput_sample(sample);
         }
-        match self.verified.get_mut(piece) {
-            Some(there) if !*there => {
-                *there = true;
-                self.left -= 1;
-                source.share.pieces += 1;
-                true
+        if !good {
+            return self.bad(&source, piece, now);
+        }
+        run.got = run.got.max((piece + 1).saturating_sub(run.pieces.start));
+        if matches!(source, Source::Soulseek(_)) {
+            run.until = now.saturating_add(STREAM_SILENT);
+        } else if !run.over
+            && let Some(asked) = self.asked.get_mut(piece)
+        {
+            *asked = asked.saturating_sub(1);
+        }
+        site.flow.trust();
+        let first = matches!(self.verified.get(piece), Some(false));
+        if first {
+            self.verified[piece] = true;
+            self.left -= 1;
+            self.raised.remove(&piece);
+            run.fresh += len;
+            site.share.pieces += 1;
+            site.metrics.total_bytes = site.metrics.total_bytes.saturating_add(len);
+        } else {
+            self.twice += 1;
+        }
+        self.prune(piece);
+        first
+    }
+
+    fn bad(&mut self, source: &Source, piece: usize, now: Duration) -> bool {
+        self.events.push(TraceKind::BadPiece { source: source.clone(), piece: piece as u64 });
+        let Some(site) = self.sources.get_mut(source) else { return false };
+        site.share.bad = site.share.bad.saturating_add(1);
+        site.flow.distrust();
+        if site.bad.len() < BAD_MAX as usize {
+            site.bad.push(piece);
+        }
+        site.metrics.corrupted += 1;
+        site.deeds.corrupt += 1.0;
+        if site.share.bad >= BAD_MAX && !site.share.dropped {
+            self.drop_source(source, "it sent bad pieces");
+        }
+        false
+    }
+
+    fn drop_source(&mut self, source: &Source, why: &str) {
+        let Some(site) = self.sources.get_mut(source) else { return };
+        site.share.dropped = true;
+        self.events.push(TraceKind::PeerDisconnected(source.clone(), why.to_owned()));
+        for run in site.runs.clone() {
+            self.take_back(run, CancelReason::Error);
+        }
+    }
+
+    /// Takes back the runs that are of no use any more now that this piece is there.
+    fn prune(&mut self, piece: usize) {
+        let useless = |run: &Run| {
+            let next = run.pieces.start + run.got;
+            let mut rest = next..run.pieces.end;
+            match run.source {
+                Source::Mesh(_) => {
+                    run.pieces.contains(&piece) && !rest.is_empty() && rest.all(|piece| self.verified[piece])
+                }
+                // It does not jump: what is there ends it.
+                Source::Soulseek(_) => self.verified.get(next) == Some(&true),
             }
-            _ => {
-                self.twice += 1;
-                false
+        };
+        let runs: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| !run.over && useless(run)).map(|(id, _)| *id).collect();
+        for id in runs {
+            let reason = if self.stream == Some(id) || self.left == 0 {
+                CancelReason::Complete
+            } else {
+                CancelReason::SwarmRebalanced
+            };
+            if self.stream == Some(id)
+                && let Some(site) = self.runs.get(&id).and_then(|run| self.sources.get_mut(&run.source))
+            {
+                site.spent = true;
             }
+            self.take_back(id, reason);
+        }
+    }
+
+    /// Ends a run from our side.
+    fn take_back(&mut self, id: RunId, reason: CancelReason) {
+        let Some(run) = self.runs.get(&id).filter(|run| !run.over) else { return };
+        let kind = TraceKind::ChunkCancelled { run: id.0, source: run.source.clone(), reason, bytes: run.fresh };
+        self.events.push(kind);
+        self.cancels.push((id, reason));
+        self.release(id, reason != CancelReason::Complete);
+    }
+
+    /// The run is over for us, and this is how; what of it did not come is open again.
+    fn close(&mut self, id: RunId, result: ChunkResult, now: Duration) {
+        let Some(run) = self.runs.get(&id).filter(|run| !run.over) else { return };
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.events.push(TraceKind::ChunkEnded {
+            run: id.0,
+            source: run.source.clone(),
+            offset: run.pieces.start as u64 * PIECE_LEN,
+            bytes: run.fresh,
+            result,
+            rtt_us: run.first_byte.map(|first| micros(first.saturating_sub(run.asked))),
+            took_us: micros(now.saturating_sub(run.asked)),
+        });
+        if let Some(site) = self.sources.get_mut(&run.source) {
+            match result {
+                ChunkResult::Ok => {
+                    site.failures = 0;
+                    site.metrics.completed += 1;
+                    site.deeds.successful += 1.0;
+                }
+                ChunkResult::Timeout => {
+                    site.share.failed += 1;
+                    site.metrics.timed_out += 1;
+                    site.deeds.timed_out += 1.0;
+                }
+                ChunkResult::Error => {
+                    site.share.failed += 1;
+                    site.metrics.failed += 1;
+                }
+                // Counted with the piece.
+                ChunkResult::Corruption => {}
+            }
+        }
+        self.chunks_since = self.chunks_since.saturating_add(1);
+        self.release(id, true);
+    }
+
+    fn release(&mut self, id: RunId, again: bool) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.over = true;
+        if self.stream == Some(id) {
+            self.stream = None;
+        } else {
+            for piece in run.pieces.start + run.got..run.pieces.end {
+                self.asked[piece] = self.asked[piece].saturating_sub(1);
+                if !self.verified[piece] && self.asked[piece] == 0 {
+                    (self.low, self.high) = (self.low.min(piece), self.high.max(piece + 1));
+                    if again && self.raised.len() < RAISED_MAX {
+                        self.raised.entry(piece).or_insert(Priority::Retry);
+                    }
+                }
+            }
+        }
+        let Some(site) = self.sources.get_mut(&run.source) else { return };
+        site.runs.retain(|other| *other != id);
+        if site.runs.is_empty() {
+            site.flow.idle();
+        }
+    }
+
+    /// The source rests. Failures together count once.
+    fn fail(&mut self, source: &Source, now: Duration) {
+        let Some(site) = self.sources.get_mut(source) else { return };
+        site.flow.distrust();
+        if site.rests_until <= now {
+            site.failures = site.failures.saturating_add(1);
+            let rest = REST.saturating_mul(1_u32 << (site.failures - 1).min(6)).min(REST_MAX);
+            site.rests_until = now.saturating_add(rest);
+            site.deeds.failed += 1.0;
         }
     }
 
     /// A run is over. Each is told once; others mean nothing.
-    pub fn ended(&mut self, run: RunId, how: Ended, now: Duration) {
-        let Some(run) = self.runs.remove(&run) else { return };
-        for asked in &mut self.asked[run.pieces.clone()] {
-            *asked = asked.saturating_sub(1);
-        }
-        let Some(source) = self.sources.get_mut(&run.source) else { return };
-        source.busy = source.busy.saturating_sub(1);
-        match how {
-            Ended::Whole => {
-                source.failures = 0;
-                let time = now.saturating_sub(run.began);
-                // A third of the new one, as SPEC-FACTS 6.1 smooths.
-                source.run_time = Some(source.run_time.map_or(time, |old| (old * 7 + time * 3) / 10));
-            }
-            Ended::Failed => {
-                source.share.failed += 1;
-                // Runs that fail together count once.
-                if source.rests_until <= now {
-                    source.failures = source.failures.saturating_add(1);
-                    let rest = REST.saturating_mul(1_u32 << (source.failures - 1).min(6)).min(REST_MAX);
-                    source.rests_until = now.saturating_add(rest);
+    pub fn ended(&mut self, id: RunId, how: Ended, now: Duration) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let source = run.source.clone();
+        if !run.over {
+            match how {
+                Ended::Whole => self.close(id, ChunkResult::Ok, now),
+                Ended::Corrupt => self.close(id, ChunkResult::Corruption, now),
+                Ended::Failed | Ended::Busy => {
+                    self.fail(&source, now);
+                    self.close(id, ChunkResult::Error, now);
                 }
+                Ended::Never => {
+                    self.close(id, ChunkResult::Error, now);
+                    self.drop_source(&source, "it does not have the file, or not for us");
+                }
+                Ended::Cancelled => self.release(id, true),
             }
-            Ended::Never => source.share.dropped = true,
-            Ended::Cancelled => {}
+        }
+        self.runs.remove(&id);
+    }
+
+    /// Ends what took too long, and takes work back from sources that became slow.
+    pub fn tick(&mut self, now: Duration) {
+        let late: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| !run.over && run.until <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            self.late(id, now);
+        }
+        self.leave_slow_stream(now);
+        let rested = now.saturating_sub(self.rebalanced);
+        let due = self.chunks_since >= self.settings.rebalance_chunks || rested >= self.settings.rebalance_interval;
+        if self.settings.rebalance && self.settings.cost.enabled && due && rested >= REBALANCE_MIN {
+            (self.rebalanced, self.chunks_since) = (now, 0);
+            self.rebalance(now);
         }
     }
 
-    /// When there may be something to do that nothing else tells: a lease ends, a rest ends.
+    fn late(&mut self, id: RunId, now: Duration) {
+        let alone = self.sources.values().filter(|site| usable(site, now)).count() < 2;
+        let Some(run) = self.runs.get_mut(&id).filter(|run| !run.over) else { return };
+        let source = run.source.clone();
+        let Some(site) = self.sources.get(&source) else { return };
+        let some = run.lease / 3;
+        let lively = site.flow.heard.is_some_and(|heard| now.saturating_sub(heard) < some);
+        let in_time = now.saturating_sub(run.asked) < LEASE_MAX || alone;
+        if lively && in_time && self.stream != Some(id) {
+            run.until = now.saturating_add(some);
+            return;
+        }
+        // What the source was asked for besides and has not begun would be late too.
+        let waiting = |id: &RunId| self.runs.get(id).is_some_and(|run| !run.begun);
+        let others: Vec<RunId> = site.runs.iter().copied().filter(|other| *other != id && waiting(other)).collect();
+        self.close(id, ChunkResult::Timeout, now);
+        self.cancels.push((id, CancelReason::Timeout));
+        self.fail(&source, now);
+        if let Some(site) = self.sources.get_mut(&source) {
+            // A lease that ended is counted as such only.
+            site.deeds.failed = (site.deeds.failed - 1.0).max(0.0);
+        }
+        if !lively {
+            for other in others {
+                self.take_back(other, CancelReason::SwarmRebalanced);
+            }
+        }
+    }
+
+    fn leave_slow_stream(&mut self, now: Duration) {
+        let Some((id, run)) = self.stream.and_then(|id| Some((id, self.runs.get(&id)?))) else { return };
+        let long = run.first_byte.is_some_and(|first| now.saturating_sub(first) >= STREAM_SLOW.1);
+        let Some(site) = self.sources.get(&run.source) else { return };
+        let slow = site.flow.rate(now).is_some_and(|rate| rate < STREAM_SLOW.0);
+        let source = run.source.clone();
+        let another = self.sources.iter().any(|(other, site)| {
+            matches!(other, Source::Soulseek(_)) && *other != source && usable(site, now) && !site.spent
+        });
+        if long && slow && another {
+            self.close(id, ChunkResult::Timeout, now);
+            self.cancels.push((id, CancelReason::Timeout));
+            self.fail(&source, now);
+        }
+    }
+
+    fn rebalance(&mut self, now: Duration) {
+        if self.sources.values().filter(|site| usable(site, now)).count() < 2 {
+            return;
+        }
+        let sources: Vec<Source> = self.sources.keys().cloned().collect();
+        for source in sources {
+            let Some(site) = self.sources.get(&source) else { continue };
+            let Some(cost_now) = self.known_cost(site) else { continue };
+            let degraded = |id: &&RunId| {
+                self.runs.get(id).is_some_and(|run| {
+                    !run.begun && self.stream != Some(**id) && cost_now > self.settings.rebalance_threshold * run.cost
+                })
+            };
+            let runs: Vec<RunId> = site.runs.iter().filter(degraded).copied().collect();
+            let Some(cost_then) = runs.first().and_then(|id| self.runs.get(id)).map(|run| run.cost) else { continue };
+            let count = runs.len() as u64;
+            self.events.push(TraceKind::SwarmRebalanced { source, cost_then, cost_now, runs: count });
+            for run in runs {
+                self.take_back(run, CancelReason::SwarmRebalanced);
+            }
+        }
+    }
+
+    /// When there may be something to do that nothing else tells.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let leases = self.runs.values().map(|run| run.until);
-        let resting = |source: &&Source| source.here && !source.share.dropped && source.rests_until > now;
-        leases.chain(self.sources.values().filter(resting).map(|source| source.rests_until)).min()
+        if self.left == 0 {
+            return None;
+        }
+        let leases = self.runs.values().filter(|run| !run.over).map(|run| run.until);
+        let sites = || self.sources.values().filter(|site| site.here && !site.share.dropped);
+        let rests = sites().map(|site| site.rests_until).filter(|until| *until > now);
+        let roomy = sites().any(|site| site.rests_until <= now && self.room(site, now) >= 1);
+        let look = (roomy && !self.runs.is_empty()).then(|| now.saturating_add(LOOK));
+        let busy = self.settings.rebalance && !self.runs.is_empty();
+        let balance = busy.then(|| self.rebalanced.saturating_add(self.settings.rebalance_interval).max(now + LOOK));
+        leases.chain(rests).chain(look).chain(balance).min()
+    }
+
+    /// Bytes of a piece; 0 where there is none.
+    fn piece_len(&self, piece: usize) -> u64 {
+        self.size.saturating_sub((piece as u64).saturating_mul(PIECE_LEN)).min(PIECE_LEN)
+    }
+
+    fn trust(&self, site: &Site) -> f64 {
+        if self.settings.reputation.enabled { site.known.with(&site.deeds).score() } else { NEUTRAL }
+    }
+
+    fn known_cost(&self, site: &Site) -> Option<f64> {
+        cost(&site.metrics, self.trust(site), &self.settings.cost)
+    }
+
+    fn median_cost(&self) -> f64 {
+        median(self.sources.values().filter(|site| site.here).filter_map(|site| self.known_cost(site)).collect())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn peer(n: u8) -> PeerId {
-        PeerId([n; 32])
-    }
-
-    fn with(pieces: usize, sources: u8) -> Scheduler {
-        let mut scheduler = Scheduler::new(vec![false; pieces]);
-        (1..=sources).for_each(|n| scheduler.came(peer(n)));
-        scheduler
-    }
-
-    fn all(scheduler: &mut Scheduler, now: Duration) -> Vec<Assignment> {
-        std::iter::from_fn(|| scheduler.next(now)).collect()
-    }
-
-    fn done(scheduler: &mut Scheduler, run: &Assignment, now: Duration) {
-        run.pieces.clone().for_each(|piece| _ = scheduler.piece(run.run, piece, true));
-        scheduler.ended(run.run, Ended::Whole, now);
-    }
-
-    #[test]
-    fn sources_take_turns_until_their_slots_are_full() {
-        let mut scheduler = with(1_000, 3);
-        let given = all(&mut scheduler, at(0));
-        assert_eq!(given.len(), 3 * SLOTS);
-        for ((index, run), turn) in given.iter().enumerate().zip([1, 2, 3].into_iter().cycle()) {
-            assert_eq!(run.source, peer(turn));
-            assert_eq!(run.pieces, index * RUN_MAX..(index + 1) * RUN_MAX);
-        }
-        done(&mut scheduler, &given[4], at(1));
-        let more = all(&mut scheduler, at(1));
-        assert_eq!((more.len(), more[0].source, more[0].pieces.clone()), (1, peer(2), 96..104));
-    }
-
-    #[test]
-    fn what_is_there_is_not_asked_for() {
-        let mut there = vec![true; 20];
-        there[3] = false;
-        there[4] = false;
-        there[19] = false;
-        let mut scheduler = Scheduler::new(there);
-        scheduler.came(peer(1));
-        let given = all(&mut scheduler, at(0));
-        assert_eq!(given.iter().map(|run| run.pieces.clone()).collect::<Vec<_>>(), [3..5, 19..20]);
-        for run in &given {
-            done(&mut scheduler, run, at(1));
-        }
-        assert_eq!((scheduler.left(), scheduler.next(at(2))), (0, None));
-    }
-
-    #[test]
-    fn the_last_runs_are_asked_for_twice_and_the_first_wins() {
-        let mut scheduler = with(8, 2);
-        let given = all(&mut scheduler, at(0));
-        assert_eq!(given.len(), 2);
-        assert_eq!((given[0].pieces.clone(), given[1].pieces.clone()), (0..8, 0..8));
-        assert_ne!(given[0].source, given[1].source);
-        done(&mut scheduler, &given[1], at(1));
-        assert!(!scheduler.is_wanted(given[0].run));
-        assert!(!scheduler.piece(given[0].run, 0, true));
-        scheduler.ended(given[0].run, Ended::Cancelled, at(1));
-        assert_eq!((scheduler.twice(), scheduler.left()), (1, 0));
-    }
-
-    #[test]
-    fn a_source_that_lies_is_dropped_after_three() {
-        let mut scheduler = with(64, 1);
-        let run = scheduler.next(at(0)).unwrap();
-        for piece in 0..BAD_MAX as usize {
-            assert!(scheduler.here() == 1);
-            assert!(!scheduler.piece(run.run, piece, false));
-        }
-        scheduler.ended(run.run, Ended::Failed, at(1));
-        assert_eq!((scheduler.here(), scheduler.next(at(100_000))), (0, None));
-        scheduler.came(peer(1));
-        assert_eq!(scheduler.next(at(100_000)), None, "coming back does not help");
-        scheduler.came(peer(2));
-        assert_eq!(scheduler.next(at(100_000)).unwrap().pieces, 0..8);
-    }
-
-    #[test]
-    fn a_source_that_fails_rests_longer_each_time() {
-        let mut scheduler = with(64, 1);
-        let mut now = at(0);
-        for rest in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
-            let runs = all(&mut scheduler, now);
-            assert_eq!(runs.len(), SLOTS);
-            for run in &runs {
-                scheduler.ended(run.run, Ended::Failed, now);
-            }
-            assert_eq!(scheduler.next(now + at(rest - 1)), None);
-            assert_eq!(scheduler.deadline(now), Some(now + at(rest)));
-            now += at(rest);
-        }
-        let run = scheduler.next(now).unwrap();
-        done(&mut scheduler, &run, now);
-        let run = scheduler.next(now).unwrap();
-        scheduler.ended(run.run, Ended::Failed, now);
-        assert!(scheduler.next(now + at(1_000)).is_some(), "one good run makes it young again");
-    }
-
-    #[test]
-    fn leases_follow_the_source_and_have_bounds() {
-        let mut scheduler = with(64, 1);
-        let first = scheduler.next(at(0)).unwrap();
-        assert_eq!(first.until, LEASE);
-        done(&mut scheduler, &first, at(1_000));
-        assert_eq!(scheduler.next(at(1_000)).unwrap().until, at(4_000));
-        let mut quick = with(64, 1);
-        let first = quick.next(at(0)).unwrap();
-        done(&mut quick, &first, at(1));
-        assert_eq!(quick.next(at(1)).unwrap().until, at(1) + LEASE_MIN);
-        let gone = quick.next(at(1)).unwrap();
-        quick.went(peer(1));
-        quick.ended(gone.run, Ended::Failed, at(2));
-        assert_eq!((quick.next(at(60_000)), quick.has(peer(1))), (None, false));
-        quick.ended(gone.run, Ended::Whole, at(3));
-    }
-
-    #[test]
-    fn whoever_never_has_it_is_not_asked_again() {
-        let mut scheduler = with(8, 1);
-        let run = scheduler.next(at(0)).unwrap();
-        scheduler.ended(run.run, Ended::Never, at(0));
-        assert_eq!((scheduler.next(at(1_000_000)), scheduler.here()), (None, 0));
-    }
-}
-
-#[cfg(test)]
-mod simulated {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Whatever sources do, as long as one of them is good the file becomes whole, and no piece is counted twice.
-        #[test]
-        fn every_mix_of_faults_ends(pieces in 1_usize..200, deeds in proptest::collection::vec(0_u8..6, 2..400)) {
-            let mut scheduler = Scheduler::new(vec![false; pieces]);
-            (0..4).for_each(|n| scheduler.came(PeerId([n; 32])));
-            let good = PeerId([0; 32]);
-            let mut now = Duration::ZERO;
-            let mut open: Vec<Assignment> = Vec::new();
-            let mut deeds = deeds.into_iter().cycle();
-            for _ in 0..20_000 {
-                if scheduler.left() == 0 {
-                    break;
-                }
-                while let Some(run) = scheduler.next(now) {
-                    prop_assert!(run.pieces.len() <= RUN_MAX && !run.pieces.is_empty());
-                    open.push(run);
-                }
-                if open.is_empty() {
-                    now = scheduler.deadline(now).unwrap_or(now + REST_MAX);
-                    continue;
-                }
-                let deed = deeds.next().unwrap_or(0);
-                let run = open.swap_remove(usize::from(deed) % open.len());
-                now += Duration::from_millis(u64::from(deed) * 100);
-                let how = if run.source == good { 0 } else { deed };
-                match how {
-                    1 => scheduler.ended(run.run, Ended::Failed, now),
-                    2 => {
-                        scheduler.piece(run.run, run.pieces.start, false);
-                        scheduler.ended(run.run, Ended::Failed, now);
-                    }
-                    3 => {
-                        scheduler.went(run.source);
-                        scheduler.ended(run.run, Ended::Failed, now);
-                        scheduler.came(run.source);
-                    }
-                    _ => {
-                        for piece in run.pieces.clone() {
-                            scheduler.piece(run.run, piece, true);
-                        }
-                        scheduler.ended(run.run, Ended::Whole, now);
-                    }
-                }
-            }
-            prop_assert_eq!(scheduler.left(), 0);
-            prop_assert_eq!(scheduler.shares().map(|(_, share)| share.pieces).sum::<u64>(), pieces as u64);
-        }
-    }
+/// Whether it can be asked at all.
+fn usable(site: &Site, now: Duration) -> bool {
+    site.here && !site.share.dropped && site.rests_until <= now
 }

@@ -25,6 +25,8 @@ pub struct Mesh {
     pub upload_slots: usize,
     /// Segmentation offload.
     pub gso: bool,
+    /// Tell peers about recordings, and listen to them.
+    pub gossip: bool,
     /// Whether the port is forwarded.
     pub port_mapping: MeshPortMapping,
     /// Find peers on the own network.
@@ -103,6 +105,7 @@ impl Reader<'_> {
             connections_max: self.small("mesh.max_connections") as usize,
             upload_slots: self.small("mesh.upload_slots") as usize,
             gso: self.flag("mesh.gso"),
+            gossip: self.flag("mesh.gossip"),
         }
     }
 

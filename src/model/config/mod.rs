@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+mod diagnostics;
 pub mod keys;
 mod mesh;
+mod swarm;
 
+pub use diagnostics::SwarmEvents;
 use keys::Kind;
 pub use mesh::{Mesh, MeshDht, MeshPortMapping};
+pub use swarm::Swarm;
 
 /// Where a value was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,12 +152,31 @@ pub struct Config {
     pub library_health: LibraryHealth,
     /// Hours between two computations of the statistics of all recordings.
     pub recompute_interval_hours: u64,
+    /// The rest of section `audio.canonical_scoring`.
+    pub canonical_scoring: CanonicalScoring,
     /// Section `mesh`.
     pub mesh: Mesh,
+    /// Sections `multi_source.swarm_scheduler` and `mesh.reputation`.
+    pub swarm: Swarm,
+    /// Section `diagnostics.swarm_events`.
+    pub swarm_events: SwarmEvents,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
     pub log_level: String,
+}
+
+/// Section `audio.canonical_scoring`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanonicalScoring {
+    /// Results are compared with known copies.
+    pub enabled: bool,
+    /// Canonical ones come first.
+    pub prefer_canonical: bool,
+    /// Thousandths of the score.
+    pub improvement_permille: u32,
+    /// Thousandths of the score.
+    pub local_quality_permille: u32,
 }
 
 /// Section `library_health`.
@@ -493,7 +516,15 @@ impl Reader<'_> {
             private_ranges: self.ranges(),
             library_health: self.library_health(),
             recompute_interval_hours: self.number("audio.canonical_scoring.stats_recompute_interval_hours"),
+            canonical_scoring: CanonicalScoring {
+                enabled: self.flag("audio.canonical_scoring.enabled"),
+                prefer_canonical: self.flag("audio.canonical_scoring.prefer_canonical"),
+                improvement_permille: self.permille("audio.canonical_scoring.min_quality_improvement"),
+                local_quality_permille: self.permille("audio.canonical_scoring.local_quality_threshold"),
+            },
             mesh: self.mesh(),
+            swarm: self.swarm(),
+            swarm_events: self.swarm_events(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }
@@ -553,13 +584,18 @@ impl Reader<'_> {
         }
     }
 
+    /// Thousandths of a number from 0 to 1.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1,000")]
-    fn library_health(&mut self) -> LibraryHealth {
-        let gap_key = "library_health.thresholds.quality_gap_for_upgrade";
-        let gap: f64 = self.parsed(gap_key, "a number from 0 to 1", 0.0);
-        if !(0.0..=1.0).contains(&gap) {
-            self.wrong(gap_key, format!("a number from 0 to 1 is wanted, not `{gap}`"));
+    fn permille(&mut self, key: &'static str) -> u32 {
+        let number: f64 = self.parsed(key, "a number from 0 to 1", 0.0);
+        if !(0.0..=1.0).contains(&number) {
+            self.wrong(key, format!("a number from 0 to 1 is wanted, not `{number}`"));
         }
+        (number.clamp(0.0, 1.0) * 1_000.0).round() as u32
+    }
+
+    fn library_health(&mut self) -> LibraryHealth {
+        let quality_gap_permille = self.permille("library_health.thresholds.quality_gap_for_upgrade");
         let paths_key = "library_health.auto_scan.library_paths";
         let library_paths = self.list(paths_key);
         if let Some(path) = library_paths.iter().find(|path| !path.starts_with('/')).cloned() {
@@ -571,7 +607,7 @@ impl Reader<'_> {
             auto_scan: self.flag("library_health.auto_scan.enabled"),
             interval_hours: self.number("library_health.auto_scan.interval_hours"),
             library_paths,
-            quality_gap_permille: (gap.clamp(0.0, 1.0) * 1_000.0).round() as u32,
+            quality_gap_permille,
             duration_tolerance_ms: self.number("library_health.thresholds.duration_tolerance_ms"),
         }
     }

@@ -1,6 +1,8 @@
 //! What pages and tools ask of the Doctor, and what it answers.
 
 use super::scan::{Progress, Scan, ScanRequest};
+use crate::model::gossip::{Badge, Consensus, Offered};
+
 use super::{CanonicalStats, Issue, IssueKind, IssueStatus, Judged, LocalPath, Severity, Variant};
 use crate::model::id::{ContentHash, IssueId, ScanId};
 
@@ -109,6 +111,10 @@ pub enum HealthRequest {
     SetStatus(IssueId, IssueStatus),
     /// What is known of a recording, by profile. Answer: `Canonical`.
     Canonical(u128),
+    /// The same over all profiles, with the words of peers. Answer: `Consensus`.
+    Consensus(u128),
+    /// What is known of files that others offer. Answer: `Badges`.
+    Badges(Vec<Offered>),
     /// Copies of a recording, the best first. Answer: `Variants`.
     Variants(u128),
     /// One copy with its fingerprint. Answer: `Variants` of one.
@@ -150,6 +156,10 @@ pub enum HealthAnswer {
     Groups(Vec<IssueGroup>),
     /// Statistics.
     Canonical(Vec<CanonicalStats>),
+    /// What all together say; `None` when nobody says anything.
+    Consensus(Option<Box<Consensus>>),
+    /// One for each that was asked about, and whether canonical ones come first.
+    Badges(Vec<Option<Badge>>, bool),
     /// Copies.
     Variants(Vec<Variant>),
     /// A PNG.

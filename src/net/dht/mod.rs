@@ -21,7 +21,8 @@ use crate::model::limits;
 use crate::model::mesh::DhtKey;
 
 /// Where the way into the DHT begins, when the owner names no other nodes.
-pub const ROUTERS: [&str; 3] = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881", "dht.libtorrent.org:25401"];
+pub const ROUTERS: [&str; 3] =
+    ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881", "dht.libtorrent.org:25401"];
 /// For one look-up. Nodes answer within 2 s, and it takes some ten steps.
 const LOOK_UP: Duration = Duration::from_secs(60);
 /// For telling the nodes nearest to a key.

@@ -1,6 +1,7 @@
 //! Requests on streams of their own, both ways. The rules are `engine::mesh::exchange`'s.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream, VarInt};
@@ -8,15 +9,16 @@ use tokio::time::timeout;
 
 use super::link::{Link, Wide};
 use super::{Incoming, Shared};
-use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted};
+use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted, cancel_code};
 use crate::engine::mesh::frame::{ErrorCode, MessageId};
 use crate::model::id::PeerId;
+use crate::model::swarm::CancelReason;
 
 /// For a request to come whole once its stream is open.
 const REQUEST: Duration = Duration::from_secs(10);
 /// For the peer to take some of what we send.
 const STALL: Duration = Duration::from_secs(30);
-/// A stream that is taken back.
+/// A stream that is taken back without a reason; those with one are `engine::mesh::exchange::cancel_code`'s.
 const CANCELLED: u32 = 0;
 /// A stream we could not go on with.
 const BROKEN: u32 = 1;
@@ -37,7 +39,19 @@ pub enum RequestError {
 pub struct Body {
     asking: Asking,
     receive: RecvStream,
-    _wide: Wide,
+    wide: Wide,
+    stop: StopCode,
+}
+
+/// Why a request is taken back, should it be: told before it is dropped. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct StopCode(Arc<AtomicU32>);
+
+impl StopCode {
+    /// The reason is this.
+    pub fn set(&self, reason: CancelReason) {
+        self.0.store(cancel_code(reason), Ordering::Relaxed);
+    }
 }
 
 impl Body {
@@ -57,6 +71,7 @@ impl Body {
             match self.receive.read(&mut buffer[filled..wanted]).await {
                 Ok(Some(count)) => {
                     self.asking.body(count as u64)?;
+                    self.wide.moved(count as u64);
                     filled += count;
                 }
                 Ok(None) => self.asking.end(false)?,
@@ -69,34 +84,37 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if self.asking.left() > 0 {
+        if !self.asking.is_over() {
             // A stream that is over already needs no stop.
-            let _ = self.receive.stop(VarInt::from_u32(CANCELLED));
+            let _ = self.receive.stop(VarInt::from_u32(self.stop.0.load(Ordering::Relaxed)));
         }
     }
 }
 
 /// Asks, and waits for the answer's head.
 pub(super) async fn ask(
-    (mut send, mut receive): (SendStream, RecvStream),
+    (mut send, receive): (SendStream, RecvStream),
     wanted: Wanted,
     id: MessageId,
     wide: Wide,
+    stop: StopCode,
 ) -> Result<Body, RequestError> {
     let gone = |error: &dyn std::fmt::Display| RequestError::Gone(error.to_string());
-    let (mut asking, request) = Asking::new(wanted, id);
+    let (asking, request) = Asking::new(wanted, id);
+    // From here on dropping it stops the stream.
+    let mut body = Body { asking, receive, wide, stop };
     send.write_all(&request).await.map_err(|error| gone(&error))?;
     send.finish().map_err(|error| gone(&error))?;
     let mut buffer = [0; 512];
-    while asking.wants_head() > 0 {
-        let most = asking.wants_head().min(buffer.len());
-        match receive.read(&mut buffer[..most]).await {
-            Ok(Some(count)) => asking.head(&buffer[..count])?,
-            Ok(None) => asking.end(false)?,
+    while body.asking.wants_head() > 0 {
+        let most = body.asking.wants_head().min(buffer.len());
+        match body.receive.read(&mut buffer[..most]).await {
+            Ok(Some(count)) => body.asking.head(&buffer[..count])?,
+            Ok(None) => body.asking.end(false)?,
             Err(error) => return Err(gone(&error)),
         }
     }
-    Ok(Body { asking, receive, _wide: wide })
+    Ok(body)
 }
 
 /// A peer's request, to be granted or refused. Dropping it breaks it off.
@@ -156,6 +174,9 @@ impl Answer {
                 self.serving.end();
                 return false;
             };
+            if let Some(wide) = &self.wide {
+                wide.moved(count as u64);
+            }
             bytes = &bytes[count..];
         }
         true

@@ -95,7 +95,10 @@ impl Identity {
     }
 
     /// TLS for calling exactly this peer, or whoever proves a key.
-    pub(super) fn client(&self, wanted: Option<PeerId>) -> Result<ClientConfig, Error> {
+    ///
+    /// # Errors
+    /// TLS cannot be set up with this key.
+    pub fn client(&self, wanted: Option<PeerId>) -> Result<ClientConfig, Error> {
         let provider = provider();
         let proof = Arc::new(Proof { wanted, algorithms: provider.signature_verification_algorithms });
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -109,7 +112,10 @@ impl Identity {
     }
 
     /// TLS for being called by whoever proves a key.
-    pub(super) fn server(&self) -> Result<ServerConfig, Error> {
+    ///
+    /// # Errors
+    /// TLS cannot be set up with this key.
+    pub fn server(&self) -> Result<ServerConfig, Error> {
         let provider = provider();
         let proof = Arc::new(Proof { wanted: None, algorithms: provider.signature_verification_algorithms });
         let mut config = ServerConfig::builder_with_provider(provider)

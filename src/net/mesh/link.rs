@@ -8,11 +8,12 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{sleep_until, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::exchange::{self, Body, RequestError};
-use super::{BLOCK, Incoming, STREAM_WINDOW, Shared, code, identity, locked, spare};
+use super::exchange::{self, Body, RequestError, StopCode};
+use super::{BLOCK, Incoming, Shared, Told, code, identity, locked, spare};
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
@@ -22,14 +23,19 @@ use crate::model::mesh::PeerView;
 
 /// For the control stream to be there, and for a write on it (SPEC-FACTS 8).
 const PROMPT: Duration = Duration::from_secs(5);
+/// For somebody to listen to what a peer says about recordings; meanwhile nothing else is read from it.
+const LISTEN: Duration = Duration::from_secs(2);
 /// Blocks a connection must have: its windows of 64 KiB both ways, and its frame being received.
 const BLOCKS: u32 = 3;
-/// Further blocks for receiving files, and the window then: 1 MiB.
+/// Further blocks for receiving files at first: a window of 1 MiB with the one it has.
 const RECEIVE_BLOCKS: u32 = 15;
-const RECEIVE_WINDOW: u32 = STREAM_WINDOW;
-/// Further blocks for sending files, and the window then: 512 KiB.
+/// Further blocks for sending files at first: 512 KiB.
 const SEND_BLOCKS: u32 = 7;
-const SEND_WINDOW: u32 = 8 * BLOCK;
+/// The widest a window grows, in blocks: 4 MiB (DECISIONS 8).
+const WINDOW_BLOCKS: u32 = 64;
+/// A window is judged by what moves in a round trip, or in this time if that is shorter: less is the business of a busy
+/// processor, not of the way. Chosen.
+const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Of two connections between the same two, both as young as this, the one called by the lower id stays. An older one is
 /// taken for dead, since nobody calls who is connected.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -41,6 +47,8 @@ const ORDERS: usize = 32;
 enum Order {
     Ask(ContentHash, oneshot::Sender<Option<u64>>),
     Answer(MessageId, Option<u64>),
+    /// The permits are held until it is written.
+    Tell(Sealed, [OwnedSemaphorePermit; 2]),
 }
 
 #[derive(Debug)]
@@ -57,6 +65,8 @@ struct Inner {
     shared: Arc<Shared>,
     receiving: Window,
     sending: Window,
+    /// One word about recordings at a time.
+    telling: Arc<Semaphore>,
     /// The blocks it began with.
     _blocks: OwnedSemaphorePermit,
 }
@@ -99,12 +109,33 @@ impl Link {
         answer.await.ok()?
     }
 
+    /// A number of this connection's own, for telling it from an earlier one with the same peer.
+    pub fn number(&self) -> u64 {
+        self.inner.nonce
+    }
+
+    /// Tells the peer something about recordings, unless the last word is still on its way or too many others are;
+    /// false if so, and when the connection is over.
+    pub fn tell(&self, sealed: Sealed) -> bool {
+        let Ok(alone) = Arc::clone(&self.inner.telling).try_acquire_owned() else { return false };
+        let Ok(all) = Arc::clone(&self.inner.shared.telling).try_acquire_owned() else { return false };
+        self.inner.orders.try_send(Order::Tell(sealed, [alone, all])).is_ok()
+    }
+
     /// Asks for bytes on a stream of its own, and waits until they begin to come. Dropping the future or the body takes
     /// the request back.
     ///
     /// # Errors
     /// Why they will not come.
     pub async fn request(&self, wanted: Wanted) -> Result<Body, RequestError> {
+        self.request_until(wanted, StopCode::default()).await
+    }
+
+    /// The same; `stop` tells the peer why it is taken back, if it is.
+    ///
+    /// # Errors
+    /// Why they will not come.
+    pub async fn request_until(&self, wanted: Wanted, stop: StopCode) -> Result<Body, RequestError> {
         let inner = &self.inner;
         let number = inner.requests.fetch_add(1, Ordering::Relaxed);
         let mut id = [0; 16];
@@ -112,7 +143,7 @@ impl Link {
         id[8..].copy_from_slice(&number.to_be_bytes());
         let wide = self.widen_receiving();
         let streams = inner.connection.open_bi().await.map_err(|error| RequestError::Gone(error.to_string()))?;
-        exchange::ask(streams, wanted, id, wide).await
+        exchange::ask(streams, wanted, id, wide, stop).await
     }
 
     /// The peer did what it must not, outside the rules of a stream: it is struck and the connection closed.
@@ -127,17 +158,13 @@ impl Link {
     }
 
     fn widen_receiving(&self) -> Wide {
-        self.inner.receiving.enter(&self.inner.shared, || {
-            self.inner.connection.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW));
-        });
+        self.inner.receiving.enter(&self.inner.shared, |size| self.inner.set_window(true, size));
         Wide { link: self.clone(), receiving: true }
     }
 
     /// More room for what we send, while the answer holds it.
     pub(super) fn widen_sending(&self) -> Wide {
-        self.inner.sending.enter(&self.inner.shared, || {
-            self.inner.connection.set_send_window(u64::from(SEND_WINDOW));
-        });
+        self.inner.sending.enter(&self.inner.shared, |size| self.inner.set_window(false, size));
         Wide { link: self.clone(), receiving: false }
     }
 
@@ -160,37 +187,93 @@ impl Link {
     }
 }
 
-/// A window that is wide while somebody uses it and blocks for it are to be had.
+impl Inner {
+    fn set_window(&self, receiving: bool, size: u32) {
+        if receiving {
+            self.connection.set_receive_window(VarInt::from_u32(size));
+        } else {
+            self.connection.set_send_window(u64::from(size));
+        }
+    }
+}
+
+/// A window that is wide while somebody uses it and blocks for it are to be had, and grows with what moves in a round
+/// trip: three quarters of it filled say that it is in the way.
 #[derive(Debug)]
 struct Window {
-    blocks: u32,
-    /// Users, and the blocks if there were any. Short and synchronous.
-    state: Mutex<(usize, Option<OwnedSemaphorePermit>)>,
+    /// Blocks taken at first.
+    first: u32,
+    /// Short and synchronous.
+    state: Mutex<WindowState>,
+}
+
+#[derive(Debug)]
+struct WindowState {
+    users: usize,
+    paid: Option<OwnedSemaphorePermit>,
+    /// Beginning of the round that is being measured.
+    since: Instant,
+    /// Bytes that moved in it.
+    moved: u64,
 }
 
 impl Window {
-    fn new(blocks: u32) -> Self {
-        Self { blocks, state: Mutex::default() }
+    fn new(first: u32) -> Self {
+        Self { first, state: Mutex::new(WindowState { users: 0, paid: None, since: Instant::now(), moved: 0 }) }
     }
 
-    fn enter(&self, shared: &Shared, widen: impl FnOnce()) {
+    fn enter(&self, shared: &Shared, set: impl FnOnce(u32)) {
         let mut state = locked(&self.state);
-        state.0 += 1;
+        state.users += 1;
         // Half of the pool is left to those who move bytes now.
         let plenty = shared.blocks.available_permits() > limits::BLOCKS / 2;
-        if state.1.is_none() && plenty {
-            state.1 = Arc::clone(&shared.blocks).try_acquire_many_owned(self.blocks).ok();
-            if state.1.is_some() {
-                widen();
+        if state.paid.is_none() && plenty {
+            state.paid = Arc::clone(&shared.blocks).try_acquire_many_owned(self.first).ok();
+            if state.paid.is_some() {
+                set((1 + self.first) * BLOCK);
             }
         }
     }
 
-    fn leave(&self, narrow: impl FnOnce()) {
+    /// So many bytes moved on a way whose round trip `rtt` tells.
+    fn moved(&self, bytes: u64, shared: &Shared, rtt: impl FnOnce() -> Duration, set: impl FnOnce(u32)) {
         let mut state = locked(&self.state);
-        state.0 = state.0.saturating_sub(1);
-        if state.0 == 0 && state.1.take().is_some() {
-            narrow();
+        state.moved += bytes;
+        let took = state.since.elapsed();
+        if took < ROUND_MIN {
+            return;
+        }
+        // Asking for it takes the connection's own lock: not for every packet.
+        let round = rtt().max(ROUND_MIN);
+        if took < round {
+            return;
+        }
+        let per_round = u128::from(state.moved) * round.as_micros() / took.as_micros().max(1);
+        (state.since, state.moved) = (Instant::now(), 0);
+        let Some(paid) = &mut state.paid else {
+            // There were no blocks when it was entered.
+            state.paid = spare(&shared.blocks, self.first);
+            if state.paid.is_some() {
+                set((1 + self.first) * BLOCK);
+            }
+            return;
+        };
+        let blocks = 1 + u32::try_from(paid.num_permits()).unwrap_or(u32::MAX);
+        let more = blocks.min(WINDOW_BLOCKS.saturating_sub(blocks));
+        if per_round * 4 < u128::from(blocks) * u128::from(BLOCK) * 3 || more == 0 {
+            return;
+        }
+        if let Some(permits) = spare(&shared.blocks, more) {
+            paid.merge(permits);
+            set((blocks + more) * BLOCK);
+        }
+    }
+
+    fn leave(&self, set: impl FnOnce(u32)) {
+        let mut state = locked(&self.state);
+        state.users = state.users.saturating_sub(1);
+        if state.users == 0 && state.paid.take().is_some() {
+            set(BLOCK);
         }
     }
 }
@@ -202,14 +285,22 @@ pub(super) struct Wide {
     receiving: bool,
 }
 
+impl Wide {
+    fn window(&self) -> &Window {
+        if self.receiving { &self.link.inner.receiving } else { &self.link.inner.sending }
+    }
+
+    /// So many bytes came or went.
+    pub(super) fn moved(&self, bytes: u64) {
+        let inner = &self.link.inner;
+        let set = |size| inner.set_window(self.receiving, size);
+        self.window().moved(bytes, &inner.shared, || inner.connection.rtt(), set);
+    }
+}
+
 impl Drop for Wide {
     fn drop(&mut self) {
-        let Inner { connection, receiving, sending, .. } = &*self.link.inner;
-        if self.receiving {
-            receiving.leave(|| connection.set_receive_window(VarInt::from_u32(BLOCK)));
-        } else {
-            sending.leave(|| connection.set_send_window(u64::from(BLOCK)));
-        }
+        self.window().leave(|size| self.link.inner.set_window(self.receiving, size));
     }
 }
 
@@ -328,6 +419,7 @@ impl Control {
                     None => std::future::pending().await,
                 }
             };
+            let mut told = None;
             let input = tokio::select! {
                 () = self.shared.cancel.cancelled() => {
                     self.connection.close(VarInt::from_u32(code::DONE), b"");
@@ -346,6 +438,10 @@ impl Control {
                         Input::Ask(self.asked, content)
                     }
                     Some(Order::Answer(id, size)) => Input::Answer(id, size),
+                    Some(Order::Tell(sealed, permits)) => {
+                        told = Some(permits);
+                        Input::Tell(sealed)
+                    }
                     None => continue,
                 },
                 // Streams are let in only when both have greeted.
@@ -360,6 +456,7 @@ impl Control {
             if let Some(why) = self.step(input, &give_orders).await {
                 return why;
             }
+            drop(told);
         }
     }
 
@@ -382,6 +479,7 @@ impl Control {
                     }
                 }
                 Action::Asked(id, content) => self.asked(id, content, orders.clone()),
+                Action::Told(said) => self.told(said).await,
                 Action::Heard(number, size) => {
                     if let Some(heard) = self.waiting.remove(&number) {
                         // Who asked may have gone.
@@ -421,6 +519,7 @@ impl Control {
                 shared: Arc::clone(&self.shared),
                 receiving: Window::new(RECEIVE_BLOCKS),
                 sending: Window::new(SEND_BLOCKS),
+                telling: Arc::new(Semaphore::new(1)),
                 _blocks: blocks,
             }),
         };
@@ -460,6 +559,17 @@ impl Control {
             // The session may be over.
             let _ = orders.send(Order::Answer(id, size)).await;
         });
+    }
+
+    /// What the peer says about recordings, to whoever listens. With nobody, or when it takes too long, it is lost: who
+    /// wants to know notices the gap and asks again.
+    async fn told(&self, said: Sealed) {
+        if self.link.is_some() && locked(&self.shared.hears).is_none() {
+            let told = Told { peer: self.peer, said };
+            if timeout(LISTEN, self.shared.told.send(told)).await.is_err() {
+                tracing::debug!(peer = %self.peer, "nobody had time for what a mesh peer said");
+            }
+        }
     }
 
     /// A stream that the peer opened.

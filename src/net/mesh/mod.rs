@@ -9,6 +9,7 @@
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
 //! windows grow only while blocks are to be had.
 
+mod delay;
 mod dial;
 mod exchange;
 mod identity;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -29,10 +31,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::exchange::{Answer, Body, RequestError};
+pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
 use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
+use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
@@ -52,6 +55,10 @@ const IDLE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes a sender has on the way before it knows how many the way bears: 32 packets, as Chromium's QUIC. The first piece
+/// then takes two round trips instead of four.
+const FIRST_WINDOW: u64 = 32 * 1_200;
 
 /// Codes of closed connections.
 mod code {
@@ -126,6 +133,8 @@ pub struct MeshSettings {
     pub hello: Hello,
     /// Blocks of 64 KiB that connections may take for their buffers.
     pub blocks: Arc<Semaphore>,
+    /// Packets come and go later by this; zero but in the lab.
+    pub delay: Duration,
 }
 
 /// How it is known that others can reach our port.
@@ -158,6 +167,15 @@ pub enum Incoming {
         /// Grants or refuses.
         answer: Box<Answer>,
     },
+}
+
+/// What a peer says about recordings.
+#[derive(Debug)]
+pub struct Told {
+    /// Who says it.
+    pub peer: PeerId,
+    /// What.
+    pub said: Sealed,
 }
 
 /// Figures since the start.
@@ -194,6 +212,11 @@ struct Shared {
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
+    told: mpsc::Sender<Told>,
+    /// Words of ours about recordings that wait to be written.
+    telling: Arc<Semaphore>,
+    /// Until somebody takes it. Short and synchronous.
+    hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
     cancel: CancellationToken,
@@ -258,8 +281,19 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
         cancel: CancellationToken,
     ) -> Result<Self, MeshError> {
-        let MeshSettings { range, strangers_max, bind, identity, peers, banned, connections_max, gso, hello, blocks } =
-            settings;
+        let MeshSettings {
+            range,
+            strangers_max,
+            bind,
+            identity,
+            peers,
+            banned,
+            connections_max,
+            gso,
+            hello,
+            blocks,
+            delay,
+        } = settings;
         let transport = Arc::new(transport(gso));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
         server
@@ -270,8 +304,15 @@ impl Mesh {
             .incoming_buffer_size_total(limits::MESH_INCOMING_BYTES);
         let failed = |source| MeshError::Bind { address: bind.ip(), port: bind.port(), source };
         let socket = std::net::UdpSocket::bind(bind).map_err(failed)?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = if delay.is_zero() {
+            Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+        } else {
+            delay::delayed(socket, delay, runtime.as_ref()).and_then(|socket| {
+                Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+            })
+        };
+        let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
         let own = identity.id();
         let mut named: BTreeMap<PeerId, Vec<String>> = BTreeMap::new();
@@ -282,6 +323,7 @@ impl Mesh {
         SystemRandom::new().fill(&mut seed).map_err(|_| MeshError::Random)?;
         let mut candidates = Candidates::new(own, range, strangers_max);
         candidates.is_ours(SocketAddr::new(bind.ip(), port));
+        let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
             bind: SocketAddr::new(bind.ip(), port),
             candidates: Mutex::new(candidates),
@@ -297,6 +339,9 @@ impl Mesh {
             banned,
             blocks,
             incoming,
+            told,
+            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
+            hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
             cancel,
@@ -380,6 +425,11 @@ impl Mesh {
         self.shared.changes.subscribe()
     }
 
+    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
+        locked(&self.shared.hears).take()
+    }
+
     /// Figures.
     pub fn stats(&self) -> Stats {
         let Counters { served, refused, turned_away, bytes_out } = &self.shared.counters;
@@ -423,6 +473,8 @@ impl Mesh {
 
 fn transport(gso: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(FIRST_WINDOW);
     transport
         // The control stream is one more.
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::MESH_STREAMS + 1))
@@ -430,6 +482,9 @@ fn transport(gso: bool) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(BLOCK))
         .send_window(u64::from(BLOCK))
+        // Requests are answered one after the other: half of many files is worth less than one.
+        .send_fairness(false)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())

@@ -6,6 +6,7 @@ use heed::{RoTxn, RwTxn};
 
 use super::{LibraryTables, Todo, folder_prefix, owned, path_key};
 use crate::engine::library::{About, all_file_kinds, issue_id};
+use crate::model::gossip::Consensus;
 use crate::model::health::{
     CanonicalStats, FileOutcome, FileRow, Issue, IssueKind, LocalPath, MatchedBy, Scan, Variant,
 };
@@ -39,6 +40,8 @@ pub struct Settled {
     pub judged: Vec<(IssueKind, Carry)>,
     /// New statistics of a recording, replacing all it has.
     pub canonical: Option<(u128, Vec<CanonicalStats>)>,
+    /// What is known of a recording with the words of peers, replacing what was.
+    pub consensus: Option<(u128, Option<Consensus>)>,
     /// Done with.
     pub done: Vec<Todo>,
     /// Left to do.

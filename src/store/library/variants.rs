@@ -179,6 +179,7 @@ impl LibraryTables {
     fn touch(&self, txn: &mut RwTxn<'_>, variant: &Variant) -> Result<(), StoreError> {
         if let Some(recording) = variant.identity.recording_id {
             self.put_todo(txn, Todo::Recording(recording))?;
+            self.put_todo(txn, Todo::Tell(recording))?;
         }
         if let Some(release) = release_of(variant) {
             self.put_todo(txn, Todo::Release(release))?;

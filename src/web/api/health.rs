@@ -215,13 +215,18 @@ pub(super) async fn set_status(
 
 pub(super) async fn canonical(State(web): Here, Path(text): Path<String>) -> Answer {
     let recording = id(&text, "recording")?;
-    match web.desk.health(HealthRequest::Canonical(recording)).await? {
-        HealthAnswer::Canonical(rows) => Ok(Json(json!({
-            "mb_recording_id": crate::model::health::uuid_text(recording),
-            "profiles": rows.iter().map(shape::canonical).collect::<Vec<_>>(),
-        }))),
-        _ => Err(mismatch()),
-    }
+    let HealthAnswer::Canonical(rows) = web.desk.health(HealthRequest::Canonical(recording)).await? else {
+        return Err(mismatch());
+    };
+    let HealthAnswer::Consensus(known) = web.desk.health(HealthRequest::Consensus(recording)).await? else {
+        return Err(mismatch());
+    };
+    let mut value = json!({
+        "mb_recording_id": crate::model::health::uuid_text(recording),
+        "profiles": rows.iter().map(shape::canonical).collect::<Vec<_>>(),
+    });
+    shape::add(&mut value, known.map_or_else(|| json!({}), |known| shape::consensus(&known)));
+    Ok(Json(value))
 }
 
 /// Copies of a recording, the best first: what to keep and what could go. Nothing is deleted.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::shape::time;
+use crate::model::gossip::{Consensus, Known};
 use crate::model::health::{
     CanonicalStats, Evidence, HealthSummary, Issue, IssueGroup, IssueKind, Progress, Scan, Severity, Variant, uuid_text,
 };
@@ -197,6 +198,45 @@ pub(crate) fn canonical(c: &CanonicalStats) -> Value {
         "best_variant_id": c.best_variant.to_string(),
         "canonicality_score": digits(c.canonicality_score),
         "last_updated": iso_ms(c.updated_at),
+    })
+}
+
+/// Adds the fields of one object to another.
+pub(crate) fn add(value: &mut Value, more: Value) {
+    if let (Value::Object(fields), Value::Object(more)) = (value, more) {
+        fields.extend(more);
+    }
+}
+
+/// What is known over all profiles, from here and from peers.
+pub(crate) fn consensus(c: &Consensus) -> Value {
+    let best = c.best();
+    json!({
+        "canonicality_score": best.map(|known| digits(known.canonicality)),
+        "peers_agreeing": best.map(|known| known.peers_agreeing),
+        "keys_agreeing": best.map(|known| known.keys_agreeing),
+        "peers": c.peers,
+        "best_variant": best.map(known),
+        "variant_count": c.variant_count,
+        "variants": c.variants.iter().map(known).collect::<Vec<_>>(),
+        "last_updated": iso_ms(c.updated_at),
+    })
+}
+
+fn known(k: &Known) -> Value {
+    let claim = &k.claim;
+    json!({
+        "variant_id": claim.content.to_string(), "file_sha256": hex(&claim.file_sha256),
+        "flac_key": format!("{:016x}", claim.flac_key), "file_size_bytes": claim.size,
+        "codec": claim.codec.name(), "container": claim.container.name(), "lossless": claim.lossless,
+        "codec_profile": claim.profile(), "sample_rate_hz": claim.sample_rate_hz, "bit_depth": claim.bit_depth,
+        "channels": claim.channels, "duration_ms": claim.duration_ms, "bitrate_kbps": claim.bitrate_kbps,
+        "quality_score": digits(claim.quality_score), "transcode_suspect": claim.transcode_suspect,
+        "dynamic_range_dr": claim.dynamic_range_dr.map(digits), "loudness_lufs": claim.loudness_lufs.map(digits),
+        "has_clipping": claim.has_clipping, "encoder_signature": claim.encoder_signature,
+        "local": k.local, "seen_count": k.seen, "peers_agreeing": k.peers_agreeing,
+        "keys_agreeing": k.keys_agreeing,
+        "canonicality_score": digits(k.canonicality),
     })
 }
 

@@ -11,11 +11,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Done, Problem, shape};
+use crate::model::gossip::{Mode, Offer};
 use crate::model::health::uuid_text;
-use crate::model::id::ContentHash;
+use crate::model::id::{ContentHash, TransferId};
 use crate::model::mesh::{
     Announced, AnnouncementView, FetchRequest, FetchState, FetchView, LookView, MeetingView, MeshAnswer, MeshRequest,
-    Origin, PeerView,
+    Origin, PeerView, RecordingRequest,
 };
 use crate::web::routes::{Route, route};
 use crate::web::server::Web;
@@ -32,6 +33,14 @@ pub(super) fn table() -> Vec<Route> {
         route("GET", "/api/mesh/announcements", Readonly, "What is announced in the DHT, or would be", announcements),
         route("GET", "/api/mesh/fetches", Readonly, "Files fetched from the mesh, newest first", fetches),
         route("POST", "/api/mesh/fetches", Readwrite, "Fetch a file by its content hash and size", start),
+        route(
+            "POST",
+            "/api/mesh/recordings/{id}/fetch",
+            Readwrite,
+            "Fetch the best copy of a recording",
+            start_recording,
+        ),
+        route("GET", "/api/mesh/recordings/{id}/offers", Readonly, "Ask peers which copies they offer", offers),
         route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
         route(
             "DELETE",
@@ -125,6 +134,11 @@ async fn announcements(State(web): Here) -> Answer {
     Ok(Json(json!(view.announcements.iter().map(announcement).collect::<Vec<_>>())))
 }
 
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn thousandths(value: u64) -> f64 {
+    value as f64 / 1_000.0
+}
+
 fn fetched(view: &FetchView) -> Value {
     let fetch = &view.fetch;
     let (state, local_path) = match &fetch.state {
@@ -137,7 +151,8 @@ fn fetched(view: &FetchView) -> Value {
         "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
         "sources": view.sources.iter().map(|s| json!({
             "peer": s.peer.to_string(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
-            "dropped": s.dropped,
+            "dropped": s.dropped, "cost": s.cost_milli.map(thousandths), "rate_bytes_per_s": s.rate, "rtt_us": s.rtt_us,
+            "reputation": thousandths(s.reputation_milli), "requests": s.requests, "state": s.state,
         })).collect::<Vec<_>>(),
     })
 }
@@ -176,6 +191,55 @@ async fn start(State(web): Here, body: Bytes) -> Result<Response, Problem> {
         MeshAnswer::Done => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "content_hash": content.to_string() }))).into_response())
         }
+        _ => Err(mismatch()),
+    }
+}
+
+/// A recording asked for.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WantedRecording {
+    mode: Option<String>,
+    name: String,
+    folder: String,
+}
+
+fn recording(text: &str) -> Result<u128, Problem> {
+    let id: Result<TransferId, _> = text.parse();
+    id.map(|id| id.0).map_err(|_| bad(format!("`{text}` is no recording's id")))
+}
+
+async fn start_recording(State(web): Here, Path(id): Path<String>, body: Bytes) -> Result<Response, Problem> {
+    let wanted: WantedRecording = if body.is_empty() {
+        WantedRecording::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|problem| bad(format!("the body is not understood: {problem}")))?
+    };
+    let known = |name: String| {
+        Mode::parse(&name)
+            .ok_or_else(|| bad(format!("`{name}` is no mode; there are any, canonical_master, no_transcodes")))
+    };
+    let mode = wanted.mode.map(known).transpose()?;
+    let request = RecordingRequest { recording: recording(&id)?, mode, name: wanted.name, folder: wanted.folder };
+    match web.desk.mesh(MeshRequest::StartRecording(request)).await? {
+        MeshAnswer::Chosen { content, by_hash } => {
+            let told = json!({ "content_hash": content.to_string(), "by_hash": by_hash });
+            Ok((StatusCode::ACCEPTED, Json(told)).into_response())
+        }
+        _ => Err(mismatch()),
+    }
+}
+
+async fn offers(State(web): Here, Path(id): Path<String>) -> Answer {
+    let shown = |offer: &Offer| {
+        json!({
+            "peer": offer.peer.to_string(), "mb_recording_id": uuid_text(offer.recording),
+            "content_hash": offer.content.to_string(), "file_size_bytes": offer.size,
+            "codec": offer.codec.name(), "bitrate_kbps": offer.bitrate_kbps,
+        })
+    };
+    match web.desk.mesh(MeshRequest::Offers(vec![recording(&id)?])).await? {
+        MeshAnswer::Offers(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
 }

@@ -14,6 +14,7 @@ use crate::model::view::{Request, SearchRequest};
 use crate::web::server::Web;
 
 use super::{Answer, Done, Problem, shape};
+use crate::web::badges::Badges;
 
 type Here = State<Arc<Web>>;
 
@@ -56,7 +57,8 @@ pub(super) async fn list(State(web): Here) -> Answer {
 
 pub(super) async fn one(State(web): Here, Path(id): Path<String>) -> Answer {
     let (search, responses) = web.desk.search(search_id(&id)?).await?;
-    let results: Vec<Value> = responses.iter().map(shape::response).collect();
+    let badges = Badges::look(&web.desk, &responses).await;
+    let results: Vec<Value> = badges.sorted(responses).iter().map(|(r, badges)| shape::response(r, badges)).collect();
     Ok(Json(json!({ "search": shape::search(&search), "results": results })))
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::model::gossip::Badge;
 use crate::model::id::SearchId;
 use crate::model::mesh::MeshView;
 use crate::model::music::Attributes;
@@ -142,10 +143,16 @@ pub(crate) fn search(s: &SearchView) -> Value {
     })
 }
 
-pub(crate) fn response(r: &ResponseView) -> Value {
+/// `badges` are those of its files, in their order.
+pub(crate) fn response(r: &ResponseView, badges: &[Option<Badge>]) -> Value {
+    let with_badge = |(f, badge): (&FileView, &Option<Badge>)| {
+        let mut value = file(f);
+        value["badge"] = json!(badge.map(|badge| badge.to_string()));
+        value
+    };
     json!({
         "user": r.user, "free_slot": r.free_slot, "upload_speed": r.upload_speed, "queue_length": r.queue_length,
-        "files": r.files.iter().map(file).collect::<Vec<_>>(),
+        "files": r.files.iter().zip(badges).map(with_badge).collect::<Vec<_>>(),
         "locked_files": r.locked_files.iter().map(file).collect::<Vec<_>>(),
     })
 }

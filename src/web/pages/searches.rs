@@ -5,11 +5,13 @@ use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use crate::model::gossip::Badge;
 use crate::model::id::{SearchId, Username};
 use crate::model::music::{Attributes, WireText};
 use crate::model::view::{FileView, Refusal, Request, ResponseView, SearchState, SearchView};
 use crate::web::api::shape::new_search_id;
 use crate::web::api::{plain_search, search_text};
+use crate::web::badges::Badges;
 use crate::web::show::{self, Moment};
 
 use super::transfers::{Known, file_word, folder_word};
@@ -164,6 +166,8 @@ pub(super) struct File {
     pub(super) size: String,
     pub(super) quality: String,
     pub(super) length: String,
+    /// What is known of it, where it matches a known copy.
+    pub(super) badge: Option<String>,
 }
 
 /// Bitrate, or sample rate and depth where they are told: `320 kbit/s`, `44.1 kHz, 16 bit`.
@@ -194,18 +198,19 @@ impl File {
             size: size(file.size),
             quality: quality(&file.attributes),
             length: file.attributes.duration_s.map(show::track_length).unwrap_or_default(),
+            badge: None,
         }
     }
 }
 
 impl Group {
-    fn new(response: &ResponseView, known: &Known) -> Self {
-        let mut files: Vec<&FileView> = response.files.iter().collect();
-        files.sort_by(|a, b| (a.name.folder(), a.name.as_str()).cmp(&(b.name.folder(), b.name.as_str())));
+    fn new(response: &ResponseView, badges: &[Option<Badge>], known: &Known) -> Self {
+        let mut files: Vec<(&FileView, Option<Badge>)> = response.files.iter().zip(badges.iter().copied()).collect();
+        files.sort_by(|(a, _), (b, _)| (a.name.folder(), a.name.as_str()).cmp(&(b.name.folder(), b.name.as_str())));
         let more = files.len().saturating_sub(FILES);
         let mut folders: Vec<Folder> = Vec::new();
         let mut last = None;
-        for file in files.into_iter().take(FILES) {
+        for (file, badge) in files.into_iter().take(FILES) {
             let folder = file.name.folder();
             if last != Some(folder) {
                 last = Some(folder);
@@ -213,7 +218,8 @@ impl Group {
                 folders.push(Folder { name: show::visible(folder), word, files: Vec::new() });
             }
             if let Some(folder) = folders.last_mut() {
-                folder.files.push(File::new(file, &response.user, &file.name, known));
+                let badge = badge.map(|badge| badge.to_string());
+                folder.files.push(File { badge, ..File::new(file, &response.user, &file.name, known) });
             }
         }
         Self {
@@ -248,6 +254,7 @@ pub(super) async fn show(
         rank(a).cmp(&rank(b)).then_with(|| a.user.cmp(&b.user))
     });
     let all = responses.len();
+    let responses = Badges::look(&desktop.web.desk, &responses).await.sorted(responses);
     let pager = Pager::new(page, all, USERS, &format!("/searches/{id}?"));
     let mut head = desktop.head("Search results", "search");
     if is_running(search.state) {
@@ -263,7 +270,12 @@ pub(super) async fn show(
         ),
         locked: search.locked_files,
         dropped: u64::from(search.responses).saturating_sub(all.try_into().unwrap_or(u64::MAX)),
-        groups: responses.iter().skip(offset(pager.page, USERS)).take(USERS).map(|r| Group::new(r, &known)).collect(),
+        groups: responses
+            .iter()
+            .skip(offset(pager.page, USERS))
+            .take(USERS)
+            .map(|(r, badges)| Group::new(r, badges, &known))
+            .collect(),
         search: Line::new(&search),
         pager,
     })

@@ -320,7 +320,7 @@ pub fn flac_header(bytes: &[u8]) -> Option<FlacHeader> {
 }
 
 /// Polynomial x^8 + x^2 + x + 1.
-fn crc8(crc: u8, byte: u8) -> u8 {
+pub(crate) fn crc8(crc: u8, byte: u8) -> u8 {
     (0..8).fold(crc ^ byte, |crc, _| if crc & 0x80 != 0 { (crc << 1) ^ 0x07 } else { crc << 1 })
 }
 
@@ -341,7 +341,7 @@ const CRC16: [u16; 256] = {
     table
 };
 
-fn crc16(crc: u16, byte: u8) -> u16 {
+pub(crate) fn crc16(crc: u16, byte: u8) -> u16 {
     (crc << 8) ^ CRC16[usize::from((crc >> 8) ^ u16::from(byte))]
 }
 

@@ -1,0 +1,314 @@
+//! Plays a scenario: makes the file and the nodes, lets one of them fetch, and says how it went.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::children::{Fetcher, Serving, home};
+use super::peer::Setup;
+use super::scenario::{Kind, Peer, Scenario};
+use super::{LabError, material};
+use crate::app::clock::Clock;
+use crate::model::id::{ContentHash, PeerId};
+
+/// Between two looks at the fetch.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks while connections are made.
+const SOON: Duration = Duration::from_millis(20);
+/// All peers must be connected by then.
+const CONNECT: Duration = Duration::from_secs(60);
+/// A port where nobody listens: for the address of a peer that calls when it comes.
+const NO_PORT: u16 = 1;
+
+/// How it went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The file came.
+    pub completed: bool,
+    /// And is the one that was made.
+    pub identical: bool,
+    /// Verified bytes.
+    pub bytes: u64,
+    /// From the request to the rename.
+    pub seconds: f64,
+    /// See [`Scenario::ideal_seconds`].
+    pub ideal_seconds: Option<f64>,
+    /// The one by the other.
+    pub ratio: Option<f64>,
+    /// Verified bytes that came from each source first.
+    pub bytes_by_source: BTreeMap<String, u64>,
+    /// Bytes of the file that were sent and brought nothing: twice, spoiled, or cut off.
+    pub wasted_bytes: u64,
+    /// Proven bad pieces, of those who sent any.
+    pub corrupt_pieces_by_source: BTreeMap<String, u64>,
+    /// There is no rescue yet.
+    pub rescue: Option<()>,
+    /// The fetcher's.
+    pub peak_rss_kib: u64,
+    /// There are no traces yet.
+    pub trace: Option<()>,
+}
+
+/// The fetch at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Look {
+    /// Since the request.
+    pub elapsed: Duration,
+    /// Verified bytes.
+    pub bytes: u64,
+    /// By peer, in the scenario's order: verified bytes, bad pieces, whether it gets nothing more.
+    pub sources: Vec<(u64, u64, bool)>,
+    /// What it waits for.
+    pub waits: String,
+}
+
+/// Is told what happens.
+pub trait Watch {
+    /// The lab is being set up; what is done now.
+    fn prepares(&mut self, what: &str);
+    /// The clock runs.
+    fn looks(&mut self, look: &Look);
+}
+
+/// Plays it in this folder. Must be called by a thread that stays.
+///
+/// # Errors
+/// The lab itself failed, or was interrupted.
+pub fn play(scenario: &Scenario, folder: &Path, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Report, LabError> {
+    Stage::new(scenario, folder, stop, watch)?.play(watch)
+}
+
+struct Stage<'s> {
+    scenario: &'s Scenario,
+    stop: &'s AtomicBool,
+    clock: Clock,
+    content: ContentHash,
+    peers: Vec<Serving>,
+    ids: Vec<PeerId>,
+    fetcher: Fetcher,
+    /// As a peer names it.
+    fetcher_name: String,
+}
+
+/// Something that happens at its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happens {
+    Begin(usize),
+    Leave(usize),
+}
+
+/// A file, what it comes to, and where its list lies.
+struct Made {
+    folder: PathBuf,
+    path: PathBuf,
+    list: PathBuf,
+    content: ContentHash,
+}
+
+impl<'s> Stage<'s> {
+    fn new(
+        scenario: &'s Scenario,
+        folder: &Path,
+        stop: &'s AtomicBool,
+        watch: &mut dyn Watch,
+    ) -> Result<Self, LabError> {
+        let clock = Clock::start();
+        watch.prepares("making the file");
+        let made = make(scenario, folder, "music", scenario.seed)?;
+        let others = scenario.peers.iter().any(|peer| peer.other_rip);
+        let other = if others { Some(make(scenario, folder, "other", scenario.seed.wrapping_add(1))?) } else { None };
+        watch.prepares("starting the nodes");
+        let (mut peers, mut ids) = (Vec::new(), Vec::new());
+        for peer in &scenario.peers {
+            let data = folder.join("peers").join(&peer.name);
+            ids.push(home(&data)?);
+            let file = other.as_ref().filter(|_| peer.other_rip).unwrap_or(&made);
+            let setup = Setup {
+                path: file.path.clone(),
+                content: file.content.to_string(),
+                size: scenario.size,
+                list: file.list.clone(),
+                faults: peer.faults.clone(),
+                delay_us: u64::try_from(peer.rtt.as_micros() / 2).unwrap_or(0),
+            };
+            peers.push(Serving::start(&peer.name, &data, &file.folder, &setup)?);
+        }
+        let mut named = Vec::new();
+        for ((peer, serving), id) in scenario.peers.iter().zip(&mut peers).zip(&ids) {
+            serving.ready()?;
+            stopped(stop)?;
+            if peer.pinned {
+                let port = if peer.starts.is_none() {
+                    serving.begin(None)?;
+                    serving.port()?
+                } else {
+                    NO_PORT
+                };
+                named.push(format!("{id}@127.0.0.1:{port}"));
+            }
+        }
+        let data = folder.join("fetcher");
+        let own = home(&data)?;
+        let mut more = Vec::new();
+        if !scenario.cost_function {
+            more.push(format!("{}=false", super::COST_KEY));
+        }
+        let fetcher = Fetcher::start(&data, &named, &more)?;
+        let port = fetcher.ask("GET", "/api/mesh", None)?.get("port").and_then(Value::as_u64).unwrap_or(0);
+        let fetcher_name = format!("{own}@127.0.0.1:{port}");
+        let mut stage = Self { scenario, stop, clock, content: made.content, peers, ids, fetcher, fetcher_name };
+        watch.prepares("connecting");
+        stage.connect()?;
+        Ok(stage)
+    }
+
+    fn there(&self) -> impl Iterator<Item = (usize, &'s Peer)> + use<'s> {
+        self.scenario.peers.iter().enumerate().filter(|(_, peer)| peer.starts.is_none())
+    }
+
+    fn connect(&mut self) -> Result<(), LabError> {
+        for (at, peer) in self.there() {
+            if !peer.pinned {
+                self.peers[at].begin(Some(self.fetcher_name.clone()))?;
+                self.peers[at].port()?;
+            }
+        }
+        let mut missing: Vec<usize> = self.there().map(|(at, _)| at).collect();
+        let began = self.clock.now().mono;
+        while !missing.is_empty() {
+            stopped(self.stop)?;
+            let peers = self.fetcher.ask("GET", "/api/mesh/peers", None)?;
+            let connected = |id: &PeerId| {
+                let id = id.to_string();
+                let mut rows = peers.as_array().into_iter().flatten();
+                rows.any(|row| row["id"] == id.as_str() && row["connected"] == true)
+            };
+            missing.retain(|at| !connected(&self.ids[*at]));
+            if self.clock.now().mono.saturating_sub(began) > CONNECT {
+                let names: Vec<&str> = missing.iter().map(|at| self.scenario.peers[*at].name.as_str()).collect();
+                return Err(LabError::NotConnected(names.join(", ")));
+            }
+            std::thread::sleep(SOON);
+        }
+        Ok(())
+    }
+
+    fn play(mut self, watch: &mut dyn Watch) -> Result<Report, LabError> {
+        let mut happens: Vec<(Duration, Happens)> = Vec::new();
+        for (at, peer) in self.scenario.peers.iter().enumerate() {
+            happens.extend(peer.starts.map(|when| (when, Happens::Begin(at))));
+            happens.extend(peer.leaves.map(|when| (when, Happens::Leave(at))));
+        }
+        happens.sort();
+        let mut happens = happens.into_iter().peekable();
+        let name = format!("lab.{}", extension(self.scenario.kind));
+        let wanted = json!({ "content_hash": self.content.to_string(), "size": self.scenario.size, "name": name });
+        let began = self.clock.now().mono;
+        self.fetcher.ask("POST", "/api/mesh/fetches", Some(&wanted))?;
+        let path = format!("/api/mesh/fetches/{}", self.content);
+        let mut peak = 0;
+        let (fetch, elapsed) = loop {
+            stopped(self.stop)?;
+            let elapsed = self.clock.now().mono.saturating_sub(began);
+            while let Some((_, what)) = happens.next_if(|(when, _)| *when <= elapsed) {
+                match what {
+                    Happens::Begin(at) => self.peers[at].begin(Some(self.fetcher_name.clone()))?,
+                    Happens::Leave(at) => self.peers[at].leave()?,
+                }
+            }
+            let fetch = self.fetcher.ask("GET", &path, None)?;
+            peak = self.fetcher.peak_rss_kib().unwrap_or(0).max(peak);
+            watch.looks(&self.look(&fetch, elapsed));
+            if fetch["state"] == "done" || elapsed > self.scenario.time_limit {
+                break (fetch, elapsed);
+            }
+            let next = happens.peek().map_or(LOOK, |(when, _)| when.saturating_sub(elapsed));
+            std::thread::sleep(next.min(LOOK));
+        };
+        let look = self.look(&fetch, elapsed);
+        let mut sent = 0;
+        for peer in &mut self.peers {
+            sent += peer.sent()?.0;
+        }
+        self.fetcher.stop();
+        let completed = fetch["state"] == "done";
+        let identical = completed && fetch["local_path"].as_str().is_some_and(|path| self.is_original(Path::new(path)));
+        let seconds = between(&fetch["asked_at"], &fetch["ended_at"]).unwrap_or(elapsed.as_secs_f64());
+        let ideal_seconds = self.scenario.ideal_seconds();
+        let names = || self.scenario.peers.iter().map(|peer| peer.name.clone());
+        let corrupt = names().zip(&look.sources).map(|(name, source)| (name, source.1));
+        Ok(Report {
+            completed,
+            identical,
+            bytes: look.bytes,
+            seconds: rounded(seconds),
+            ideal_seconds: ideal_seconds.map(rounded),
+            ratio: ideal_seconds.filter(|_| completed).map(|ideal| rounded(seconds / ideal)),
+            bytes_by_source: names().zip(look.sources.iter().map(|source| source.0)).collect(),
+            wasted_bytes: sent.saturating_sub(look.bytes),
+            corrupt_pieces_by_source: corrupt.filter(|(_, pieces)| *pieces > 0).collect(),
+            rescue: None,
+            peak_rss_kib: peak,
+            trace: None,
+        })
+    }
+
+    fn look(&self, fetch: &Value, elapsed: Duration) -> Look {
+        let rows = fetch["sources"].as_array();
+        let source = |id: &PeerId| {
+            let id = id.to_string();
+            let row = rows.into_iter().flatten().find(|row| row["peer"] == id.as_str());
+            let number = |key: &str| row.and_then(|row| row[key].as_u64()).unwrap_or(0);
+            (number("bytes"), number("bad_pieces"), row.is_some_and(|row| row["dropped"] == true))
+        };
+        Look {
+            elapsed,
+            bytes: fetch["bytes_done"].as_u64().unwrap_or(0),
+            sources: self.ids.iter().map(source).collect(),
+            waits: fetch["waits_for"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn is_original(&self, path: &Path) -> bool {
+        material::pieces(path).is_ok_and(|found| found.root() == self.content && found.size() == self.scenario.size)
+    }
+}
+
+fn stopped(stop: &AtomicBool) -> Result<(), LabError> {
+    if stop.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
+}
+
+fn extension(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Random => "bin",
+        Kind::Flac => "flac",
+    }
+}
+
+fn make(scenario: &Scenario, folder: &Path, name: &str, seed: u64) -> Result<Made, LabError> {
+    let share = folder.join(name);
+    let path = share.join(format!("lab.{}", extension(scenario.kind)));
+    let list = folder.join(format!("{name}.list"));
+    let failed = |source: std::io::Error| LabError::Folder { path: path.clone(), source };
+    std::fs::create_dir(&share).map_err(failed)?;
+    material::make(&path, scenario.kind, scenario.size, seed).map_err(failed)?;
+    let pieces = material::pieces(&path).map_err(failed)?;
+    let content = pieces.root();
+    std::fs::write(&list, pieces.into_bytes()).map_err(failed)?;
+    Ok(Made { folder: share, path, list, content })
+}
+
+/// Seconds between two moments as the API writes them: thousandths.
+fn between(from: &Value, to: &Value) -> Option<f64> {
+    let moment = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
+    Some(moment(to)?.duration_since(moment(from)?).as_secs_f64())
+}
+
+/// To thousandths.
+fn rounded(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
+}

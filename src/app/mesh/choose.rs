@@ -1,0 +1,164 @@
+//! Fetches a recording: chooses one of its copies by what is known of them, and who of those connected has it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::{MeshService, Running, locked, unreadable};
+use crate::engine::audio::canonical::{choose, skip_download};
+use crate::engine::mesh::control::{CacheJob, Control, OfferedTrack, WantedTrack};
+use crate::engine::mesh::gossip::MBID;
+use crate::engine::soulseek::io::Refusal;
+use crate::model::gossip::{Consensus, Mode, Offer};
+use crate::model::id::PeerId;
+use crate::model::limits;
+use crate::model::mesh::{FetchRequest, MeshAnswer, RecordingRequest};
+
+/// For peers to say what they have.
+const OFFERS: Duration = Duration::from_secs(3);
+/// Questions to all peers at once.
+const QUESTIONS: usize = 4;
+
+impl MeshService {
+    fn on(&self) -> Result<&Arc<Running>, Refusal> {
+        self.running.as_ref().ok_or_else(|| Refusal::Invalid("the mesh is off: mesh.enabled".to_owned()))
+    }
+
+    /// Chooses a copy of a recording and begins to fetch it.
+    pub(super) async fn begin_recording(&self, request: RecordingRequest) -> Result<MeshAnswer, Refusal> {
+        let running = self.on()?;
+        let (store, id) = (self.parts.store.clone(), request.recording);
+        let read =
+            move || store.read(|txn, tables| Ok((tables.gossip.consensus(txn, id)?, tables.gossip.words_on(txn, id)?)));
+        let read = tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::Full(error.to_string()))?;
+        let (known, told) = read.map_err(unreadable)?;
+        let known = known.ok_or(Refusal::NotFound)?;
+        let here: BTreeSet<PeerId> = running.mesh.links().iter().map(|link| link.id()).collect();
+        let sources = |content| {
+            let has = |(peer, told): &&(PeerId, _)| here.contains(peer) && has(told, content);
+            told.iter().filter(has).count()
+        };
+        let others: Vec<_> = known.variants.iter().filter(|variant| !variant.local).collect();
+        let candidates: Vec<(bool, usize)> =
+            others.iter().map(|variant| (variant.claim.transcode_suspect, sources(variant.claim.content))).collect();
+        let mode = request.mode.unwrap_or_else(|| running.mode());
+        let Some(choice) = choose(mode, &candidates) else {
+            return Err(Refusal::Invalid("no connected peer has a copy that will do".to_owned()));
+        };
+        let chosen = &others[choice.at].claim;
+        if let Some(own) = good_enough(&known, chosen.quality_score, running) {
+            return Err(Refusal::Invalid(format!(
+                "a good copy is here already: its score is {own:.2}, that of the other one {:.2}",
+                chosen.quality_score
+            )));
+        }
+        let (content, size) = (chosen.content, chosen.size);
+        let name = if request.name.trim().is_empty() {
+            format!("{content}.{}", extension(chosen.container))
+        } else {
+            request.name
+        };
+        self.begin(FetchRequest { content, size, name, folder: request.folder }).await?;
+        Ok(MeshAnswer::Chosen { content, by_hash: choice.by_hash })
+    }
+
+    /// Asks all connected peers which of these recordings they have, and waits a moment for what they say.
+    pub(super) async fn offers(&self, recordings: Vec<u128>) -> Result<Vec<Offer>, Refusal> {
+        let running = self.on()?;
+        let job_id = getrandom::u64().map_err(|error| Refusal::Full(format!("no randomness: {error}")))?.into();
+        let wanted = recordings.iter().zip(1..).take(limits::GOSSIP_TRACKS).map(|(id, track_number)| WantedTrack {
+            track_number,
+            mb_recording_id: Some(*id),
+            priority: 5,
+            allowed_codecs: Vec::new(),
+            min_bitrate_kbps: None,
+            lossless_required: false,
+        });
+        let job = CacheJob {
+            job_id,
+            is_offer: false,
+            mb_release_id: None,
+            requested: wanted.collect(),
+            offered: Vec::new(),
+            ttl_seconds: 600,
+            max_total_overlay_kib: 0,
+            max_concurrent_overlay_peers: u32::try_from(limits::MESH_SOURCES).unwrap_or(u32::MAX),
+            max_overlay_bandwidth_kbps: 0,
+            prefer_soulseek_primary: true,
+        };
+        let Some(sealed) = Control::CacheJob(Box::new(job)).seal() else {
+            return Err(Refusal::Invalid("too many recordings are asked for at once".to_owned()));
+        };
+        let (answers, mut answered) = mpsc::channel(limits::MESH_CONNECTIONS);
+        {
+            let mut waiting = locked(&running.answers);
+            if waiting.offers.len() >= QUESTIONS {
+                return Err(Refusal::Full("peers are being asked other things; try again".to_owned()));
+            }
+            waiting.offers.insert(job_id, answers);
+        }
+        let links = running.mesh.links();
+        let speak = links.iter().filter(|link| link.greeted().features.iter().any(|feature| feature == MBID));
+        let mut asked: BTreeSet<PeerId> =
+            speak.filter(|link| link.tell(sealed.clone())).map(|link| link.id()).collect();
+        let (mut found, until) = (Vec::new(), Instant::now() + OFFERS);
+        while !asked.is_empty() {
+            let Ok(Some((peer, job))) = timeout_at(until, answered.recv()).await else { break };
+            if asked.remove(&peer) {
+                found.extend(job.offered.iter().filter_map(|track| offer(peer, track, &recordings)));
+            }
+        }
+        locked(&running.answers).offers.remove(&job_id);
+        Ok(found)
+    }
+}
+
+impl Running {
+    /// The owner's choice.
+    fn mode(&self) -> Mode {
+        if self.canonical.enabled && self.canonical.prefer { Mode::CanonicalMaster } else { Mode::Any }
+    }
+}
+
+fn has(told: &crate::model::gossip::Told, content: crate::model::id::ContentHash) -> bool {
+    told.claims.iter().any(|claim| claim.content == content)
+}
+
+/// The score of our best copy if fetching one of this score is of no use.
+fn good_enough(known: &Consensus, offered: f32, running: &Running) -> Option<f32> {
+    let ours = known.variants.iter().filter(|variant| variant.local && !variant.claim.transcode_suspect);
+    let best = ours.map(|variant| variant.claim.quality_score).max_by(f32::total_cmp)?;
+    let rules = (running.canonical.local_enough, running.canonical.improvement_min);
+    skip_download(best, offered, rules).then_some(best)
+}
+
+/// What was asked for, and nothing else.
+fn offer(peer: PeerId, track: &OfferedTrack, recordings: &[u128]) -> Option<Offer> {
+    let recording = track.mb_recording_id.filter(|id| recordings.contains(id))?;
+    Some(Offer {
+        peer,
+        recording,
+        content: track.variant_id,
+        size: track.file_size_bytes,
+        codec: track.codec,
+        bitrate_kbps: track.bitrate_kbps,
+    })
+}
+
+/// What files in this container are called.
+fn extension(container: crate::model::variant::Container) -> &'static str {
+    use crate::model::variant::Container as C;
+    match container {
+        C::Flac => "flac",
+        C::Ogg => "ogg",
+        C::Mp4 => "m4a",
+        C::Wav => "wav",
+        C::Aiff => "aiff",
+        C::Mpeg => "mp3",
+        C::Adts => "aac",
+        C::Caf => "caf",
+    }
+}

@@ -1,0 +1,378 @@
+//! All sources of one file at work.
+//!
+//! Who may have the file is asked; each peer that has it is a transfer of `engine::mesh::downloader` and a source of
+//! `engine::swarm::scheduler`, whose assignments become [`Run`]s. What is measured of sources is kept in the store every
+//! few seconds and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{locked, source_view};
+use super::run::{Run, Told};
+use super::{ASK_AGAIN, Progress, Stop, Work};
+use crate::disk::File;
+use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
+use crate::engine::swarm::list::PieceList;
+use crate::engine::swarm::scheduler::{Ended, RunId, Scheduler, Share};
+use crate::model::id::PeerId;
+use crate::model::limits;
+use crate::model::swarm::{CancelReason, Source};
+use crate::model::trace::TraceKind;
+use crate::net::mesh::{Link, StopCode};
+
+/// While others use all runs there may be.
+const SOON: Duration = Duration::from_millis(100);
+/// Events of runs waiting to be counted; the runs wait.
+const EVENTS: usize = 64;
+/// What is measured is kept so often: a kill costs that much of it.
+const KEEP: Duration = Duration::from_secs(15);
+
+/// How to take a run back.
+struct Handle {
+    peer: PeerId,
+    cancel: CancellationToken,
+    stop: StopCode,
+}
+
+pub(super) struct Swarm<'a> {
+    work: &'a Work,
+    list: Arc<PieceList>,
+    file: File,
+    scheduler: Scheduler,
+    began: Instant,
+    told: mpsc::Sender<Told>,
+    events: mpsc::Receiver<Told>,
+    tasks: JoinSet<()>,
+    runs: BTreeMap<RunId, Handle>,
+    /// One per peer that was asked; those that are over are kept while their peer is here.
+    transfers: BTreeMap<PeerId, Downloader>,
+    /// When to ask peers again that had it not.
+    again: BTreeMap<PeerId, Instant>,
+    bytes: BTreeMap<Source, u64>,
+    keep_at: Instant,
+}
+
+impl<'a> Swarm<'a> {
+    pub(super) fn new(work: &'a Work, list: Arc<PieceList>, file: File, verified: Vec<bool>) -> Self {
+        let (told, events) = mpsc::channel(EVENTS);
+        let now = Instant::now();
+        Self {
+            work,
+            scheduler: Scheduler::new(list.size(), verified, work.running.swarm),
+            list,
+            file,
+            began: now,
+            told,
+            events,
+            tasks: JoinSet::new(),
+            runs: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            again: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            keep_at: now + KEEP,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// One line of the fetch's story.
+    fn trace(&self, kind: TraceKind) {
+        tracing::debug!(content = %self.list.content(), ?kind, "fetch");
+        self.work.trace.record(kind);
+    }
+
+    /// Works until every piece is there.
+    pub(super) async fn run(&mut self) -> Result<(), Stop> {
+        let result = self.gather().await;
+        let reason = match &result {
+            Ok(()) => CancelReason::Complete,
+            Err(Stop::Cancelled) if !self.work.running.cancel.is_cancelled() => CancelReason::UserCancelled,
+            Err(_) => CancelReason::Error,
+        };
+        for handle in self.runs.values() {
+            handle.stop.set(reason);
+        }
+        // Those that are under way are taken back with it.
+        self.tasks.abort_all();
+        let peers: Vec<PeerId> = self.transfers.keys().copied().collect();
+        for peer in peers {
+            if result.is_ok() {
+                self.transfer(peer, Event::Full);
+                self.transfer(peer, Event::Verified(true));
+            } else {
+                self.transfer(peer, Event::Cancelled);
+            }
+        }
+        self.tell_traces();
+        self.show();
+        self.keep().await;
+        result
+    }
+
+    async fn gather(&mut self) -> Result<(), Stop> {
+        let mut changes = self.work.running.mesh.changes();
+        while self.scheduler.left() > 0 {
+            self.look_for_sources();
+            let starved = self.assign();
+            self.show();
+            if Instant::now() >= self.keep_at {
+                self.keep().await;
+            }
+            let wake = self.wake(starved);
+            let told = tokio::select! {
+                () = self.work.cancel.cancelled() => return Err(Stop::Cancelled),
+                told = self.events.recv() => told,
+                _ = changes.changed() => None,
+                () = sleep_until(wake) => None,
+            };
+            while self.tasks.try_join_next().is_some() {}
+            if let Some(told) = told {
+                self.hear(told)?;
+            }
+            // What else came meanwhile is heard before anything new is decided.
+            while let Ok(told) = self.events.try_recv() {
+                self.hear(told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When to look again if nothing happens.
+    fn wake(&self, starved: bool) -> Instant {
+        let now = self.now();
+        let decide = self.scheduler.deadline(now);
+        let end = self.transfers.values().filter_map(Downloader::deadline).min();
+        let ask = self.again.values().min().copied();
+        let at = |moment: Option<Duration>| moment.map(|moment| self.began + moment);
+        let first = [at(decide), at(end), ask].into_iter().flatten().min();
+        let wake = first.unwrap_or_else(|| Instant::now() + ASK_AGAIN);
+        if starved { wake.min(Instant::now() + SOON) } else { wake }
+    }
+
+    /// Tells a transfer what happened, and does what follows.
+    fn transfer(&mut self, peer: PeerId, event: Event) {
+        let now = self.now();
+        let Some(transfer) = self.transfers.get_mut(&peer) else { return };
+        let before = transfer.state();
+        if event == Event::Picked && before == State::Completed {
+            // Pieces came open again; what the peer offered still stands.
+            *transfer = Downloader::offered(now);
+        }
+        let action = transfer.handle(event, now);
+        let after = transfer.state();
+        if before != after {
+            tracing::trace!(%peer, from = before.name(), to = after.name(), "transfer");
+        }
+        match action {
+            Some(Action::AskLater | Action::Penalise | Action::Never) => {
+                self.scheduler.went(&Source::Mesh(peer), after.name(), now);
+                self.again.insert(peer, Instant::now() + ASK_AGAIN);
+            }
+            // The scheduler takes back and stops asking by itself.
+            Some(Action::Stop | Action::Cancel(_)) | None => {}
+        }
+    }
+
+    /// Asks peers that are new, or that had it not a while ago. Those that went are told to the scheduler.
+    fn look_for_sources(&mut self) {
+        let links = self.work.running.mesh.links();
+        let here: BTreeSet<PeerId> = links.iter().map(Link::id).collect();
+        let now = self.now();
+        let known: Vec<PeerId> = self.transfers.keys().copied().collect();
+        for peer in known {
+            if here.contains(&peer) {
+                self.transfer(peer, Event::Tick);
+            } else {
+                self.scheduler.went(&Source::Mesh(peer), "the connection is gone", now);
+                self.transfer(peer, Event::Gone);
+                self.transfers.remove(&peer);
+            }
+        }
+        let moment = Instant::now();
+        self.again.retain(|peer, again| here.contains(peer) && *again > moment);
+        for link in links {
+            let peer = link.id();
+            let busy = self.transfers.get(&peer).is_some_and(|transfer| transfer.state() != State::Aborted);
+            let asking = self.transfers.values().filter(|transfer| transfer.state() == State::Negotiating).count();
+            let full = self.scheduler.here() + asking >= limits::MESH_SOURCES;
+            if busy || self.again.contains_key(&peer) || full {
+                continue;
+            }
+            self.transfers.insert(peer, Downloader::new(now));
+            self.transfer(peer, Event::Asked);
+            let (told, content, size) = (self.told.clone(), self.list.content(), self.list.size());
+            self.tasks.spawn(async move {
+                let has = link.ask(content).await == Some(size);
+                // Nobody may listen any more.
+                let _ = told.send(Told::Has(peer, has)).await;
+            });
+        }
+    }
+
+    /// A peer has the file: a source, with what is known of it from before.
+    fn source(&mut self, peer: PeerId) {
+        let running = &self.work.running;
+        let source = Source::Mesh(peer);
+        let (metrics, known) = running.parts.store.source(&source).unwrap_or_else(|error| {
+            tracing::warn!(%peer, %error, "what is known of a peer could not be read");
+            Default::default()
+        });
+        let known = known.faded(running.parts.clock.now().wall, running.swarm.reputation.half_life);
+        self.scheduler.came(source, metrics, known);
+    }
+
+    /// Starts what can be started. True if others use all runs there may be.
+    fn assign(&mut self) -> bool {
+        self.scheduler.tick(self.now());
+        let starved = loop {
+            self.take_back();
+            let Ok(permit) = Arc::clone(&self.work.running.runs).try_acquire_owned() else { break true };
+            let Some(assignment) = self.scheduler.next(self.now()) else { break false };
+            let link = match &assignment.source {
+                Source::Mesh(peer) => self.work.running.mesh.link(*peer),
+                Source::Soulseek(_) => None,
+            };
+            let Some(link) = link else {
+                self.scheduler.went(&assignment.source, "the connection is gone", self.now());
+                self.scheduler.ended(assignment.run, Ended::Failed, self.now());
+                continue;
+            };
+            let (peer, cancel, stop) = (link.id(), CancellationToken::new(), StopCode::default());
+            self.runs.insert(assignment.run, Handle { peer, cancel: cancel.clone(), stop: stop.clone() });
+            self.transfer(peer, Event::Picked);
+            let run = Run {
+                link,
+                list: Arc::clone(&self.list),
+                file: self.file.clone(),
+                running: Arc::clone(&self.work.running),
+                told: self.told.clone(),
+                until: self.began + assignment.until,
+                stop,
+                permit,
+            };
+            self.tasks.spawn(run.go(assignment, cancel));
+        };
+        self.take_back();
+        self.tell_traces();
+        starved
+    }
+
+    /// Takes back what the scheduler does not want any more.
+    fn take_back(&mut self) {
+        for (run, reason) in self.scheduler.take_cancels() {
+            // One that has just ended by itself is not there any more.
+            let Some(handle) = self.runs.get(&run) else { continue };
+            handle.stop.set(reason);
+            handle.cancel.cancel();
+            let peer = handle.peer;
+            if reason == CancelReason::SwarmRebalanced {
+                self.transfer(peer, Event::Covered);
+            }
+        }
+    }
+
+    fn tell_traces(&mut self) {
+        for kind in self.scheduler.take_events() {
+            self.trace(kind);
+        }
+    }
+
+    fn hear(&mut self, told: Told) -> Result<(), Stop> {
+        let now = self.now();
+        match told {
+            Told::Disk(error) => return Err(error.into()),
+            Told::Has(peer, true) => {
+                self.transfer(peer, Event::Offered);
+                if self.transfers.get(&peer).is_some_and(|transfer| transfer.state() == State::Ready) {
+                    self.source(peer);
+                }
+            }
+            Told::Has(peer, false) => self.transfer(peer, Event::Refused),
+            Told::First(run) => {
+                self.scheduler.first_byte(run, now);
+                self.response(run);
+            }
+            Told::Alive(run) => {
+                self.scheduler.alive(run, now);
+                self.response(run);
+            }
+            Told::Piece(run, piece, good) => {
+                let source = self.scheduler.source(run).cloned();
+                let first = self.scheduler.piece(run, piece, good, now);
+                self.response(run);
+                self.count(source, piece, good, first);
+            }
+            Told::Ended(run, how) => {
+                self.scheduler.ended(run, how, now);
+                if let Some(handle) = self.runs.remove(&run) {
+                    self.transfer(handle.peer, Event::RunOver);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn response(&mut self, run: RunId) {
+        if let Some(peer) = self.runs.get(&run).map(|handle| handle.peer) {
+            self.transfer(peer, Event::Response);
+        }
+    }
+
+    fn count(&mut self, source: Option<Source>, piece: usize, good: bool, first: bool) {
+        let running = &self.work.running;
+        let len = self.list.piece_len(piece) as u64;
+        if !good {
+            running.bad_pieces.fetch_add(1, Ordering::Relaxed);
+            let peer = source.map(|source| source.to_string());
+            tracing::warn!(content = %self.list.content(), piece, peer, "a peer sent a bad piece");
+        } else if first {
+            running.bytes_in.fetch_add(len, Ordering::Relaxed);
+            if let Some(source) = source {
+                *self.bytes.entry(source).or_default() += len;
+            }
+        }
+    }
+
+    /// Keeps what was measured.
+    async fn keep(&mut self) {
+        self.keep_at = Instant::now() + KEEP;
+        let records = self.scheduler.records();
+        if records.is_empty() {
+            return;
+        }
+        let running = &self.work.running;
+        let now = running.parts.clock.now().wall;
+        if let Err(error) = running.parts.store.learn(records, now, running.swarm.reputation.half_life).await {
+            tracing::warn!(%error, "what was measured of peers could not be kept");
+        }
+    }
+
+    fn show(&self) {
+        let now = self.now();
+        let there = |(piece, there): (usize, &bool)| if *there { self.list.piece_len(piece) as u64 } else { 0 };
+        let bytes = self.scheduler.verified().iter().enumerate().map(there).sum();
+        let view = |(source, share): (&Source, Share)| {
+            let Source::Mesh(peer) = source else { return None };
+            let bytes = self.bytes.get(source).copied().unwrap_or(0);
+            let state = self.transfers.get(peer).map_or(State::Aborted, Downloader::state);
+            Some(source_view(*peer, share, bytes, self.scheduler.worth(source, now)?, state))
+        };
+        let sources = self.scheduler.shares().filter_map(view).collect();
+        let waits = match (self.scheduler.left(), self.scheduler.here()) {
+            (0, _) => "the whole file is being checked",
+            (_, 0) => "no connected peer has the file",
+            _ => "",
+        };
+        let twice = self.scheduler.twice();
+        *locked(&self.work.progress) = Progress { bytes, twice, waits: waits.to_owned(), sources };
+    }
+}

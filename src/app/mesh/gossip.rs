@@ -1,0 +1,377 @@
+//! Tells peers about recordings we share, and keeps what they tell.
+//!
+//! When and how much is `engine::mesh::gossip`'s decision; this room does its deeds. [`tell`] makes what is told out of
+//! the Doctor's copies: only of files that [`super::serve`] would serve, looked at anew each time. What changed is noted
+//! by the store when a copy changes; everything is looked over at the start, once a day, and within an hour when the shares
+//! changed. Copies that changed before they were shared are looked at again when the shares change.
+
+mod tell;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub(super) use self::tell::own_offer;
+use super::{Running, locked, serve};
+use crate::engine::mesh::control::{CacheJob, Control, Descriptor, RecordingAdvert};
+use crate::engine::mesh::gossip::{Deed, Gossip, Own};
+use crate::model::gossip::{Claim, HashEntry, Heard};
+use crate::model::health::uuid_text;
+use crate::model::id::PeerId;
+use crate::model::limits;
+use crate::model::record::Change;
+use crate::net::mesh::{Told, spare};
+use crate::store::{Store, StoreError};
+
+/// Name of the setting that keeps the id of our list.
+const BUNDLE: &str = "mesh.gossip.bundle";
+/// Between two looks at what changed here.
+const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks over everything.
+const OVER_ALL: Duration = Duration::from_secs(86_400);
+/// The same, when the shares changed.
+const OVER_SHARES: Duration = Duration::from_secs(3_600);
+/// Recordings with changed copies that were not shared then; further ones wait for the look over everything.
+const UNSHARED: usize = 4_096;
+/// Before another attempt when the store fails or no buffers are free.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Recordings looked at in one go.
+const BATCH: usize = 32;
+/// Hashes of one commit.
+const HASHES: usize = 128;
+
+/// Answers that somebody waits for.
+#[derive(Default)]
+pub(super) struct Answers {
+    /// Of which job.
+    pub(super) offers: BTreeMap<u128, mpsc::Sender<(PeerId, Box<CacheJob>)>>,
+}
+
+/// Tells and hears until the program stops.
+pub(super) async fn run(running: Arc<Running>) {
+    let Some(mut hears) = running.mesh.hear() else { return };
+    loop {
+        // Frames that come and go are paid for with blocks, as connections are.
+        let paid = spare(&running.blocks, limits::GOSSIP_BLOCKS);
+        let failed = match paid {
+            None => "no buffers are free".to_owned(),
+            Some(_paid) => match Work::new(Arc::clone(&running)).await {
+                Ok(mut work) => match work.run(&mut hears).await {
+                    Ok(()) => return,
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error,
+            },
+        };
+        tracing::warn!(why = failed, "peers are not told about recordings just now");
+        tokio::select! {
+            () = running.cancel.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+/// Reads or writes the store on a thread that may wait.
+async fn stored<T: Send + 'static>(
+    running: &Arc<Running>,
+    work: impl FnOnce(&Running) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let running = Arc::clone(running);
+    let worked = tokio::task::spawn_blocking(move || work(&running)).await;
+    worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+fn own(store: &Store, bundle_id: u64) -> Result<Own, StoreError> {
+    let (latest, count) = store.read(|txn, tables| tables.gossip.own(txn))?;
+    Ok(Own { bundle_id, latest, count })
+}
+
+struct Work {
+    running: Arc<Running>,
+    began: Instant,
+    bundle_id: u64,
+    machine: Gossip,
+    /// Connections that the machine knows, by their numbers.
+    links: BTreeMap<PeerId, u64>,
+    /// Where the look over everything is; `None`: it is done.
+    over: Option<Option<u128>>,
+    over_due: Duration,
+    /// When the last one began.
+    over_at: Duration,
+    /// Recordings whose changed copies were not shared when they were looked at.
+    unshared: BTreeSet<u128>,
+    /// Those of them that are to be looked at again now.
+    again: Vec<u128>,
+    /// Peers whose void words are being removed.
+    sweeping: BTreeSet<PeerId>,
+}
+
+impl Work {
+    async fn new(running: Arc<Running>) -> Result<Self, String> {
+        let store = running.parts.store.clone();
+        let kept = stored(&running, |running| running.parts.store.setting(BUNDLE)).await.map_err(|e| e.to_string())?;
+        let bundle_id = match kept.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes) {
+            Some(id) if id != 0 => id,
+            _ => {
+                let id = getrandom::u64().map_err(|error| format!("no randomness: {error}"))?.max(1);
+                let change = Change::Setting(BUNDLE.to_owned(), Some(id.to_le_bytes().to_vec()));
+                store.apply(vec![change]).await.map_err(|error| error.to_string())?;
+                id
+            }
+        };
+        let own = stored(&running, move |running| own(&running.parts.store, bundle_id)).await;
+        let own = own.map_err(|error| error.to_string())?;
+        Ok(Self {
+            running,
+            began: Instant::now(),
+            bundle_id,
+            machine: Gossip::new(own),
+            links: BTreeMap::new(),
+            over: Some(None),
+            over_due: OVER_ALL,
+            over_at: Duration::ZERO,
+            unshared: BTreeSet::new(),
+            again: Vec::new(),
+            sweeping: BTreeSet::new(),
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    async fn run(&mut self, hears: &mut mpsc::Receiver<Told>) -> Result<(), StoreError> {
+        let mut changes = self.running.mesh.changes();
+        let mut shares = self.running.parts.sharing.view();
+        let mut shared_at = shares.borrow_and_update().scanned_at;
+        let mut look = self.began;
+        loop {
+            self.meet().await?;
+            let mut deeds = Vec::new();
+            self.machine.on_timeout(self.now(), &mut deeds);
+            self.perform(deeds).await?;
+            let due = self.machine.next_timeout().map(|at| self.began + at);
+            let wake = due.map_or(look, |due| due.min(look));
+            tokio::select! {
+                () = self.running.cancel.cancelled() => return Ok(()),
+                told = hears.recv() => {
+                    let Some(Told { peer, said }) = told else { return Ok(()) };
+                    let mut deeds = Vec::new();
+                    match said.open() {
+                        Ok(control) => {
+                            // Who speaks may have come a moment ago.
+                            self.meet().await?;
+                            self.machine.on_message(peer, control, self.now(), &mut deeds);
+                        }
+                        Err(error) => deeds.push(Deed::Strike(peer, error.to_string())),
+                    }
+                    self.perform(deeds).await?;
+                }
+                changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            if Instant::now() >= look {
+                let scanned_at = shares.borrow_and_update().scanned_at;
+                if scanned_at != shared_at {
+                    shared_at = scanned_at;
+                    self.over_due = self.over_due.min(self.over_at.saturating_add(OVER_SHARES));
+                    self.again.extend(std::mem::take(&mut self.unshared));
+                }
+                if self.now() >= self.over_due {
+                    (self.over_at, self.over_due) = (self.now(), self.now().saturating_add(OVER_ALL));
+                    self.over = Some(None);
+                }
+                let more = self.look().await?;
+                look = Instant::now() + if more { Duration::ZERO } else { LOOK };
+            }
+        }
+    }
+
+    /// Tells the machine who came and who went.
+    async fn meet(&mut self) -> Result<(), StoreError> {
+        let links = self.running.mesh.links();
+        let now: BTreeMap<PeerId, u64> = links.iter().map(|link| (link.id(), link.number())).collect();
+        if now == self.links {
+            return Ok(());
+        }
+        for (peer, number) in &self.links {
+            if now.get(peer) != Some(number) {
+                self.machine.on_gone(*peer);
+            }
+        }
+        for link in links {
+            let peer = link.id();
+            if self.links.get(&peer) == Some(&link.number()) {
+                continue;
+            }
+            if !serve::allowed(&self.running, &link.greeted().username).await {
+                continue;
+            }
+            let read = move |running: &Running| running.parts.store.read(|txn, tables| tables.gossip.heard(txn, peer));
+            let (heard, hashes) = stored(&self.running, read).await?;
+            self.machine.on_connected(peer, &link.greeted().features, heard, hashes, self.now());
+        }
+        self.links = now;
+        Ok(())
+    }
+
+    /// Looks at what may have changed here, and removes what peers took back; true when there is more of it.
+    async fn look(&mut self) -> Result<bool, StoreError> {
+        let mut more = false;
+        if let Some(peer) = self.sweeping.first().copied() {
+            let left = self.running.parts.store.write(move |txn, tables| {
+                let library = tables.library;
+                tables.gossip.sweep(txn, peer, &library)
+            });
+            if !left.await? {
+                self.sweeping.remove(&peer);
+            }
+            more = !self.sweeping.is_empty();
+        }
+        let over = self.over;
+        let again = self.again.split_off(self.again.len().saturating_sub(BATCH));
+        let looked = stored(&self.running, move |running| tell::look(running, over, again, BATCH)).await?;
+        self.over = looked.next;
+        self.unshared.extend(looked.unshared);
+        while self.unshared.len() > UNSHARED {
+            self.unshared.pop_first();
+        }
+        if looked.changed {
+            let bundle_id = self.bundle_id;
+            self.machine.on_changed(stored(&self.running, move |running| own(&running.parts.store, bundle_id)).await?);
+        }
+        Ok(more || looked.more || looked.next.is_some() || !self.again.is_empty())
+    }
+
+    async fn perform(&mut self, deeds: Vec<Deed>) -> Result<(), StoreError> {
+        for deed in deeds {
+            match deed {
+                Deed::Say(peer, control) => {
+                    if !self.tell(peer, &control) {
+                        self.machine.on_unsaid(peer, &control, self.now());
+                    }
+                }
+                Deed::Advertise { peer, after, whole } => {
+                    let bundle_id = self.bundle_id;
+                    let made =
+                        stored(&self.running, move |running| tell::advert(running, bundle_id, after, whole)).await?;
+                    let sequence = made.sequence;
+                    let told = self.tell(peer, &Control::Advert(made));
+                    self.machine.on_advertised(peer, told.then_some(sequence), self.now());
+                }
+                Deed::Delta { peer, after, max } => {
+                    let bundle_id = self.bundle_id;
+                    let delta =
+                        stored(&self.running, move |running| tell::delta(running, bundle_id, after, max)).await?;
+                    self.tell(peer, &delta);
+                }
+                Deed::Key(peer, key) => {
+                    let entries = stored(&self.running, move |running| tell::key(running, key)).await?;
+                    self.tell(peer, &Control::SyncKey(key, entries));
+                }
+                Deed::Describe(peer, release) => {
+                    let made = stored(&self.running, move |running| tell::descriptor(running, release)).await?;
+                    if let Some(descriptor) = made {
+                        self.tell(peer, &Control::Descriptor(Box::new(descriptor)));
+                    }
+                }
+                Deed::Offer(peer, job) => {
+                    let made = stored(&self.running, move |running| own_offer(running, &job)).await?;
+                    self.tell(peer, &Control::CacheJob(Box::new(made)));
+                }
+                Deed::Keep { peer, heard, void, recordings } => self.keep(peer, heard, void, recordings).await?,
+                Deed::KeepHashes { peer, heard, entries, .. } => self.keep_hashes(peer, heard, entries).await?,
+                Deed::Described(peer, descriptor) => {
+                    let Descriptor { mb_release_id, tracks, .. } = &*descriptor;
+                    tracing::debug!(%peer, release = uuid_text(*mb_release_id), tracks = tracks.len(), "a peer describes");
+                }
+                Deed::Offered(peer, job) => {
+                    // Nobody may wait for it, or others were quicker.
+                    let waits = locked(&self.running.answers).offers.get(&job.job_id).cloned();
+                    let _ = waits.map(|waits| waits.try_send((peer, job)));
+                }
+                Deed::Strike(peer, why) => {
+                    if let Some(link) = self.running.mesh.link(peer) {
+                        link.strike(&why);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// False when it cannot be told now.
+    fn tell(&self, peer: PeerId, control: &Control) -> bool {
+        let link = self.running.mesh.link(peer);
+        link.zip(control.seal()).is_some_and(|(link, sealed)| link.tell(sealed))
+    }
+
+    /// Room for what is noted of a peer.
+    async fn room(&self, peer: PeerId) -> Result<(), StoreError> {
+        loop {
+            let made = self.running.parts.store.write(move |txn, tables| {
+                let library = tables.library;
+                tables.gossip.make_room(txn, peer, &library)
+            });
+            if !made.await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        peer: PeerId,
+        heard: Heard,
+        void: bool,
+        recordings: Vec<RecordingAdvert>,
+    ) -> Result<(), StoreError> {
+        self.room(peer).await?;
+        // Who names no recording says nothing that could be compared.
+        let named = recordings.into_iter().filter_map(|said| Some((said.mb_recording_id?, said.variants)));
+        let words: BTreeMap<u128, Vec<Claim>> = named.map(|(id, claims)| (id, distinct(claims))).collect();
+        let words: Vec<(u128, Vec<Claim>)> = words.into_iter().collect();
+        let now = self.running.parts.clock.now().wall;
+        tracing::debug!(%peer, recordings = words.len(), sequence = heard.sequence, "a peer told what it has");
+        let kept = self.running.parts.store.write(move |txn, tables| {
+            let library = tables.library;
+            tables.gossip.keep(txn, (peer, heard, void), &words, now, &library)
+        });
+        kept.await?;
+        if void {
+            self.sweeping.insert(peer);
+        }
+        Ok(())
+    }
+
+    async fn keep_hashes(&self, peer: PeerId, heard: Heard, entries: Vec<HashEntry>) -> Result<(), StoreError> {
+        self.room(peer).await?;
+        let now = self.running.parts.clock.now().wall;
+        for part in entries.chunks(HASHES).map(<[HashEntry]>::to_vec) {
+            let kept = self
+                .running
+                .parts
+                .store
+                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &part, now));
+            kept.await?;
+        }
+        if entries.is_empty() {
+            let kept = self
+                .running
+                .parts
+                .store
+                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &[], now));
+            kept.await?;
+        }
+        Ok(())
+    }
+}
+
+/// Each copy once: the last word on it.
+fn distinct(claims: Vec<Claim>) -> Vec<Claim> {
+    let by_content: BTreeMap<_, Claim> = claims.into_iter().map(|claim| (claim.content, claim)).collect();
+    by_content.into_values().collect()
+}

@@ -1,0 +1,469 @@
+//! When peers are told about recordings, and how much of what they tell is listened to.
+//!
+//! | What | When |
+//! |---|---|
+//! | ask for bundles | when they connect, every 15 min, and 30 s after a gap at the earliest |
+//! | advert | once asked: all or what is new; then on every change and every 15 min; one frame in 250 ms |
+//! | descriptor | when asked for; then every 15 min while the connection lasts, for the last 8 that were asked for |
+//! | offer | in answer to a request |
+//! | hash sync hello | when they connect, and every 1,800 s |
+//! | hash sync | after a hello with more than we have: 1,800 s after the last one with this peer, 5 peers in 5 min |
+//!
+//! Nothing is believed that cannot be: [`super::control`] looks at every field, and whoever lies, or says more in an hour
+//! than anybody has to say, is struck. A list that does not follow on what was heard is passed over and asked for again.
+//! What is shared, and what becomes of what was heard, is for the holder to know: it does the [`Deed`]s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::control::{Advert, Ask, CacheJob, Control, Descriptor, RecordingAdvert, check_hashes};
+use crate::model::gossip::{HashEntry, Heard};
+use crate::model::id::PeerId;
+use crate::model::limits;
+
+/// Between two frames to one peer. Chosen: less than half of what a peer may be sent.
+const PACE: Duration = Duration::from_millis(250);
+/// Before another attempt when the last word is still on its way.
+const BUSY: Duration = Duration::from_secs(1);
+/// SPEC-FACTS 9.
+const PERIOD: Duration = Duration::from_secs(900);
+/// Between two questions for one and the same gap.
+const GAP: Duration = Duration::from_secs(30);
+/// Between two syncs with one peer (SPEC-FACTS 8).
+const SYNC: Duration = Duration::from_secs(1_800);
+/// A cycle of syncs. Chosen.
+const CYCLE: Duration = Duration::from_secs(300);
+/// Peers of one cycle (SPEC-FACTS 12).
+const SYNCS: usize = 5;
+/// Releases one peer is kept up to date about.
+const ACTIVE: usize = 8;
+/// Keys that one peer was asked for and did not answer yet.
+const KEYS: usize = 16;
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Feature of those who speak of recordings.
+pub const MBID: &str = "mbid";
+/// Feature of those who exchange hashes.
+pub const HASH_SYNC: &str = "hash_sync";
+
+/// What we have to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Which list: random, not 0.
+    pub bundle_id: u64,
+    /// Its last number.
+    pub latest: u64,
+    /// Recordings in it.
+    pub count: u64,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    /// Tell a peer this. If it cannot be told now: [`Gossip::on_unsaid`].
+    Say(PeerId, Control),
+    /// Tell a peer the recordings after this number, as many as fit a frame; `whole`: as the beginning of all. Then
+    /// [`Gossip::on_advertised`].
+    Advertise {
+        /// Whom.
+        peer: PeerId,
+        /// The number before them.
+        after: u64,
+        /// It is a snapshot.
+        whole: bool,
+    },
+    /// Tell a peer hashes after this number.
+    Delta {
+        /// Whom.
+        peer: PeerId,
+        /// The number before them.
+        after: u64,
+        /// At most so many.
+        max: u16,
+    },
+    /// Tell a peer the hashes of this key.
+    Key(PeerId, u64),
+    /// Tell a peer what we have of this release.
+    Describe(PeerId, u128),
+    /// Tell a peer which of these tracks we have.
+    Offer(PeerId, Box<CacheJob>),
+    /// Keep a peer's word on recordings.
+    Keep {
+        /// Whose.
+        peer: PeerId,
+        /// How far it was heard with it.
+        heard: Heard,
+        /// Forget everything else of this peer first.
+        void: bool,
+        /// Its last words.
+        recordings: Vec<RecordingAdvert>,
+    },
+    /// Keep a peer's hashes.
+    KeepHashes {
+        /// Whose.
+        peer: PeerId,
+        /// How far they were heard with these.
+        heard: Heard,
+        /// Forget all other hashes of this peer first.
+        void: bool,
+        /// What they are.
+        entries: Vec<HashEntry>,
+    },
+    /// A peer says what it has of a release.
+    Described(PeerId, Box<Descriptor>),
+    /// A peer offers tracks.
+    Offered(PeerId, Box<CacheJob>),
+    /// A peer did what it must not.
+    Strike(PeerId, String),
+}
+
+/// Counts within an hour.
+#[derive(Clone, Copy, Debug, Default)]
+struct Meter {
+    from: Duration,
+    count: u32,
+}
+
+impl Meter {
+    fn takes(&mut self, now: Duration, max: u32) -> bool {
+        if now.saturating_sub(self.from) >= HOUR {
+            *self = Self { from: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= max
+    }
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+struct Peer {
+    /// Not before this is it told anything by ourselves.
+    next: Duration,
+    /// It asked for bundles.
+    wants: bool,
+    /// It was told up to this number.
+    sent: u64,
+    /// It is to be told all.
+    whole: bool,
+    /// An advert is being made.
+    telling: bool,
+    advert_due: Duration,
+    heard: Heard,
+    ask_due: Duration,
+    asked: Option<Duration>,
+    /// It exchanges hashes.
+    syncs: bool,
+    hello_due: Duration,
+    hashes: Heard,
+    /// The list that it was asked for hashes of, and that its first ones are awaited.
+    syncing: Option<(u64, bool)>,
+    sync_due: Duration,
+    keys: BTreeSet<u64>,
+    /// Releases it is told of, and when again.
+    active: BTreeMap<u128, Duration>,
+    adverts: Meter,
+    deltas: Meter,
+    /// Deltas that we asked it for.
+    own_deltas: Meter,
+    others: Meter,
+}
+
+impl Peer {
+    /// When it is to be told something by ourselves.
+    fn due(&self, own: &Own) -> Option<Duration> {
+        let advert = (self.wants && !self.telling).then(|| {
+            let news = self.whole || self.sent < own.latest;
+            if news { Duration::ZERO } else { self.advert_due }
+        });
+        let hello = (self.syncs && own.count > 0).then_some(self.hello_due);
+        let first = self.active.values().copied().chain(advert).chain(hello).chain([self.ask_due]).min()?;
+        Some(first.max(self.next))
+    }
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Gossip {
+    own: Own,
+    peers: BTreeMap<PeerId, Peer>,
+    /// The cycle of syncs: when it began, and how many there were.
+    cycle: (Duration, usize),
+}
+
+impl Gossip {
+    /// With this to tell.
+    pub fn new(own: Own) -> Self {
+        Self { own, ..Self::default() }
+    }
+
+    /// What we have to tell has changed.
+    pub fn on_changed(&mut self, own: Own) {
+        if own.bundle_id != self.own.bundle_id {
+            for peer in self.peers.values_mut() {
+                (peer.whole, peer.sent) = (true, 0);
+            }
+        }
+        self.own = own;
+    }
+
+    /// A peer with these abilities is here, of which so much was heard before.
+    pub fn on_connected(&mut self, peer: PeerId, features: &[String], heard: Heard, hashes: Heard, now: Duration) {
+        let can = |feature: &str| features.iter().any(|has| has == feature);
+        if !can(MBID) || self.peers.len() >= limits::MESH_CONNECTIONS {
+            return;
+        }
+        let state = Peer {
+            next: now,
+            wants: false,
+            sent: 0,
+            whole: false,
+            telling: false,
+            advert_due: now,
+            heard,
+            ask_due: now,
+            asked: None,
+            syncs: can(HASH_SYNC),
+            hello_due: now,
+            hashes,
+            syncing: None,
+            sync_due: now,
+            keys: BTreeSet::new(),
+            active: BTreeMap::new(),
+            adverts: Meter { from: now, count: 0 },
+            deltas: Meter { from: now, count: 0 },
+            own_deltas: Meter { from: now, count: 0 },
+            others: Meter { from: now, count: 0 },
+        };
+        self.peers.insert(peer, state);
+    }
+
+    /// A peer is gone.
+    pub fn on_gone(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+    }
+
+    /// Peers that speak of recordings.
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// Asks a peer for what is behind this key; false if it cannot be asked now.
+    pub fn ask_key(&mut self, peer: PeerId, key: u64, now: Duration, out: &mut Vec<Deed>) -> bool {
+        let Some(state) = self.peers.get_mut(&peer).filter(|state| state.syncs && state.keys.len() < KEYS) else {
+            return false;
+        };
+        if !state.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+            return false;
+        }
+        state.keys.insert(key);
+        out.push(Deed::Say(peer, Control::SyncAskKey(key)));
+        true
+    }
+
+    /// When [`Gossip::on_timeout`] is due, by the monotonic clock.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        self.peers.values().filter_map(|peer| peer.due(&self.own)).min()
+    }
+
+    /// Time passed.
+    pub fn on_timeout(&mut self, now: Duration, out: &mut Vec<Deed>) {
+        let own = self.own;
+        for (id, peer) in &mut self.peers {
+            if peer.due(&own).is_none_or(|at| at > now) {
+                continue;
+            }
+            peer.next = now.saturating_add(PACE);
+            let described = peer.active.iter().find(|(_, due)| **due <= now).map(|(release, _)| *release);
+            if peer.ask_due <= now {
+                peer.asked = Some(now);
+                peer.ask_due = now.saturating_add(PERIOD);
+                let Heard { bundle, sequence } = peer.heard;
+                out.push(Deed::Say(*id, Control::Ask(Ask::Bundles { bundle_id: bundle, after: sequence })));
+            } else if peer.syncs && own.count > 0 && peer.hello_due <= now {
+                peer.hello_due = now.saturating_add(SYNC);
+                let Own { bundle_id, latest, count } = own;
+                out.push(Deed::Say(*id, Control::SyncHello { bundle_id, latest, count }));
+            } else if let Some(release) = described {
+                peer.active.insert(release, now.saturating_add(PERIOD));
+                out.push(Deed::Describe(*id, release));
+            } else {
+                peer.telling = true;
+                let after = if peer.whole { 0 } else { peer.sent };
+                out.push(Deed::Advertise { peer: *id, after, whole: peer.whole });
+            }
+        }
+    }
+
+    /// What became of [`Deed::Advertise`]: told up to this number, or not now.
+    pub fn on_advertised(&mut self, peer: PeerId, sequence: Option<u64>, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        peer.telling = false;
+        match sequence {
+            Some(sequence) => {
+                (peer.whole, peer.sent) = (false, sequence);
+                peer.next = now.saturating_add(PACE);
+                peer.advert_due = now.saturating_add(PERIOD);
+            }
+            None => peer.next = now.saturating_add(BUSY),
+        }
+    }
+
+    /// What became of [`Deed::Say`]: it could not be told now.
+    pub fn on_unsaid(&mut self, peer: PeerId, control: &Control, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        let soon = now.saturating_add(BUSY);
+        peer.next = soon;
+        match control {
+            Control::Ask(Ask::Bundles { .. }) => peer.ask_due = soon,
+            Control::SyncHello { .. } => peer.hello_due = soon,
+            // The next hello begins it again.
+            Control::SyncAsk { .. } => (peer.syncing, peer.sync_due) = (None, soon),
+            Control::SyncAskKey(key) => _ = peer.keys.remove(key),
+            Control::Advert(_)
+            | Control::Descriptor(_)
+            | Control::CacheJob(_)
+            | Control::SyncDelta { .. }
+            | Control::SyncKey(..)
+            | Control::SyncAck(_)
+            | Control::Ask(Ask::Release(_)) => {}
+        }
+    }
+
+    /// A peer says something.
+    pub fn on_message(&mut self, peer: PeerId, control: Control, now: Duration, out: &mut Vec<Deed>) {
+        let own = self.own;
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let done = match control {
+            Control::Advert(advert) => state.advert(peer, advert, now, out),
+            Control::Descriptor(descriptor) => state.other(now).and_then(|()| {
+                descriptor.check().map_err(|lie| lie.to_string())?;
+                out.push(Deed::Described(peer, descriptor));
+                Ok(())
+            }),
+            Control::CacheJob(job) => state.other(now).and_then(|()| {
+                job.check().map_err(|lie| lie.to_string())?;
+                out.push(if job.is_offer { Deed::Offered(peer, job) } else { Deed::Offer(peer, job) });
+                Ok(())
+            }),
+            Control::SyncHello { bundle_id, latest, .. } => state.other(now).map(|()| {
+                if now.saturating_sub(self.cycle.0) >= CYCLE {
+                    self.cycle = (now, 0);
+                }
+                let known = state.hashes.bundle == bundle_id;
+                let news = bundle_id != 0 && (!known || latest > state.hashes.sequence);
+                if news && state.syncs && state.syncing.is_none() && state.sync_due <= now && self.cycle.1 < SYNCS {
+                    self.cycle.1 += 1;
+                    state.sync_due = now.saturating_add(SYNC);
+                    state.syncing = Some((bundle_id, !known));
+                    let after = if known { state.hashes.sequence } else { 0 };
+                    out.push(Deed::Say(peer, Control::SyncAsk { after, max: limits::GOSSIP_DELTA }));
+                    let _ = state.own_deltas.takes(now, u32::MAX);
+                }
+            }),
+            Control::SyncAsk { after, max } => state.delta(now).map(|()| {
+                let max = max.min(limits::GOSSIP_DELTA);
+                out.extend((max > 0).then_some(Deed::Delta { peer, after, max }));
+            }),
+            Control::SyncAskKey(key) => state.delta(now).map(|()| out.push(Deed::Key(peer, key))),
+            Control::SyncDelta { bundle_id, entries, sequence, has_more } => {
+                state.hashes_came(peer, bundle_id, entries, sequence, has_more, now, out)
+            }
+            Control::SyncKey(key, entries) => state.other(now).and_then(|()| {
+                if !state.keys.remove(&key) || entries.iter().any(|entry| entry.flac_key != key) {
+                    return Err("it answers a key that nobody asked for".to_owned());
+                }
+                check_hashes(&entries, u64::MAX).map_err(|lie| lie.to_string())?;
+                let heard = state.hashes;
+                out.push(Deed::KeepHashes { peer, heard, void: false, entries });
+                Ok(())
+            }),
+            Control::SyncAck(_) => state.other(now),
+            Control::Ask(Ask::Bundles { bundle_id, after }) => state.other(now).map(|()| {
+                state.wants = true;
+                state.whole = bundle_id != own.bundle_id || after > own.latest;
+                state.sent = if state.whole { 0 } else { after };
+                state.advert_due = now;
+            }),
+            Control::Ask(Ask::Release(release)) => state.other(now).map(|()| {
+                if release == 0 {
+                    return;
+                }
+                if state.active.len() >= ACTIVE && !state.active.contains_key(&release) {
+                    let oldest = state.active.iter().min_by_key(|(_, due)| **due).map(|(release, _)| *release);
+                    oldest.and_then(|oldest| state.active.remove(&oldest));
+                }
+                state.active.insert(release, now);
+            }),
+        };
+        if let Err(why) = done {
+            self.peers.remove(&peer);
+            out.push(Deed::Strike(peer, why));
+        }
+    }
+}
+
+impl Peer {
+    fn other(&mut self, now: Duration) -> Result<(), String> {
+        let enough = self.others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR);
+        if enough { Ok(()) } else { Err("too many messages about releases within an hour".to_owned()) }
+    }
+
+    fn delta(&mut self, now: Duration) -> Result<(), String> {
+        let enough = self.deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR);
+        if enough { Ok(()) } else { Err("too many requests for hashes within an hour".to_owned()) }
+    }
+
+    fn advert(&mut self, peer: PeerId, advert: Advert, now: Duration, out: &mut Vec<Deed>) -> Result<(), String> {
+        if !self.adverts.takes(now, limits::GOSSIP_ADVERTS_PER_HOUR) {
+            return Err("too many adverts within an hour".to_owned());
+        }
+        advert.check().map_err(|lie| lie.to_string())?;
+        let Advert { bundle_id, after, sequence, full_snapshot, recordings } = advert;
+        if full_snapshot {
+            self.heard = Heard { bundle: bundle_id, sequence };
+        } else if bundle_id != self.heard.bundle || after > self.heard.sequence {
+            let at = self.asked.map_or(now, |asked| asked.saturating_add(GAP));
+            self.ask_due = self.ask_due.min(at);
+            return Ok(());
+        } else {
+            self.heard.sequence = self.heard.sequence.max(sequence);
+        }
+        if full_snapshot || !recordings.is_empty() {
+            out.push(Deed::Keep { peer, heard: self.heard, void: full_snapshot, recordings });
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn hashes_came(
+        &mut self,
+        peer: PeerId,
+        bundle_id: u64,
+        entries: Vec<HashEntry>,
+        sequence: u64,
+        has_more: bool,
+        now: Duration,
+        out: &mut Vec<Deed>,
+    ) -> Result<(), String> {
+        let Some((asked, void)) = self.syncing.take() else {
+            return Err("hashes that nobody asked for".to_owned());
+        };
+        check_hashes(&entries, sequence).map_err(|lie| lie.to_string())?;
+        let before = if void { 0 } else { self.hashes.sequence };
+        if bundle_id != asked || sequence < before || has_more && sequence == before {
+            return Err("hashes that do not follow on what was asked for".to_owned());
+        }
+        self.hashes = Heard { bundle: bundle_id, sequence };
+        out.push(Deed::KeepHashes { peer, heard: self.hashes, void, entries });
+        if has_more && self.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+            self.syncing = Some((bundle_id, false));
+            out.push(Deed::Say(peer, Control::SyncAsk { after: sequence, max: limits::GOSSIP_DELTA }));
+        } else {
+            out.push(Deed::Say(peer, Control::SyncAck(sequence)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "gossip_tests.rs"]
+mod tests;

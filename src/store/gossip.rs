@@ -1,0 +1,486 @@
+//! What peers were told, what they told, and what all together comes to.
+//!
+//! | Table | Key | Value |
+//! |---|---|---|
+//! | `gossip-log-1` | number | recording: what was told with it |
+//! | `gossip-told-1` | recording | its number in the log, 16 bytes of a hash of what was told; zeros: it is gone |
+//! | `gossip-keys-1` | flac key, content hash | recording |
+//! | `observations-1` | recording, peer | `Word`: the last word of one key, with its number |
+//! | `observation-order-1` | number | recording, peer |
+//! | `observation-peers-1` | peer, number | recording |
+//! | `gossip-peers-1` | peer | `Notes` |
+//! | `peer-hashes-1` | flac key, content hash, peer | `HashRow` |
+//! | `consensus-1` | recording | [`Consensus`] |
+//! | `consensus-sizes-1` | size, recording, content hash | nothing |
+//!
+//! A key has one word on a recording, so it has one vote on each copy of it. Words are numbered as they come: the
+//! lowest number is the oldest, and is forgotten when there is no room. Whatever a peer said before a number of its own
+//! notes is void, and is removed in parts, so that no commit grows with what a peer once said.
+
+use std::ops::Bound;
+
+use heed::{RoTxn, RwTxn};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::library::{LibraryTables, Todo};
+use super::records::{Record, decode, get, put};
+use super::tables::{Env, Table, open_table};
+use crate::model::gossip::{Claim, Consensus, HashEntry, Heard, Told};
+use crate::model::id::{ContentHash, PeerId};
+use crate::model::limits;
+use crate::model::time::UnixMs;
+
+/// One key's word on one recording.
+#[derive(Debug, Serialize, Deserialize)]
+struct Word {
+    order: u64,
+    told: Told,
+}
+
+impl Record for Word {
+    const NAME: &'static str = "observation";
+    const VERSION: u8 = 1;
+}
+
+/// What is noted of a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Notes {
+    heard: Heard,
+    hashes: Heard,
+    /// Words kept, void ones included.
+    words: u64,
+    /// Hashes kept.
+    hash_rows: u64,
+    /// Words with lower numbers are void.
+    void_before: u64,
+    at: UnixMs,
+}
+
+impl Record for Notes {
+    const NAME: &'static str = "notes of a peer";
+    const VERSION: u8 = 1;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HashRow {
+    head_sha256: [u8; 32],
+    size: u64,
+}
+
+impl Record for HashRow {
+    const NAME: &'static str = "hash of a peer";
+    const VERSION: u8 = 1;
+}
+
+impl Record for Consensus {
+    const NAME: &'static str = "consensus";
+    const VERSION: u8 = 1;
+}
+
+/// Bytes of what was told, hashed; zeros mean that it is gone.
+pub type Digest = [u8; 16];
+const GONE: Digest = [0; 16];
+
+/// The tables of gossip.
+#[derive(Clone, Copy, Debug)]
+pub struct GossipTables {
+    log: Table,
+    told: Table,
+    keys: Table,
+    words: Table,
+    order: Table,
+    by_peer: Table,
+    notes: Table,
+    hashes: Table,
+    consensus: Table,
+    sizes: Table,
+}
+
+fn damaged(reason: &str) -> StoreError {
+    StoreError::RecordDamaged { record: "gossip", reason: reason.to_owned() }
+}
+
+/// A part of a key.
+fn part<const N: usize>(key: &[u8], at: usize) -> Result<[u8; N], StoreError> {
+    key.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(|| damaged("a key is short"))
+}
+
+fn number(key: &[u8], at: usize) -> Result<u64, StoreError> {
+    Ok(u64::from_be_bytes(part(key, at)?))
+}
+
+fn recording(key: &[u8], at: usize) -> Result<u128, StoreError> {
+    Ok(u128::from_be_bytes(part(key, at)?))
+}
+
+fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+fn word_key(recording: u128, peer: PeerId) -> Vec<u8> {
+    joined(&[&recording.to_be_bytes(), &peer.0])
+}
+
+fn size_key(size: u64, recording: u128, content: ContentHash) -> Vec<u8> {
+    joined(&[&size.to_be_bytes(), &recording.to_be_bytes(), &content.0])
+}
+
+impl GossipTables {
+    /// Opens the tables, and creates those that are not there.
+    pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
+        let mut table = |name| open_table(env, txn, name);
+        Ok(Self {
+            log: table("gossip-log-1")?,
+            told: table("gossip-told-1")?,
+            keys: table("gossip-keys-1")?,
+            words: table("observations-1")?,
+            order: table("observation-order-1")?,
+            by_peer: table("observation-peers-1")?,
+            notes: table("gossip-peers-1")?,
+            hashes: table("peer-hashes-1")?,
+            consensus: table("consensus-1")?,
+            sizes: table("consensus-sizes-1")?,
+        })
+    }
+
+    /// The larger tables by name, for their sizes.
+    pub(super) fn tables(&self) -> [(&'static str, Table); 4] {
+        [
+            ("gossip-told", self.told),
+            ("observations", self.words),
+            ("peer-hashes", self.hashes),
+            ("consensus", self.consensus),
+        ]
+    }
+
+    // ---- What is told ----
+
+    /// The last number of the log, and how many entries it has.
+    pub fn own(&self, txn: &RoTxn<'_>) -> Result<(u64, u64), StoreError> {
+        let latest = self.log.last(txn)?.map(|(key, _)| number(key, 0)).transpose()?.unwrap_or(0);
+        Ok((latest, self.log.len(txn)?))
+    }
+
+    /// Notes what there is to tell of a recording now, by its digest, and the flac keys of its copies; `None`: nothing
+    /// any more. False if that was told already, or never was anything.
+    pub fn put_own(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        digest: Option<Digest>,
+        keys: &[(u64, ContentHash)],
+    ) -> Result<bool, StoreError> {
+        let key = id.to_be_bytes();
+        let digest = digest.unwrap_or(GONE);
+        match self.told.get(txn, &key)?.map(<[u8]>::to_vec) {
+            None if digest == GONE => return Ok(false),
+            None => {}
+            Some(row) if row.get(8..) == Some(&digest[..]) => return Ok(false),
+            Some(row) => _ = self.log.delete(txn, &part::<8>(&row, 0)?)?,
+        }
+        let next = self.own(txn)?.0.saturating_add(1).to_be_bytes();
+        self.log.put(txn, &next, &key)?;
+        self.told.put(txn, &key, &joined(&[&next, &digest]))?;
+        for (flac_key, content) in keys {
+            self.keys.put(txn, &joined(&[&flac_key.to_be_bytes(), &content.0]), &key)?;
+        }
+        if self.log.len(txn)? > limits::GOSSIP_TOLD
+            && let Some(oldest) = self.log.first(txn)?.map(|(key, _)| key.to_vec())
+        {
+            self.log.delete(txn, &oldest)?;
+        }
+        Ok(true)
+    }
+
+    /// Recordings after a number of the log, with theirs; at most `limit`.
+    pub fn own_after(&self, txn: &RoTxn<'_>, after: u64, limit: usize) -> Result<Vec<(u64, u128)>, StoreError> {
+        let from = after.to_be_bytes();
+        let rows = self.log.range(txn, &(Bound::Excluded(&from[..]), Bound::Unbounded))?.take(limit);
+        rows.map(|row| {
+            let (key, value) = row?;
+            Ok((number(key, 0)?, recording(value, 0)?))
+        })
+        .collect()
+    }
+
+    /// Recordings that were told and not withdrawn, after one; at most `limit`.
+    pub fn told_after(&self, txn: &RoTxn<'_>, after: Option<u128>, limit: usize) -> Result<Vec<u128>, StoreError> {
+        let from = after.map(u128::to_be_bytes);
+        let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
+        let mut found = Vec::new();
+        for row in self.told.range(txn, &(from, Bound::Unbounded))? {
+            let (key, value) = row?;
+            if found.len() >= limit {
+                break;
+            }
+            if value.get(8..) != Some(&GONE[..]) {
+                found.push(recording(key, 0)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Recordings whose copies had this flac key when they were told.
+    pub fn own_key(&self, txn: &RoTxn<'_>, flac_key: u64, limit: usize) -> Result<Vec<u128>, StoreError> {
+        let rows = self.keys.prefix_iter(txn, &flac_key.to_be_bytes())?.take(limit);
+        let mut found: Vec<u128> = rows.map(|row| recording(row?.1, 0)).collect::<Result<_, StoreError>>()?;
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    // ---- What is heard ----
+
+    fn notes(&self, txn: &RoTxn<'_>, peer: PeerId) -> Result<Option<Notes>, StoreError> {
+        get(self.notes, txn, &peer.0)
+    }
+
+    /// How far a peer's recordings and hashes were heard.
+    pub fn heard(&self, txn: &RoTxn<'_>, peer: PeerId) -> Result<(Heard, Heard), StoreError> {
+        let notes = self.notes(txn, peer)?.unwrap_or_default();
+        Ok((notes.heard, notes.hashes))
+    }
+
+    /// Makes room for the notes of a peer, a part at a time; false when there is.
+    pub fn make_room(&self, txn: &mut RwTxn<'_>, peer: PeerId, library: &LibraryTables) -> Result<bool, StoreError> {
+        if self.notes.len(txn)? < limits::OBSERVERS || self.notes(txn, peer)?.is_some() {
+            return Ok(false);
+        }
+        let mut oldest: Option<(UnixMs, PeerId)> = None;
+        for row in self.notes.iter(txn)? {
+            let (key, value) = row?;
+            let seen = (decode::<Notes>(value)?.at, PeerId(part(key, 0)?));
+            oldest = Some(oldest.map_or(seen, |oldest| oldest.min(seen)));
+        }
+        let Some((_, oldest)) = oldest else { return Ok(false) };
+        self.void(txn, oldest)?;
+        if !self.sweep(txn, oldest, library)? {
+            self.notes.delete(txn, &oldest.0)?;
+        }
+        Ok(true)
+    }
+
+    fn next_order(&self, txn: &RoTxn<'_>) -> Result<u64, StoreError> {
+        let last = self.order.last(txn)?.map(|(key, _)| number(key, 0)).transpose()?;
+        Ok(last.unwrap_or(0).saturating_add(1))
+    }
+
+    /// What a peer said of recordings so far is void.
+    fn void(&self, txn: &mut RwTxn<'_>, peer: PeerId) -> Result<(), StoreError> {
+        let void_before = self.next_order(txn)?;
+        let notes = self.notes(txn, peer)?.unwrap_or_default();
+        put(self.notes, txn, &peer.0, &Notes { void_before, ..notes })
+    }
+
+    /// Removes a part of what is void of a peer's words; true if there may be more.
+    pub fn sweep(&self, txn: &mut RwTxn<'_>, peer: PeerId, library: &LibraryTables) -> Result<bool, StoreError> {
+        const PART: usize = 64;
+        let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
+        let mut found = Vec::new();
+        for row in self.by_peer.prefix_iter(txn, &peer.0)?.take(PART) {
+            let (key, value) = row?;
+            if number(key, 32)? >= void_before {
+                break;
+            }
+            found.push(recording(value, 0)?);
+        }
+        let more = found.len() == PART;
+        for id in found {
+            self.remove_word(txn, id, peer)?;
+            library.put_todo(txn, Todo::Recording(id))?;
+        }
+        Ok(more)
+    }
+
+    fn remove_word(&self, txn: &mut RwTxn<'_>, id: u128, peer: PeerId) -> Result<(), StoreError> {
+        let key = word_key(id, peer);
+        let Some(word) = get::<Word>(self.words, txn, &key)? else { return Ok(()) };
+        self.words.delete(txn, &key)?;
+        self.order.delete(txn, &word.order.to_be_bytes())?;
+        self.by_peer.delete(txn, &joined(&[&peer.0, &word.order.to_be_bytes()]))?;
+        if let Some(mut notes) = self.notes(txn, peer)? {
+            notes.words = notes.words.saturating_sub(1);
+            put(self.notes, txn, &peer.0, &notes)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a peer's last words, each in the place of its earlier one on the same recording; without copies, that one is
+    /// withdrawn. `void`: everything else it said is. What follows for the recordings is noted as to be done.
+    pub fn keep(
+        &self,
+        txn: &mut RwTxn<'_>,
+        (peer, heard, void): (PeerId, Heard, bool),
+        words: &[(u128, Vec<Claim>)],
+        now: UnixMs,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        if void {
+            self.void(txn, peer)?;
+        }
+        let notes = self.notes(txn, peer)?.unwrap_or_default();
+        put(self.notes, txn, &peer.0, &Notes { heard, at: now, ..notes })?;
+        for (id, claims) in words {
+            library.put_todo(txn, Todo::Recording(*id))?;
+            self.remove_word(txn, *id, peer)?;
+            if claims.is_empty() {
+                continue;
+            }
+            let order = self.next_order(txn)?;
+            let told = Told { at: now, claims: claims.iter().take(limits::GOSSIP_VARIANTS).cloned().collect() };
+            let key = word_key(*id, peer);
+            put(self.words, txn, &key, &Word { order, told })?;
+            self.order.put(txn, &order.to_be_bytes(), &key)?;
+            self.by_peer.put(txn, &joined(&[&peer.0, &order.to_be_bytes()]), &id.to_be_bytes())?;
+            let mut notes = self.notes(txn, peer)?.unwrap_or_default();
+            notes.words = notes.words.saturating_add(1);
+            put(self.notes, txn, &peer.0, &notes)?;
+            self.forget_oldest(txn, *id, peer, notes.words, library)?;
+        }
+        Ok(())
+    }
+
+    /// After one more word: what is one too many goes, the oldest first.
+    fn forget_oldest(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        peer: PeerId,
+        words: u64,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        let mut too_many: Vec<(u128, PeerId)> = Vec::new();
+        if words > limits::OBSERVATIONS_PER_PEER
+            && let Some(row) = self.by_peer.prefix_iter(txn, &peer.0)?.next()
+        {
+            too_many.push((recording(row?.1, 0)?, peer));
+        }
+        if self.words.len(txn)? > limits::OBSERVATIONS
+            && let Some((_, key)) = self.order.first(txn)?
+        {
+            too_many.push((recording(key, 0)?, PeerId(part(key, 16)?)));
+        }
+        let mut of_recording = Vec::new();
+        for row in self.words.prefix_iter(txn, &id.to_be_bytes())? {
+            let (key, value) = row?;
+            of_recording.push((decode::<Word>(value)?.order, PeerId(part(key, 16)?)));
+        }
+        if of_recording.len() > limits::OBSERVERS_PER_RECORDING
+            && let Some((_, oldest)) = of_recording.iter().min()
+        {
+            too_many.push((id, *oldest));
+        }
+        for (id, peer) in too_many {
+            self.remove_word(txn, id, peer)?;
+            library.put_todo(txn, Todo::Recording(id))?;
+        }
+        Ok(())
+    }
+
+    /// What peers say of a recording.
+    pub fn words_on(&self, txn: &RoTxn<'_>, id: u128) -> Result<Vec<(PeerId, Told)>, StoreError> {
+        let mut found = Vec::new();
+        for row in self.words.prefix_iter(txn, &id.to_be_bytes())?.take(limits::OBSERVERS_PER_RECORDING) {
+            let (key, value) = row?;
+            let (peer, word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
+            let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
+            if word.order >= void_before {
+                found.push((peer, word.told));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keeps hashes of a peer, as long as there is room for more.
+    pub fn keep_hashes(
+        &self,
+        txn: &mut RwTxn<'_>,
+        peer: PeerId,
+        heard: Heard,
+        entries: &[HashEntry],
+        now: UnixMs,
+    ) -> Result<(), StoreError> {
+        let mut notes = self.notes(txn, peer)?.unwrap_or_default();
+        let mut all = self.hashes.len(txn)?;
+        for entry in entries {
+            let key = joined(&[&entry.flac_key.to_be_bytes(), &entry.content.0, &peer.0]);
+            if self.hashes.get(txn, &key)?.is_none() {
+                if notes.hash_rows >= limits::HASHES_PER_PEER || all >= limits::HASHES {
+                    continue;
+                }
+                notes.hash_rows += 1;
+                all += 1;
+            }
+            put(self.hashes, txn, &key, &HashRow { head_sha256: entry.head_sha256, size: entry.size })?;
+        }
+        put(self.notes, txn, &peer.0, &Notes { hashes: heard, at: now, ..notes })
+    }
+
+    /// What peers say is behind a flac key; at most `limit`. The numbers are 0.
+    pub fn hashes_of(
+        &self,
+        txn: &RoTxn<'_>,
+        flac_key: u64,
+        limit: usize,
+    ) -> Result<Vec<(PeerId, HashEntry)>, StoreError> {
+        let rows = self.hashes.prefix_iter(txn, &flac_key.to_be_bytes())?.take(limit);
+        rows.map(|row| {
+            let (key, value) = row?;
+            let HashRow { head_sha256, size } = decode(value)?;
+            let content = ContentHash(part(key, 8)?);
+            Ok((PeerId(part(key, 40)?), HashEntry { sequence: 0, flac_key, head_sha256, content, size }))
+        })
+        .collect()
+    }
+
+    // ---- What it comes to ----
+
+    /// What is known of a recording.
+    pub fn consensus(&self, txn: &RoTxn<'_>, id: u128) -> Result<Option<Consensus>, StoreError> {
+        get(self.consensus, txn, &id.to_be_bytes())
+    }
+
+    /// Replaces what is known of a recording.
+    pub fn put_consensus(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        consensus: Option<&Consensus>,
+    ) -> Result<(), StoreError> {
+        if let Some(old) = self.consensus(txn, id)? {
+            for known in &old.variants {
+                self.sizes.delete(txn, &size_key(known.claim.size, id, known.claim.content))?;
+            }
+            self.consensus.delete(txn, &id.to_be_bytes())?;
+        }
+        let Some(consensus) = consensus else { return Ok(()) };
+        for known in &consensus.variants {
+            self.sizes.put(txn, &size_key(known.claim.size, id, known.claim.content), &[])?;
+        }
+        put(self.consensus, txn, &id.to_be_bytes(), consensus)
+    }
+
+    /// Recordings that have a copy of this size, at most `limit`.
+    pub fn of_size(&self, txn: &RoTxn<'_>, size: u64, limit: usize) -> Result<Vec<u128>, StoreError> {
+        let mut found = Vec::new();
+        for row in self.sizes.prefix_iter(txn, &size.to_be_bytes())?.take(limit) {
+            let id = recording(row?.0, 8)?;
+            if found.last() != Some(&id) {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Recordings of which something is known after one, at most `limit`.
+    pub fn consensus_after(&self, txn: &RoTxn<'_>, after: Option<u128>, limit: usize) -> Result<Vec<u128>, StoreError> {
+        let from = after.map(u128::to_be_bytes);
+        let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
+        let rows = self.consensus.range(txn, &(from, Bound::Unbounded))?.take(limit);
+        rows.map(|row| recording(row?.0, 0)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The lab's own network, and the program on it.
+
+#[path = "lab/node.rs"]
+mod node;
+#[path = "lab/soulseek.rs"]
+mod soulseek;

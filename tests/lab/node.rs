@@ -1,0 +1,145 @@
+//! The program itself as a process of its own, on a network on loopback, driven over HTTP.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+/// Long enough for the slowest machine; only a broken test waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A running node. It is killed when dropped.
+pub(crate) struct Node {
+    process: Child,
+    web: u16,
+    pub(crate) home: tempfile::TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Node {
+    /// Logs in to the server on this port as `box`.
+    pub(crate) async fn start(server: u16, settings: &[(&str, String)]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let web = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
+        command.arg("--data").arg(home.path());
+        let own = [
+            ("web.port", web.to_string()),
+            ("soulseek.address", "127.0.0.1".to_owned()),
+            ("soulseek.port", server.to_string()),
+            ("soulseek.username", "box".to_owned()),
+            ("soulseek.password", "secret".to_owned()),
+            ("soulseek.listen_ip_address", "127.0.0.1".to_owned()),
+            ("soulseek.listen_port", "0".to_owned()),
+            ("disk.min_free_mib", "1".to_owned()),
+        ];
+        for (key, value) in own.iter().chain(settings) {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SLSKDN_") {
+                command.env_remove(name);
+            }
+        }
+        let log = std::fs::File::create(home.path().join("log")).unwrap();
+        let process = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut node = Self { process, web, home };
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", web)).await.is_err() {
+            assert!(node.process.try_wait().unwrap().is_none() && Instant::now() < end, "{}", node.log());
+            sleep(AGAIN).await;
+        }
+        node.until("it is logged in", async |node| {
+            (node.get("/api/status").await["soulseek"]["logged_in"] == true).then_some(())
+        })
+        .await;
+        node
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.web)).await.unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.web,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call("GET", path, "").await;
+        assert_eq!(status, 200, "{path}: {body}\n{}", self.log());
+        body
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call("POST", path, &body.to_string()).await;
+        assert!((200..300).contains(&status), "{path} {body}: {status} {answer}\n{}", self.log());
+        answer
+    }
+
+    /// Asks until the answer is there.
+    pub(crate) async fn until<T>(&self, what: &str, ask: impl AsyncFn(&Self) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = ask(self).await {
+                return answer;
+            }
+            assert!(Instant::now() < end, "never: {what}\n{}", self.log());
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Wants a file; the answer is the download's id.
+    pub(crate) async fn want(&self, user: &str, path: &str, size: usize) -> String {
+        let wanted = json!({ "user": user, "files": [{ "path": path, "size": size }] });
+        let answer = self.post("/api/downloads", wanted).await;
+        answer["accepted"][0]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    pub(crate) async fn download(&self, id: &str) -> Value {
+        self.get(&format!("/api/downloads/{id}")).await
+    }
+
+    /// Waits until a download is in this state.
+    pub(crate) async fn download_is(&self, id: &str, state: &str) -> Value {
+        self.until(state, async |node| {
+            let download = node.download(id).await;
+            (download["state"] == state).then_some(download)
+        })
+        .await
+    }
+
+    /// Waits for a download's end; the answer is its bytes.
+    pub(crate) async fn finished(&self, id: &str) -> Vec<u8> {
+        let done = self.download_is(id, "Completed, Succeeded").await;
+        std::fs::read(PathBuf::from(done["local_path"].as_str().unwrap())).unwrap()
+    }
+}
