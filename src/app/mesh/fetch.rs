@@ -131,6 +131,10 @@ pub(super) async fn run(
 ) {
     let _listed = Listed { running: Arc::clone(&running), content: fetch.content, progress: Arc::clone(&progress) };
     let wait = |why: &str| why.clone_into(&mut locked(&progress).waits);
+    if running.parts.store.fetch_users(fetch.content).is_ok_and(|users| !users.is_empty()) {
+        // What was under way when the program ended would go on as a download of its own.
+        soulseek::call_off(&running.parts, fetch.content, &cancel).await;
+    }
     wait("other fetches come first");
     let turn = tokio::select! {
         () = cancel.cancelled() => return,
@@ -149,8 +153,8 @@ pub(super) async fn run(
     };
     loop {
         let attempt = work.attempt().await;
-        if !work.users.is_empty() && !running.cancel.is_cancelled() {
-            soulseek::call_off(&running.parts, work.fetch.content).await;
+        if !work.users.is_empty() {
+            soulseek::call_off(&running.parts, work.fetch.content, &running.cancel).await;
         }
         let why = match attempt {
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
@@ -213,10 +217,6 @@ impl Work {
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
-        if !self.users.is_empty() {
-            // What was under way when the program ended began as a download of its own.
-            soulseek::call_off(&self.running.parts, self.fetch.content).await;
-        }
         let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified, holders);
         swarm.run().await?;
         drop(swarm);

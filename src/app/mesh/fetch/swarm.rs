@@ -59,14 +59,14 @@ pub(super) struct Swarm<'a> {
     again: BTreeMap<PeerId, Instant>,
     bytes: BTreeMap<Source, u64>,
     keep_at: Instant,
-    /// Peers that said already that they have the file.
-    holders: BTreeSet<PeerId>,
     /// What is wanted of Soulseek users.
     wish: watch::Sender<Wish>,
     /// One of them grants a transfer.
     called: Option<Box<Called>>,
     /// The run of one of them met what was there.
     met: bool,
+    /// Peers that said already that they have the file.
+    holders: BTreeSet<PeerId>,
 }
 
 impl<'a> Swarm<'a> {
@@ -93,10 +93,10 @@ impl<'a> Swarm<'a> {
             again: BTreeMap::new(),
             bytes: BTreeMap::new(),
             keep_at: now + KEEP,
-            holders,
             wish: watch::Sender::default(),
             called: None,
             met: false,
+            holders,
         }
     }
 
