@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::engine::mesh::exchange::PIECE_LEN;
 
 /// Bytes of a piece.
+#[expect(clippy::cast_precision_loss, reason = "a power of two")]
 pub(super) const PIECE: f64 = PIECE_LEN as f64;
 /// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us: a run, and half of one on
 /// top.
