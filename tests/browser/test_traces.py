@@ -10,7 +10,7 @@ from world import until
 
 def cells(page):
     """Parts of the file that were seen coming from the first source."""
-    return len(page.driver.find_elements("css selector", "svg.map rect.source0"))
+    return len(page.driver.find_elements("css selector", "svg.bars rect.source0"))
 
 
 def share(page):

@@ -246,3 +246,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

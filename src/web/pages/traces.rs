@@ -12,7 +12,7 @@ use crate::web::show::{self, Moment};
 use super::{Desktop, Head, PageNumber, Pager, ROWS, answer_or_return, html, offset, rate, size};
 
 /// Colours for sources; further ones begin again.
-const COLOURS: usize = 8;
+const COLOURS: usize = 6;
 /// Cells of one row of the picture.
 const COLUMNS: usize = 64;
 /// Width and height of a cell, with the gap around it, in the picture's units.
