@@ -28,6 +28,8 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
             "bytes",
             "blake3",
             "crab_nat",
+            "mainline",
+            "mdns_sd",
             "igd_next",
             "futures_util",
             "rustix",

@@ -26,6 +26,7 @@ use crate::model::mesh::MeshView;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
 use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
+use crate::net::port_mapping::Mapped;
 use crate::store::{Health, Stats};
 
 /// Between two looks.
@@ -53,7 +54,7 @@ pub struct Publisher {
     /// Floor of free space, bytes.
     pub free_min: u64,
     /// How the port mapping stands.
-    pub mapping: watch::Receiver<String>,
+    pub mapping: watch::Receiver<Mapped>,
     /// Sentences known since the start.
     pub warnings: Vec<String>,
     /// Told when the shares have changed.
@@ -124,6 +125,7 @@ impl Publisher {
         }
         warnings.extend(shares.problems.iter().take(5).cloned());
         let server = parts.net.lock().await.server.clone();
+        self.mesh.server_at(node.endpoint);
         Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             started_at: self.started_at,
@@ -148,7 +150,7 @@ impl Publisher {
             },
             port: PortView {
                 listen: network.map_or(config.listen_port, |network| network.local_port()),
-                mapping: self.mapping.borrow().clone(),
+                mapping: self.mapping.borrow().text.clone(),
             },
             tasks: self.supervisor.views(),
             warnings,

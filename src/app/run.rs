@@ -36,7 +36,7 @@ use crate::model::config::{Config, Resolved};
 use crate::model::limits;
 use crate::model::units::{KIB, MIB};
 use crate::model::view::Snapshot;
-use crate::net::port_mapping::{Mode, PortMapping};
+use crate::net::port_mapping::{Mode, PortMapping, Protocol};
 use crate::store::{Store, StoreOptions};
 use crate::web::{ApiKey, Ask, Bound, Role, Server, WebSettings};
 
@@ -201,7 +201,7 @@ async fn run(
         supervisor: supervisor.clone(),
         backend,
         free_min: config.min_free_mib.saturating_mul(MIB),
-        mapping: PortMapping::start(listen_port, mode, cancel.clone()),
+        mapping: PortMapping::start(Protocol::Tcp, listen_port, mode, cancel.clone()),
         warnings,
         events: events.clone(),
     };

@@ -330,6 +330,32 @@ pub const MESH_SOURCES: usize = 16;
 /// Transfers to peers that are known, those offered and those over included; for one more, one that is not being served
 /// is forgotten.
 pub const MESH_UPLOADS: usize = 256;
+/// Candidates found by the DHT or on the own network; for one more whoever failed most is forgotten, or it is not taken.
+pub const MESH_CANDIDATES: usize = 128;
+/// Of these, from one network (/24, /48) of the DHT's; one more is not taken.
+pub const MESH_CANDIDATES_PER_NETWORK: usize = 2;
+/// Addresses of one candidate; further ones are left out.
+pub const MESH_ADDRESSES: usize = 4;
+/// Addresses that were found to be our own; the oldest is forgotten.
+pub const MESH_OWN_ADDRESSES: usize = 16;
+/// Calls to candidates begun per second.
+pub const MESH_CALLS_PER_SECOND: u64 = 2;
+/// Calls to candidates under way at once; further ones wait.
+pub const MESH_CALLS_AT_ONCE: usize = 4;
+/// Addresses of one look-up in the DHT that are looked at (RELIABILITY-FACTS 4, row 10); further ones are left out.
+pub const DHT_ADDRESSES: usize = 500;
+/// Nodes named to enter the DHT by; one more is a mistake.
+pub const DHT_BOOTSTRAP_NODES: usize = 16;
+/// Meeting places named; one more is a mistake.
+pub const DHT_RENDEZVOUS_KEYS: usize = 8;
+/// Copies in the library that are looked at for what could be announced; further ones are not.
+pub const DHT_COPIES: usize = 20_000;
+/// Peers seen on the own network that wait to be looked at; one more is dropped, and seen again.
+pub const MDNS_SIGHTINGS: usize = 16;
+/// Look-ups in the DHT that the page shows; the oldest is forgotten.
+pub const DHT_LOOKS_SHOWN: usize = 12;
+/// Recordings and releases announced in the DHT (SPEC-FACTS 8); further ones are not.
+pub const DHT_ANNOUNCED: usize = 100;
 /// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
 pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.

@@ -1,8 +1,10 @@
 //! The mesh as pages and tools see it, what they may ask of it, and what is kept of it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::gossip::{Mode, Offer};
+use super::gossip::{HashEntry, Mode, Offer};
 use super::id::{ContentHash, PeerId, Username};
 use super::music::WireText;
 use super::swarm::Source;
@@ -80,6 +82,97 @@ pub struct FetchView {
     pub sources: Vec<SourceView>,
 }
 
+/// A key of the DHT: the SHA-1 hash of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DhtKey(pub [u8; 20]);
+
+impl fmt::Display for DhtKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Who told of a peer that the owner did not name. Better ones are less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The own network, by mDNS.
+    Lan,
+    /// The DHT.
+    Dht,
+}
+
+/// Something announced in the DHT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// A meeting place, by its text.
+    Place(String),
+    /// A `MusicBrainz` release, with its title as tagged.
+    Release(u128, String),
+    /// A `MusicBrainz` recording, with its title as tagged.
+    Recording(u128, String),
+}
+
+/// What is announced in the DHT, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnouncementView {
+    /// Where.
+    pub key: DhtKey,
+    /// What.
+    pub what: Announced,
+    /// The owner allows it.
+    pub wanted: bool,
+    /// When it was announced last, since the start.
+    pub announced_at: Option<UnixMs>,
+}
+
+/// A look-up in the DHT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookView {
+    /// Where.
+    pub key: DhtKey,
+    /// When it was over.
+    pub at: UnixMs,
+    /// Addresses found.
+    pub found: usize,
+    /// Of these, taken as candidates or known as such.
+    pub taken: usize,
+    /// Why there was no answer; empty if there was one.
+    pub problem: String,
+}
+
+/// How nodes meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeetingView {
+    /// The mesh is switched on.
+    pub mesh: bool,
+    /// The DHT is used.
+    pub dht: bool,
+    /// Recordings and releases may be announced.
+    pub announce_content: bool,
+    /// Peers of the own network are found.
+    pub mdns: bool,
+    /// Why they are not, though switched on; empty if nothing is wrong.
+    pub mdns_problem: String,
+    /// Others can reach our port.
+    pub reachable: bool,
+    /// How that is known, or what is missing.
+    pub reach: String,
+    /// Peers connected.
+    pub neighbours: u32,
+    /// Nobody is looked for with so many.
+    pub neighbours_min: u32,
+    /// Nobody found is called with so many.
+    pub neighbours_max: u32,
+    /// Candidates known.
+    pub candidates: u32,
+    /// What was wrong with the DHT the last time; empty if nothing.
+    pub problem: String,
+    /// The last look-ups, newest first.
+    pub looks: Vec<LookView>,
+    /// Everything that is announced, or would be.
+    pub announcements: Vec<AnnouncementView>,
+}
+
 /// A peer, named or connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
@@ -93,6 +186,8 @@ pub struct PeerView {
     pub connected: bool,
     /// We called.
     pub dialled: bool,
+    /// Who told of it, if it was found.
+    pub origin: Option<Origin>,
     /// What it says of itself.
     pub software: String,
     /// Its Soulseek user name, as it claims.
@@ -171,6 +266,8 @@ pub struct RecordingRequest {
 pub enum MeshRequest {
     /// Answer: `Peers`.
     Peers,
+    /// Answer: `Meeting`.
+    Meeting,
     /// Answer: `Fetches`, newest first.
     Fetches,
     /// Answer: `Fetches` with one.
@@ -181,6 +278,8 @@ pub enum MeshRequest {
     StartRecording(RecordingRequest),
     /// Which of these recordings do connected peers have? Answer: `Offers`.
     Offers(Vec<u128>),
+    /// What do peers say is behind this flac key? Where nobody said anything yet, they are asked. Answer: `Hashes`.
+    Hashes(u64),
     /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
     Forget(ContentHash),
 }
@@ -192,6 +291,8 @@ pub enum MeshAnswer {
     Done,
     /// Peers, by id.
     Peers(Vec<PeerView>),
+    /// How nodes meet.
+    Meeting(Box<MeetingView>),
     /// Fetches.
     Fetches(Vec<FetchView>),
     /// A copy was chosen.
@@ -203,4 +304,6 @@ pub enum MeshAnswer {
     },
     /// Offers of peers.
     Offers(Vec<Offer>),
+    /// What peers said; a few of them.
+    Hashes(Vec<(PeerId, HashEntry)>),
 }

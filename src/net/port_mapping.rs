@@ -67,18 +67,65 @@ enum MappingError {
     Refused { gateway: Ipv4Addr, nat_pmp: String, upnp: String },
 }
 
+/// Which kind of port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    fn pcp(self) -> InternetProtocol {
+        match self {
+            Self::Tcp => InternetProtocol::Tcp,
+            Self::Udp => InternetProtocol::Udp,
+        }
+    }
+
+    fn upnp(self) -> PortMappingProtocol {
+        match self {
+            Self::Tcp => PortMappingProtocol::TCP,
+            Self::Udp => PortMappingProtocol::UDP,
+        }
+    }
+}
+
+/// How a mapping stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// One sentence for the page.
+    pub text: String,
+    /// The port that is open at the router, if one is.
+    pub port: Option<NonZeroU16>,
+}
+
+impl Mapped {
+    fn none(text: impl Into<String>) -> Self {
+        Self { text: text.into(), port: None }
+    }
+}
+
 /// The task that keeps a port mapped.
 pub struct PortMapping;
 
 impl PortMapping {
-    /// Has `port` (TCP) mapped until `cancel`, in a task of its own. The text says how it stands.
-    pub fn start(port: u16, mode: Mode, cancel: CancellationToken) -> watch::Receiver<String> {
-        let (state, shown) = watch::channel("port mapping is off".to_owned());
+    /// Has `port` mapped until `cancel`, in a task of its own.
+    pub fn start(protocol: Protocol, port: u16, mode: Mode, cancel: CancellationToken) -> watch::Receiver<Mapped> {
+        let (state, shown) = watch::channel(Mapped::none("port mapping is off"));
         match (mode, NonZeroU16::new(port)) {
             (Mode::Auto, Some(port)) => {
-                state.send_replace("looking for a router that opens the port".to_owned());
+                state.send_replace(Mapped::none("looking for a router that opens the port"));
                 tokio::spawn(async move {
-                    let keeper = Keeper { port, find_gateway: default_gateway, upnp: true, timing: TIMING };
+                    let keeper = Keeper { protocol, port, find_gateway: default_gateway, upnp: true, timing: TIMING };
                     keeper.run(&state, &cancel).await;
                 });
             }
@@ -89,6 +136,7 @@ impl PortMapping {
 }
 
 struct Keeper<F> {
+    protocol: Protocol,
     port: NonZeroU16,
     find_gateway: F,
     upnp: bool,
@@ -96,7 +144,7 @@ struct Keeper<F> {
 }
 
 impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
-    async fn run(&self, state: &watch::Sender<String>, cancel: &CancellationToken) {
+    async fn run(&self, state: &watch::Sender<Mapped>, cancel: &CancellationToken) {
         loop {
             let pause = tokio::select! {
                 biased;
@@ -111,10 +159,11 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
                     }
                     Err(error) => {
                         debug!(%error, "no port mapping");
-                        state.send_replace(format!(
-                            "{error}: forward TCP port {} to this machine by hand, or others reach it less well",
+                        state.send_replace(Mapped::none(format!(
+                            "{error}: forward {} port {} to this machine by hand, or others reach it less well",
+                            self.protocol.name(),
                             self.port
-                        ));
+                        )));
                         self.timing.retry
                     }
                 },
@@ -124,16 +173,16 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        state.send_replace("port mapping is off".to_owned());
+        state.send_replace(Mapped::none("port mapping is off"));
     }
 
     /// Renews a lease until it is lost (`false`) or `cancel` (`true`).
-    async fn keep(&self, mut lease: Lease, state: &watch::Sender<String>, cancel: &CancellationToken) -> bool {
+    async fn keep(&self, mut lease: Lease, state: &watch::Sender<Mapped>, cancel: &CancellationToken) -> bool {
         loop {
-            let text = lease.describe(self.port);
-            if *state.borrow() != text {
-                info!(mapping = text, "port mapping");
-                state.send_replace(text);
+            let mapped = Mapped { text: lease.describe(self.port, self.protocol), port: Some(lease.port()) };
+            if *state.borrow() != mapped {
+                info!(mapping = mapped.text, "port mapping");
+                state.send_replace(mapped);
             }
             tokio::select! {
                 biased;
@@ -146,7 +195,7 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
             }
             if let Err(error) = lease.renew().await {
                 info!(error, "port mapping lost");
-                state.send_replace("the router did not renew the port mapping; asking again".to_owned());
+                state.send_replace(Mapped::none("the router did not renew the port mapping; asking again"));
                 return false;
             }
         }
@@ -166,13 +215,13 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
         };
         // Tries PCP, and NAT-PMP where the router says that it knows only that.
         let pcp =
-            crab_nat::PortMapping::new(gateway.into(), IpAddr::V4(client), InternetProtocol::Tcp, self.port, options);
+            crab_nat::PortMapping::new(gateway.into(), IpAddr::V4(client), self.protocol.pcp(), self.port, options);
         let nat_pmp = match pcp.await {
             Ok(mapping) => return Ok(Lease::Pcp(mapping)),
             Err(error) => {
                 debug!(%error, "no mapping by PCP");
                 // A router that is silent to a version it does not know may still know NAT-PMP.
-                match natpmp::port_mapping(gateway.into(), InternetProtocol::Tcp, self.port, options).await {
+                match natpmp::port_mapping(gateway.into(), self.protocol.pcp(), self.port, options).await {
                     Ok(mapping) => return Ok(Lease::Pcp(mapping)),
                     Err(error) => error.to_string(),
                 }
@@ -194,7 +243,8 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
         search.single_search_timeout = Some(UPNP_SEARCH);
         search.gateway_ip_version = GatewayIpVersion::V4;
         let gateway = igd_next::aio::tokio::search_gateway(search).await.map_err(|error| error.to_string())?;
-        let mut lease = UpnpLease { gateway, local: SocketAddrV4::new(client, self.port.get()), lease_s: UPNP_LEASE_S };
+        let local = SocketAddrV4::new(client, self.port.get());
+        let mut lease = UpnpLease { gateway, protocol: self.protocol.upnp(), local, lease_s: UPNP_LEASE_S };
         lease.add().await.map_err(|error| error.to_string())?;
         Ok(Lease::Upnp(lease))
     }
@@ -210,6 +260,7 @@ enum Lease {
 
 struct UpnpLease {
     gateway: Gateway<Tokio>,
+    protocol: PortMappingProtocol,
     local: SocketAddrV4,
     /// Seconds; 0 means for good.
     lease_s: u32,
@@ -228,7 +279,7 @@ impl UpnpLease {
 
     async fn add_for(&self, lease_s: u32) -> Result<(), AddPortError> {
         let port = self.local.port();
-        self.gateway.add_port(PortMappingProtocol::TCP, port, SocketAddr::V4(self.local), lease_s, DESCRIPTION).await
+        self.gateway.add_port(self.protocol, port, SocketAddr::V4(self.local), lease_s, DESCRIPTION).await
     }
 }
 
@@ -256,17 +307,26 @@ impl Lease {
     async fn release(self) {
         let released = match self {
             Self::Pcp(mapping) => mapping.try_drop().await.map_err(|(error, _)| error.to_string()),
-            Self::Upnp(upnp) => upnp
-                .gateway
-                .remove_port(PortMappingProtocol::TCP, upnp.local.port())
-                .await
-                .map_err(|error| error.to_string()),
+            Self::Upnp(upnp) => {
+                upnp.gateway.remove_port(upnp.protocol, upnp.local.port()).await.map_err(|error| error.to_string())
+            }
         };
         debug!(?released, "port mapping given back");
     }
 
-    fn describe(&self, port: NonZeroU16) -> String {
+    /// What is open at the router.
+    fn port(&self) -> NonZeroU16 {
         match self {
+            Self::Pcp(mapping) => mapping.external_port(),
+            Self::Upnp(upnp) => NonZeroU16::new(upnp.local.port()).unwrap_or(NonZeroU16::MIN),
+        }
+    }
+
+    fn describe(&self, port: NonZeroU16, protocol: Protocol) -> String {
+        match self {
+            Self::Pcp(mapping) if mapping.external_port() != port && protocol == Protocol::Udp => {
+                format!("the router's port {} is open, and leads to ours", mapping.external_port())
+            }
             Self::Pcp(mapping) if mapping.external_port() != port => format!(
                 "the router mapped port {} instead of {port}: choose a listen_port that is free there",
                 mapping.external_port()
@@ -365,8 +425,8 @@ mod tests {
 
     #[tokio::test]
     async fn off_says_so() {
-        let state = PortMapping::start(50_300, Mode::Off, CancellationToken::new());
-        assert_eq!(*state.borrow(), "port mapping is off");
+        let state = PortMapping::start(Protocol::Tcp, 50_300, Mode::Off, CancellationToken::new());
+        assert_eq!(*state.borrow(), Mapped::none("port mapping is off"));
     }
 
     fn quick() -> Timing {
@@ -375,26 +435,26 @@ mod tests {
     }
 
     fn keep(find_gateway: impl Fn() -> Option<Ipv4Addr> + Send + Sync + 'static, timing: Timing) -> Kept {
-        let (sender, state) = watch::channel(String::new());
+        let (sender, state) = watch::channel(Mapped::none(""));
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let port = NonZeroU16::new(50_300).unwrap();
         let task = tokio::spawn(async move {
             // Without UPnP: its search would leave the loopback.
-            Keeper { port, find_gateway, upnp: false, timing }.run(&sender, &stop).await;
+            Keeper { protocol: Protocol::Tcp, port, find_gateway, upnp: false, timing }.run(&sender, &stop).await;
         });
         Kept { state, cancel, task }
     }
 
     struct Kept {
-        state: watch::Receiver<String>,
+        state: watch::Receiver<Mapped>,
         cancel: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
 
     impl Kept {
         async fn says(&mut self, part: &str) {
-            let said = self.state.wait_for(|text| text.contains(part));
+            let said = self.state.wait_for(|mapped| mapped.text.contains(part));
             timeout(Duration::from_secs(30), said).await.expect(part).expect(part);
         }
 

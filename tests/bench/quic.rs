@@ -60,7 +60,7 @@ async fn fetch(mib: u64) -> Result<(), Failed> {
         .spawn()?;
     let mut line = String::new();
     BufReader::new(server.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
-    let tls = QuicClientConfig::try_from(identity(2)?.client(identity(1)?.id())?)?;
+    let tls = QuicClientConfig::try_from(identity(2)?.client(Some(identity(1)?.id()))?)?;
     let mut endpoint = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     endpoint.set_default_client_config(ClientConfig::new(Arc::new(tls)));
     let connection = endpoint.connect(line.trim().parse()?, "slskdn")?.await?;

@@ -1,7 +1,6 @@
 //! One file from Soulseek users and mesh peers at once, over real sockets: one transfer, one run, closed once.
 
-use std::path::Path;
-
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use slskdn::app::lab::soulseek::{Peer, PeerScript, RunEnd};
 
@@ -11,20 +10,17 @@ use super::soulseek::{ended, noise, peer, server, until};
 const PATH: &str = "music\\Some Band\\noise.wav";
 const MIB: usize = 1024 * 1024;
 
-/// A WAV of noise, quiet enough not to clip: 96 kHz, 24 bit, stereo.
+/// A WAV of a moment's quiet noise, and behind it a chunk of noise that no player reads: a long file, soon measured.
 fn wav(len: usize) -> Vec<u8> {
-    let data = len / 6 * 6;
-    let size = u32::try_from(data).unwrap();
-    let mut bytes = Vec::new();
-    bytes.extend(b"RIFF");
-    bytes.extend((size + 36).to_le_bytes());
-    bytes.extend(b"WAVEfmt \x10\0\0\0\x01\0\x02\0");
-    bytes.extend(96_000_u32.to_le_bytes());
-    bytes.extend((96_000_u32 * 6).to_le_bytes());
-    bytes.extend(b"\x06\0\x18\0data");
-    bytes.extend(size.to_le_bytes());
-    bytes.extend(noise(data));
-    bytes
+    let (rate, data) = (44_100_u32, 44_100 * 2);
+    let chunk = |name: &[u8; 4], body: &[u8]| {
+        [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat()
+    };
+    let format = [&[1, 0, 1, 0], rate.to_le_bytes().as_slice(), &(rate * 2).to_le_bytes(), &[2, 0, 16, 0]].concat();
+    let quiet: Vec<u8> = noise(data).as_chunks().0.iter().flat_map(|[low, _]| [*low, 0]).collect();
+    let body =
+        [b"WAVE".to_vec(), chunk(b"fmt ", &format), chunk(b"data", &quiet), chunk(b"JUNK", &noise(len))].concat();
+    chunk(b"RIFF", &body)
 }
 
 /// Nodes with the mesh on who share the file at this rate, and one that names them all.
@@ -49,9 +45,7 @@ impl World {
             named.push(format!("{}@127.0.0.1:{port}", node.get("/api/mesh").await["id"].as_str().unwrap()));
             nodes.push((node, share));
         }
-        for (node, share) in &nodes {
-            node.measure(Path::new(share)).await;
-        }
+        join_all(nodes.iter().map(|(node, share)| node.measure(share))).await;
         let settings = [mesh(free_udp_port()).as_slice(), &[("mesh.peers", named.join(";"))]].concat();
         let fetcher = Node::start(server, &settings).await;
         fetcher
@@ -64,15 +58,25 @@ impl World {
 
     /// Fetches the file, also from these users; the answer is the fetch when it is done, and the bytes.
     async fn fetch(&self, bytes: &[u8], users: &[&str]) -> (Value, Vec<u8>) {
+        let path = self.ask(bytes, users).await;
+        self.done(&path).await
+    }
+
+    /// Asks for the file, also from these users; the answer is where the fetch is seen.
+    async fn ask(&self, bytes: &[u8], users: &[&str]) -> String {
         let content = blake3::hash(bytes).to_hex().to_string();
         let users: Vec<Value> = users.iter().map(|user| json!({ "username": user, "filename": PATH })).collect();
         let wanted = json!({ "content_hash": content, "size": bytes.len(), "name": "noise.wav", "soulseek": users });
         self.fetcher.post("/api/mesh/fetches", wanted).await;
-        let path = format!("/api/mesh/fetches/{content}");
+        format!("/api/mesh/fetches/{content}")
+    }
+
+    /// The fetch when it is done, and the bytes.
+    async fn done(&self, path: &str) -> (Value, Vec<u8>) {
         let done = self
             .fetcher
             .until("the file is there", async |node| {
-                let fetch = node.get(&path).await;
+                let fetch = node.get(path).await;
                 (fetch["state"] == "done").then_some(fetch)
             })
             .await;
@@ -150,4 +154,30 @@ async fn a_user_who_leaves_is_followed_by_the_next_and_one_who_refuses_an_offset
     assert_eq!((cat.asked, cat.runs.len()), (1, 1), "{cat:?}");
     assert!(cat.runs[0].offset >= ann.runs[0].offset + limit / 2, "it goes on where the first one left: {cat:?}");
     assert_eq!(of(&fetch, "cat")["bad_pieces"].as_u64(), Some(cat.corrupted), "{fetch} {cat:?}");
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_costs_little_and_no_download_is_left_over() {
+    let (_server, port) = server().await;
+    let bytes = wav(6 * MIB);
+    let mut world = World::start(port, &bytes, 1, 100).await;
+    let ann = peer(script("ann", 1_000_000), &bytes, port).await;
+    let path = world.ask(&bytes, &["ann"]).await;
+    let there = world
+        .fetcher
+        .until("some of it is there", async |node| {
+            let there = node.get(&path).await["bytes_done"].as_u64().unwrap();
+            (there > 2 * MIB as u64).then_some(there)
+        })
+        .await;
+    world.fetcher.kill();
+    until(&ann, |report| report.runs[0].end.is_some()).await;
+    world.fetcher.restart().await;
+    let (fetch, got) = world.done(&path).await;
+    assert!(got == bytes, "not identical: {fetch}");
+    let report = until(&ann, |report| report.runs.len() == 2 && report.runs[1].end.is_some()).await;
+    assert!(report.runs[1].offset + 2 * 64 * 1024 >= there.min(report.runs[0].bytes), "{there} {report:?}");
+    let rows = world.fetcher.get("/api/downloads").await;
+    let over = rows["transfers"].as_array().unwrap().iter().all(|row| row["state"] == "Completed, Cancelled");
+    assert!(over && rows["total"] == 2, "{rows}");
 }

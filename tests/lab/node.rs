@@ -1,5 +1,6 @@
 //! The program itself as a process of its own, on a network on loopback, driven over HTTP.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +19,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// A running node. It is killed when dropped.
 pub(crate) struct Node {
     process: Child,
+    arguments: Vec<OsString>,
     web: u16,
     pub(crate) home: tempfile::TempDir,
 }
@@ -37,6 +39,18 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+fn spawn(arguments: &[OsString], home: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
+    command.args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SLSKDN_") {
+            command.env_remove(name);
+        }
+    }
+    let log = std::fs::File::create(home.join("log")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
 impl Node {
     /// Logs in to the server on this port as `box`.
     pub(crate) async fn start(server: u16, settings: &[(&str, String)]) -> Self {
@@ -47,8 +61,6 @@ impl Node {
     pub(crate) async fn start_as(name: &str, share: Option<&Path>, server: u16, settings: &[(&str, String)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let web = free_port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
-        command.arg("--data").arg(home.path());
         let own = [
             ("web.port", web.to_string()),
             ("soulseek.address", "127.0.0.1".to_owned()),
@@ -59,34 +71,39 @@ impl Node {
             ("soulseek.listen_port", "0".to_owned()),
             ("disk.min_free_mib", "1".to_owned()),
         ];
+        let mut arguments = vec!["--data".into(), home.path().into()];
         for (key, value) in own.iter().chain(settings) {
-            command.arg("--set").arg(format!("{key}={value}"));
+            arguments.extend(["--set".into(), format!("{key}={value}").into()]);
         }
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SLSKDN_") {
-                command.env_remove(name);
-            }
-        }
-        let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let process = command
-            .arg("serve")
-            .args(share.iter().flat_map(|share| [Path::new("--music"), *share]))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut node = Self { process, web, home };
+        arguments.push("serve".into());
+        arguments.extend(share.iter().flat_map(|share| ["--music".into(), share.into()]));
+        let mut node = Self { process: spawn(&arguments, home.path()), arguments, web, home };
+        node.ready().await;
+        node
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again with what it had.
+    pub(crate) async fn restart(&mut self) {
+        self.process = spawn(&self.arguments, self.home.path());
+        self.ready().await;
+    }
+
+    async fn ready(&mut self) {
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", web)).await.is_err() {
-            assert!(node.process.try_wait().unwrap().is_none() && Instant::now() < end, "{}", node.log());
+        while TcpStream::connect(("127.0.0.1", self.web)).await.is_err() {
+            assert!(self.process.try_wait().unwrap().is_none() && Instant::now() < end, "{}", self.log());
             sleep(AGAIN).await;
         }
-        node.until("it is logged in", async |node| {
+        self.until("it is logged in", async |node| {
             (node.get("/api/status").await["server"]["state"] == "logged_in").then_some(())
         })
         .await;
-        node
     }
 
     pub(crate) fn log(&self) -> String {

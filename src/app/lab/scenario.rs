@@ -19,11 +19,22 @@ pub enum Kind {
     Flac,
 }
 
+/// Where a peer is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A node of the mesh.
+    Mesh,
+    /// A scripted user.
+    Soulseek,
+}
+
 /// One peer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     /// What the report calls it.
     pub name: String,
+    /// Where it is met.
+    pub via: Via,
     /// What becomes of the bytes it serves.
     pub faults: Wanted,
     /// Round trip.
@@ -36,6 +47,8 @@ pub struct Peer {
     pub other_rip: bool,
     /// The fetcher names it in its configuration; otherwise it calls.
     pub pinned: bool,
+    /// It sends from the beginning or not at all.
+    pub deny_offset: bool,
 }
 
 /// A whole scenario.
@@ -145,10 +158,15 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
         peer.wrong("name", "1 to 32 letters, digits, `-` and `_` are wanted");
     }
-    if peer.word("via", &["mesh", "soulseek"]) == Some("soulseek") {
-        peer.wrong("via", "the lab has no Soulseek network yet, only `mesh`");
+    let via = match peer.word("via", &["mesh", "soulseek"]) {
+        Some("soulseek") => Via::Soulseek,
+        _ => Via::Mesh,
+    };
+    if via == Via::Soulseek && name.len() > 30 {
+        peer.wrong("name", "a Soulseek user has at most 30 characters");
     }
-    if peer.flag("deny_offset", false) {
+    let deny_offset = peer.flag("deny_offset", false);
+    if deny_offset && via == Via::Mesh {
         peer.wrong("deny_offset", "only a Soulseek user can deny an offset");
     }
     // Bytes and not KiB where a file says so: 4 MB/s are no whole KiB.
@@ -159,6 +177,9 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
     }
     let after = |peer: &mut Fields<'_, '_>, key: &'static str| peer.number(key, 0.0..=1e9).map(|kib| bytes(kib, KIB));
     let wrong_root = peer.flag("wrong_root", false);
+    if wrong_root && via == Via::Soulseek {
+        peer.wrong("wrong_root", "only a mesh peer has piece lists; a Soulseek user may have an other_rip");
+    }
     let every = peer.number("corrupt_every", 1.0..=1e9).map(|every| bytes(every, 1));
     let faults = Wanted {
         rate: rate.or(exact),
@@ -180,6 +201,8 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
         leaves: seconds(&mut peer, "leave_at_s"),
         other_rip: peer.flag("other_rip", false),
         pinned: peer.flag("pinned", true),
+        via,
+        deny_offset,
     };
     if found.leaves.is_some_and(|leaves| found.starts.is_some_and(|starts| starts >= leaves)) {
         peer.wrong("leave_at_s", "it must come before it leaves");
@@ -337,7 +360,12 @@ mod tests {
             ("file: {size_mib: 1}\npeers:\n- {name: a}\n- name: b\n  rate: 3", "s.yml:5:3: peers[1].rate: unknown key"),
             ("file: {size_mib: 1}\npeers: [{name: a}, {name: a}]", "peers[1].name: another peer"),
             ("file: {size_mib: 1}\npeers: [{name: a/b}]", "peers[0].name: 1 to 32"),
-            ("file: {size_mib: 1}\npeers: [{via: soulseek}]", "peers[0].via: the lab has no Soulseek network yet"),
+            ("file: {size_mib: 1}\npeers: [{via: http}]", "peers[0].via: mesh or soulseek is wanted, not `http`"),
+            ("file: {size_mib: 1}\npeers: [{deny_offset: true}]", "peers[0].deny_offset: only a Soulseek user"),
+            (
+                "file: {size_mib: 1}\npeers: [{via: soulseek, wrong_root: true}]",
+                "peers[0].wrong_root: only a mesh peer",
+            ),
             ("file: {size_mib: 1}\npeers: [{}]\nrescue: {}", "rescue: there is no rescue mode yet"),
             ("file: {size_mib: 1}\npeers: [{}]\nguardrails: {a: 1}", "guardrails: there is no rescue mode yet"),
             ("file: {size_mib: 1}\npeers: [{rate_kib_s: -1}]", "peers[0].rate_kib_s: a number from 0.1"),

@@ -2,17 +2,20 @@
 //!
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
-//! [`choose`] says which copy of a recording that is,
-//! [`gossip`] tells peers about recordings and keeps what they tell, [`key`] keeps our key. What the owner asked for is kept in the store and goes on after a restart.
+//! [`choose`] says which copy of a recording that is, [`gossip`] tells peers about recordings and keeps what they tell,
+//! [`meet`] finds peers by the DHT and on the own network, [`announce`] knows what may be told there, [`key`] keeps our
+//! key. What the owner asked for is kept in the store and goes on after a restart.
 
+mod announce;
 mod choose;
 mod fetch;
 mod gossip;
 mod key;
+mod meet;
 mod serve;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
+use self::meet::Board;
 pub use self::serve::KEPT_LIST_LEN;
 use self::serve::Uploading;
 use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::library::CanonicalRules;
+use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::downloader::State;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::session::FEATURES;
@@ -54,10 +59,12 @@ const RUNS: usize = limits::BLOCKS / 4;
 pub struct MeshService {
     parts: Arc<Parts>,
     running: Option<Arc<Running>>,
+    board: Arc<Board>,
 }
 
 struct Running {
     mesh: Mesh,
+    board: Arc<Board>,
     parts: Arc<Parts>,
     uploading: Uploading,
     /// Whole files are read for their piece lists one at a time.
@@ -85,6 +92,8 @@ struct Running {
     canonical: CanonicalRules,
     /// Who waits for what peers offer. Short and synchronous.
     answers: Mutex<gossip::Answers>,
+    /// Flac keys that peers are to be asked for.
+    keys: mpsc::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -126,8 +135,9 @@ impl MeshService {
         delay: Duration,
     ) -> Result<Self, String> {
         let settings = &config.mesh;
+        let board = Arc::new(Board::new(Arc::clone(&parts), settings.clone()));
         if !settings.enabled {
-            return Ok(Self { parts, running: None });
+            return Ok(Self { parts, running: None, board });
         }
         let identity = key::load_or_make(&data.join("identity"))?;
         tracing::info!(id = %identity.id(), "the mesh is on");
@@ -141,6 +151,8 @@ impl MeshService {
         let named = settings.peers.iter().map(|(id, address)| Named { id: *id, address: address.clone() });
         let mesh = Mesh::start(
             MeshSettings {
+                range: Range { private: config.private_ranges.clone(), server_near: false },
+                strangers_max: settings.dht.neighbors_max,
                 bind: SocketAddr::new(settings.address, settings.port),
                 identity,
                 peers: named.collect(),
@@ -155,8 +167,11 @@ impl MeshService {
             cancel.clone(),
         )
         .map_err(|error| error.to_string())?;
+        let (keys, asked_keys) = mpsc::channel(gossip::KEYS);
+        meet::map_port(&board, &mesh, cancel.clone());
         let running = Arc::new(Running {
             mesh,
+            board: Arc::clone(&board),
             parts: Arc::clone(&parts),
             uploading: Uploading::new(settings.upload_slots),
             listing: Semaphore::new(1),
@@ -175,10 +190,17 @@ impl MeshService {
             upload_slots: settings.upload_slots,
             canonical: super::apply::canonical(config),
             answers: Mutex::default(),
+            keys,
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
+        if settings.mdns {
+            running.tasks.spawn(meet::near(Arc::clone(&running)));
+        }
+        if settings.dht.enabled {
+            running.tasks.spawn(meet::run(Arc::clone(&running)));
+        }
         if settings.gossip {
-            running.tasks.spawn(gossip::run(Arc::clone(&running)));
+            running.tasks.spawn(gossip::run(Arc::clone(&running), asked_keys));
         }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
@@ -186,7 +208,14 @@ impl MeshService {
         for fetch in left {
             running.go_on(fetch);
         }
-        Ok(Self { parts, running: Some(running) })
+        Ok(Self { parts, running: Some(running), board })
+    }
+
+    /// Where the Soulseek server is: peers may be on a private network when it is (DECISIONS 10).
+    pub fn server_at(&self, endpoint: Option<SocketAddrV4>) {
+        if let (Some(running), Some(at)) = (&self.running, endpoint) {
+            running.mesh.set_server_near(!Range::is_global(IpAddr::V4(*at.ip())));
+        }
     }
 
     /// Waits until everything has stopped; to be called after the cancellation.
@@ -241,6 +270,11 @@ impl MeshService {
             MeshRequest::Peers => {
                 Ok(MeshAnswer::Peers(self.running.as_ref().map(|running| running.mesh.peers()).unwrap_or_default()))
             }
+            MeshRequest::Meeting => {
+                let mesh = self.running.as_ref().map(|running| &running.mesh);
+                let view = self.board.view(mesh).await;
+                view.map(|view| MeshAnswer::Meeting(Box::new(view))).map_err(Refusal::Full)
+            }
             MeshRequest::Fetches => Ok(MeshAnswer::Fetches(self.fetches(None).await?)),
             MeshRequest::Fetch(content) => {
                 let found = self.fetches(Some(content)).await?;
@@ -249,6 +283,7 @@ impl MeshService {
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
             MeshRequest::StartRecording(request) => self.begin_recording(request).await,
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
+            MeshRequest::Hashes(key) => Ok(MeshAnswer::Hashes(self.hashes(key).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }

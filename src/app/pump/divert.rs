@@ -144,6 +144,11 @@ impl Diverted {
         self.position
     }
 
+    /// The engine wants the transfer to end: the owner called it off, or it is of no use any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Closes the connection. The engine hears how far it came now, and that it is over when this is dropped.
     pub fn hang_up(&mut self) {
         self.stream = None;

@@ -15,7 +15,7 @@
 //!
 //! What the messages mean is for other machines. `attempts` holds the race, `address` the rule about whom to dial.
 
-mod address;
+pub(crate) mod address;
 mod allowance;
 mod attempts;
 mod peers;

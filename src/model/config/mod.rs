@@ -13,7 +13,7 @@ mod swarm;
 
 pub use diagnostics::SwarmEvents;
 use keys::Kind;
-pub use mesh::Mesh;
+pub use mesh::{Mesh, MeshDht, MeshPortMapping};
 pub use swarm::Swarm;
 
 /// Where a value was found.

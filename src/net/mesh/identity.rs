@@ -94,13 +94,13 @@ impl Identity {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from([&PKCS8[..], &self.secret].concat()))
     }
 
-    /// TLS for calling exactly this peer.
+    /// TLS for calling exactly this peer, or whoever proves a key.
     ///
     /// # Errors
     /// TLS cannot be set up with this key.
-    pub fn client(&self, wanted: PeerId) -> Result<ClientConfig, Error> {
+    pub fn client(&self, wanted: Option<PeerId>) -> Result<ClientConfig, Error> {
         let provider = provider();
-        let proof = Arc::new(Proof { wanted: Some(wanted), algorithms: provider.signature_verification_algorithms });
+        let proof = Arc::new(Proof { wanted, algorithms: provider.signature_verification_algorithms });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(id_of(&identity.certificate()), Some(identity.id()));
         assert_ne!(identity.id(), Identity::from_secret(&[8; 32]).unwrap().id());
         assert_eq!(identity.id(), Identity::from_secret(&[7; 32]).unwrap().id());
-        assert!(identity.client(identity.id()).is_ok() && identity.server().is_ok());
+        assert!(identity.client(Some(identity.id())).is_ok() && identity.server().is_ok());
         assert!(Identity::from_secret(&[7; 31]).is_err());
         assert!(!format!("{identity:?}").contains("7, 7"));
         assert_ne!(Identity::make().unwrap(), Identity::make().unwrap());

@@ -90,6 +90,15 @@ impl Link {
         &self.inner.greeted
     }
 
+    /// Where it is called, if we know: where we called it, or the port that it says it listens on.
+    pub(super) fn listens_at(&self) -> SocketAddr {
+        let Inner { side, address, greeted, .. } = &*self.inner;
+        match side {
+            Side::Dialler => *address,
+            Side::Listener => SocketAddr::new(address.ip(), greeted.port),
+        }
+    }
+
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.connection.close_reason().is_some()
@@ -170,6 +179,7 @@ impl Link {
             named: false,
             connected: true,
             dialled: *side == Side::Dialler,
+            origin: None,
             software: greeted.software.clone(),
             username: greeted.username.clone(),
             features: greeted.features.clone(),
@@ -407,7 +417,8 @@ fn closing(error: &quinn::ConnectionError) -> String {
     }
 }
 
-fn peer_of(connection: &Connection) -> Option<PeerId> {
+/// Whose key was proven.
+pub(super) fn peer_of(connection: &Connection) -> Option<PeerId> {
     let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     identity::id_of(shown.first()?)
 }
@@ -564,6 +575,9 @@ impl Control {
         links.insert(self.peer, link.clone());
         drop(links);
         locked(&self.shared.problems).remove(&self.peer);
+        if self.side == Side::Listener {
+            self.shared.called_by(self.address);
+        }
         tracing::info!(peer = %self.peer, address = %self.address, software = link.greeted().software.escape_debug().to_string(), "a mesh peer is here");
         self.link = Some(link);
         self.shared.changes.send_modify(|changes| *changes += 1);

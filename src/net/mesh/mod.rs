@@ -2,7 +2,8 @@
 //!
 //! One UDP port, TLS 1.3 with both keys proven ([`identity`]), one control stream per connection driven by
 //! `engine::mesh::session` ([`link`]), and a stream of its own for each request ([`exchange`]). Named peers are called
-//! until they answer, with growing pauses ([`dial`]). Who may connect how often is `engine::mesh::guard`'s decision;
+//! until they answer, with growing pauses ([`dial`]); others that were found are called as `engine::mesh::candidates` says
+//! ([`meet`]). Who may connect how often is `engine::mesh::guard`'s decision;
 //! what is served, and what is asked for, is decided by whoever holds the [`Mesh`] and takes its [`Incoming`].
 //!
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
@@ -13,6 +14,7 @@ mod dial;
 mod exchange;
 mod identity;
 mod link;
+mod meet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +25,7 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,11 +34,13 @@ use tokio_util::task::TaskTracker;
 pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
 use crate::engine::mesh::guard::Guard;
 use crate::engine::mesh::session::Side;
+use crate::engine::soulseek::chance::Chance;
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
 use crate::model::mesh::PeerView;
@@ -112,11 +117,15 @@ pub struct Named {
 /// How the mesh is set up.
 #[derive(Debug)]
 pub struct MeshSettings {
+    /// Which addresses may be dialled when the DHT names them.
+    pub range: Range,
+    /// With so many connected whom the owner did not name, nobody of the DHT is called.
+    pub strangers_max: usize,
     /// To listen on; port 0 lets the system choose.
     pub bind: SocketAddr,
     /// Our key.
     pub identity: Identity,
-    /// Called until they answer.
+    /// Called until they answer; one that is named several times is tried at each address.
     pub peers: Vec<Named>,
     /// Keys that are neither called nor let in.
     pub banned: BTreeSet<PeerId>,
@@ -130,6 +139,15 @@ pub struct MeshSettings {
     pub blocks: Arc<Semaphore>,
     /// Packets come and go later by this; zero but in the lab.
     pub delay: Duration,
+}
+
+/// How it is known that others can reach our port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Our own address is one that may be dialled: no router is between.
+    Direct(IpAddr),
+    /// Somebody called from outside, so long ago.
+    Called(Duration),
 }
 
 /// What peers want of us.
@@ -192,7 +210,9 @@ struct Shared {
     endpoint: Endpoint,
     transport: Arc<TransportConfig>,
     hello: Hello,
-    named: Vec<Named>,
+    bind: SocketAddr,
+    /// Whom the owner named, with their addresses.
+    named: BTreeMap<PeerId, Vec<String>>,
     banned: BTreeSet<PeerId>,
     blocks: Arc<Semaphore>,
     incoming: mpsc::Sender<Incoming>,
@@ -213,6 +233,15 @@ struct Shared {
     problems: Mutex<BTreeMap<PeerId, String>>,
     /// Counts changes of `links`.
     changes: watch::Sender<u64>,
+    /// Whom to call besides. Short and synchronous.
+    candidates: Mutex<Candidates>,
+    /// Where else named peers were seen: on the own network. Short and synchronous.
+    sightings: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
+    /// Counts changes of `candidates` and `sightings`.
+    found: watch::Sender<u64>,
+    chance: Mutex<Chance>,
+    /// When somebody last called from an address that may be dialled. Short and synchronous.
+    called: Mutex<Option<(SocketAddr, Duration)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -226,6 +255,13 @@ impl Shared {
 
     fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Somebody called us and was let in.
+    fn called_by(&self, address: SocketAddr) {
+        if locked(&self.candidates).range().allows(address) {
+            *locked(&self.called) = Some((address, self.now()));
+        }
     }
 
     fn strike(&self, address: SocketAddr, peer: Option<PeerId>) {
@@ -249,7 +285,19 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
         cancel: CancellationToken,
     ) -> Result<Self, MeshError> {
-        let MeshSettings { bind, identity, peers, banned, connections_max, gso, hello, blocks, delay } = settings;
+        let MeshSettings {
+            range,
+            strangers_max,
+            bind,
+            identity,
+            peers,
+            banned,
+            connections_max,
+            gso,
+            hello,
+            blocks,
+            delay,
+        } = settings;
         let transport = Arc::new(transport(gso));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(identity.server()?)?));
         server
@@ -274,13 +322,28 @@ impl Mesh {
         };
         let endpoint = endpoint.map_err(failed)?;
         let port = endpoint.local_addr().map_err(failed)?.port();
+        let own = identity.id();
+        let mut named: BTreeMap<PeerId, Vec<String>> = BTreeMap::new();
+        for peer in peers.into_iter().take(limits::MESH_NAMED).filter(|peer| peer.id != own) {
+            named.entry(peer.id).or_default().push(peer.address);
+        }
+        let mut seed = [0; 8];
+        SystemRandom::new().fill(&mut seed).map_err(|_| MeshError::Random)?;
+        let mut candidates = Candidates::new(own, range, strangers_max);
+        candidates.is_ours(SocketAddr::new(bind.ip(), port));
         let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
         let shared = Arc::new(Shared {
+            bind: SocketAddr::new(bind.ip(), port),
+            candidates: Mutex::new(candidates),
+            sightings: Mutex::default(),
+            found: watch::Sender::new(0),
+            chance: Mutex::new(Chance::new(u64::from_le_bytes(seed))),
+            called: Mutex::default(),
             identity,
             endpoint,
             transport,
             hello: Hello { port, ..hello },
-            named: peers,
+            named,
             banned,
             blocks,
             incoming,
@@ -297,10 +360,10 @@ impl Mesh {
             changes: watch::Sender::new(0),
         });
         shared.tasks.spawn(listen(Arc::clone(&shared)));
-        let own = shared.identity.id();
-        for peer in shared.named.iter().take(limits::MESH_NAMED).filter(|peer| peer.id != own).cloned() {
-            shared.tasks.spawn(dial::keep(Arc::clone(&shared), peer));
+        for peer in shared.named.keys() {
+            shared.tasks.spawn(dial::keep(Arc::clone(&shared), *peer));
         }
+        shared.tasks.spawn(meet::run(Arc::clone(&shared)));
         Ok(Self { shared })
     }
 
@@ -332,6 +395,39 @@ impl Mesh {
         locked(&self.shared.links).get(&peer).cloned()
     }
 
+    /// Calls somebody who was found, when it is time. A peer that the owner named is called at these addresses too.
+    ///
+    /// # Errors
+    /// It is not taken.
+    pub fn meet(&self, candidate: Candidate) -> Result<(), Passed> {
+        meet::add(&self.shared, candidate)
+    }
+
+    /// Whether the Soulseek server is on a private network: then nodes are too (DECISIONS 10).
+    pub fn set_server_near(&self, near: bool) {
+        locked(&self.shared.candidates).set_server_near(near);
+    }
+
+    /// Never to be called: it leads to us.
+    pub fn is_ours(&self, at: SocketAddr) {
+        locked(&self.shared.candidates).is_ours(at);
+    }
+
+    /// Random bits, for who needs chance.
+    pub fn seed(&self) -> u64 {
+        locked(&self.shared.chance).bits()
+    }
+
+    /// Candidates known now.
+    pub fn candidates(&self) -> usize {
+        locked(&self.shared.candidates).len()
+    }
+
+    /// Why others can reach our port without help of a router, if they can: nothing is between, or somebody did.
+    pub fn reached(&self) -> Option<Reached> {
+        meet::reached(&self.shared)
+    }
+
     /// Changes whenever a peer comes or goes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -353,26 +449,29 @@ impl Mesh {
     pub fn peers(&self) -> Vec<PeerView> {
         let mut peers: BTreeMap<PeerId, PeerView> = BTreeMap::new();
         let problems = locked(&self.shared.problems).clone();
-        for named in &self.shared.named {
+        for (id, addresses) in &self.shared.named {
             let view = PeerView {
-                id: named.id,
-                address: named.address.clone(),
+                id: *id,
+                address: addresses.join(", "),
                 named: true,
                 connected: false,
                 dialled: false,
+                origin: None,
                 software: String::new(),
                 username: String::new(),
                 features: Vec::new(),
                 rtt_us: 0,
-                problem: problems.get(&named.id).cloned().unwrap_or_default(),
+                problem: problems.get(id).cloned().unwrap_or_default(),
             };
-            peers.insert(named.id, view);
+            peers.insert(*id, view);
         }
         for link in self.links() {
             let mut view = link.view();
             if let Some(named) = peers.get(&link.id()) {
                 view.named = true;
                 view.address.clone_from(&named.address);
+            } else {
+                view.origin = locked(&self.shared.candidates).origin(link.id());
             }
             peers.insert(link.id(), view);
         }
@@ -472,8 +571,8 @@ pub fn spare(blocks: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit
     if enough { Arc::clone(blocks).try_acquire_many_owned(count).ok() } else { None }
 }
 
-/// For calling this peer and nobody else.
-fn client(shared: &Shared, peer: PeerId) -> Result<quinn::ClientConfig, MeshError> {
+/// For calling this peer and nobody else, or whoever is there.
+fn client(shared: &Shared, peer: Option<PeerId>) -> Result<quinn::ClientConfig, MeshError> {
     let tls = QuicClientConfig::try_from(shared.identity.client(peer)?)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::clone(&shared.transport));

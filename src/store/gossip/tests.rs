@@ -167,10 +167,10 @@ async fn what_was_told_is_numbered_and_told_again_only_when_it_is_new() {
     let (_folder, store) = store();
     let told = store.write(|txn, tables| {
         let gossip = tables.gossip;
-        let key = [(5, ContentHash([1; 32]))];
+        let (key, other) = ([(5, ContentHash([1; 32]))], [(5, ContentHash([2; 32]))]);
         let first = [
             gossip.put_own(txn, 10, Some([1; 16]), &key)?,
-            gossip.put_own(txn, 11, Some([1; 16]), &key)?,
+            gossip.put_own(txn, 11, Some([1; 16]), &other)?,
             gossip.put_own(txn, 10, Some([1; 16]), &key)?,
             gossip.put_own(txn, 12, None, &[])?,
             gossip.put_own(txn, 10, Some([2; 16]), &key)?,

@@ -11,11 +11,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Done, Problem, shape};
-use crate::model::gossip::{Mode, Offer};
+use crate::model::gossip::{HashEntry, Mode, Offer};
 use crate::model::health::uuid_text;
-use crate::model::id::{ContentHash, TransferId, Username};
+use crate::model::id::{ContentHash, PeerId, TransferId, Username};
 use crate::model::limits;
-use crate::model::mesh::{FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, PeerView, RecordingRequest};
+use crate::model::mesh::{
+    Announced, AnnouncementView, FetchRequest, FetchState, FetchView, LookView, MeetingView, MeshAnswer, MeshRequest,
+    Origin, PeerView, RecordingRequest,
+};
 use crate::model::music::WireText;
 use crate::model::swarm::Source;
 use crate::web::routes::{Route, route};
@@ -29,6 +32,8 @@ pub(super) fn table() -> Vec<Route> {
     vec![
         route("GET", "/api/mesh", Readonly, "The mesh at a glance", status),
         route("GET", "/api/mesh/peers", Readonly, "Mesh peers, named and connected", peers),
+        route("GET", "/api/mesh/meeting", Readonly, "How mesh nodes meet: by the DHT and on the own network", meeting),
+        route("GET", "/api/mesh/announcements", Readonly, "What is announced in the DHT, or would be", announcements),
         route("GET", "/api/mesh/fetches", Readonly, "Files fetched from the mesh, newest first", fetches),
         route("POST", "/api/mesh/fetches", Readwrite, "Fetch a file by its content hash and size", start),
         route(
@@ -38,6 +43,7 @@ pub(super) fn table() -> Vec<Route> {
             "Fetch the best copy of a recording",
             start_recording,
         ),
+        route("GET", "/api/mesh/hashes/{key}", Readonly, "What peers say is behind a flac key", hashes),
         route("GET", "/api/mesh/recordings/{id}/offers", Readonly, "Ask peers which copies they offer", offers),
         route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
         route(
@@ -66,10 +72,17 @@ async fn status(State(web): Here) -> Json<Value> {
     Json(shape::mesh(&web.desk.snapshot().mesh))
 }
 
+fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Lan => "mdns",
+        Origin::Dht => "dht",
+    }
+}
+
 fn peer(p: &PeerView) -> Value {
     json!({
         "id": p.id.to_string(), "address": p.address, "named": p.named, "connected": p.connected,
-        "dialled": p.dialled, "software": p.software, "claimed_username": p.username, "features": p.features,
+        "dialled": p.dialled, "found_by": p.origin.map(origin), "software": p.software, "claimed_username": p.username, "features": p.features,
         "rtt_us": p.rtt_us, "problem": p.problem,
     })
 }
@@ -79,6 +92,50 @@ async fn peers(State(web): Here) -> Answer {
         MeshAnswer::Peers(peers) => Ok(Json(json!(peers.iter().map(peer).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
+}
+
+async fn met(web: &Web) -> Result<MeetingView, Problem> {
+    match web.desk.mesh(MeshRequest::Meeting).await? {
+        MeshAnswer::Meeting(view) => Ok(*view),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn meeting(State(web): Here) -> Answer {
+    let view = met(&web).await?;
+    let look = |look: &LookView| {
+        json!({
+            "key": look.key.to_string(), "at": iso_ms(look.at), "found": look.found, "taken": look.taken,
+            "problem": look.problem,
+        })
+    };
+    Ok(Json(json!({
+        "enabled": view.mesh,
+        "mdns": { "enabled": view.mdns, "problem": view.mdns_problem },
+        "dht": {
+            "enabled": view.dht, "announce_content": view.announce_content, "problem": view.problem,
+            "min_neighbors": view.neighbours_min, "max_neighbors": view.neighbours_max,
+            "lookups": view.looks.iter().map(look).collect::<Vec<_>>(),
+        },
+        "neighbors": view.neighbours, "candidates": view.candidates,
+        "reachable": view.reachable, "reachability": view.reach,
+    })))
+}
+
+async fn announcements(State(web): Here) -> Answer {
+    let view = met(&web).await?;
+    let announcement = |a: &AnnouncementView| {
+        let (kind, mbid, title) = match &a.what {
+            Announced::Place(name) => ("rendezvous", None, name),
+            Announced::Release(id, title) => ("release", Some(uuid_text(*id)), title),
+            Announced::Recording(id, title) => ("recording", Some(uuid_text(*id)), title),
+        };
+        json!({
+            "key": a.key.to_string(), "kind": kind, "mbid": mbid, "title": title, "allowed": a.wanted,
+            "announced_at": shape::time(a.announced_at),
+        })
+    };
+    Ok(Json(json!(view.announcements.iter().map(announcement).collect::<Vec<_>>())))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -212,6 +269,22 @@ async fn offers(State(web): Here, Path(id): Path<String>) -> Answer {
     };
     match web.desk.mesh(MeshRequest::Offers(vec![recording(&id)?])).await? {
         MeshAnswer::Offers(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn hashes(State(web): Here, Path(key): Path<String>) -> Answer {
+    let digits = key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(&key, 16).ok().filter(|_| digits);
+    let number = number.ok_or_else(|| bad(format!("`{key}` is no flac key: 16 hexadecimal digits")))?;
+    let shown = |(peer, entry): &(PeerId, HashEntry)| {
+        json!({
+            "peer": peer.to_string(), "content_hash": entry.content.to_string(), "file_size_bytes": entry.size,
+            "head_sha256": ContentHash(entry.head_sha256).to_string(),
+        })
+    };
+    match web.desk.mesh(MeshRequest::Hashes(number)).await? {
+        MeshAnswer::Hashes(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
 }

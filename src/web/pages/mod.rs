@@ -8,6 +8,7 @@ mod assets;
 mod flash;
 mod library;
 mod log;
+mod mesh;
 mod people;
 mod searches;
 mod settings;
@@ -87,6 +88,7 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/users/{name}/folder", Readonly, "", people::folder),
         route("GET", "/traces", Readonly, "", traces::list),
         route("GET", "/traces/{id}", Readonly, "", traces::show),
+        route("GET", "/mesh", Readonly, "", mesh::show),
         route("GET", "/log", Readonly, "", log::show),
         route("GET", "/settings", Readonly, "", settings::show),
         route("POST", "/settings", Administrator, "", settings::change),

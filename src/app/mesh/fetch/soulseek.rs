@@ -65,6 +65,8 @@ struct Over {
     no_offset: bool,
     /// It brought what it was to bring.
     whole: bool,
+    /// The owner called the download off.
+    unwanted: bool,
 }
 
 #[derive(Default)]
@@ -82,8 +84,15 @@ fn batch(content: ContentHash) -> BatchId {
     BatchId::from_random(u128::from_be_bytes(bits))
 }
 
-/// Calls off what is left of a fetch's downloads.
-pub(super) async fn call_off(parts: &Parts, content: ContentHash) {
+/// Calls off what is left of a fetch's downloads, until the program ends: then nobody answers.
+pub(super) async fn call_off(parts: &Parts, content: ContentHash, end: &CancellationToken) {
+    tokio::select! {
+        () = end.cancelled() => {}
+        () = cancel_all(parts, content) => {}
+    }
+}
+
+async fn cancel_all(parts: &Parts, content: ContentHash) {
     let batch = batch(content);
     let live = parts.node.look(move |node, _| {
         let ours = node.live(Direction::Download).filter(|transfer| transfer.batch == Some(batch));
@@ -130,8 +139,11 @@ impl Caller {
             let over = self.call(index, others, &mut diversion).await;
             let user = known.entry(index).or_default();
             user.no_offset |= over.as_ref().is_some_and(|over| over.no_offset);
+            if over.as_ref().is_some_and(|over| over.unwanted) {
+                user.failed = TRIES;
+            }
             if !over.is_some_and(|over| over.whole) {
-                user.failed += 1;
+                user.failed = user.failed.saturating_add(1);
                 user.failed_at = Some(Instant::now());
             }
         }
@@ -247,7 +259,8 @@ impl Stream {
         tracing::debug!(%user, offset, end = connection.position(), ?how, "the run of a Soulseek user is over");
         // Nobody listens any more once the file is whole.
         let _ = told.send(Told::Ended(assignment.run, how)).await;
-        let _ = over.send(Over { _connection: connection, no_offset, whole });
+        let unwanted = connection.is_stopped();
+        let _ = over.send(Over { _connection: connection, no_offset, whole, unwanted });
     }
 
     async fn pieces(&mut self, assignment: &Assignment) -> Ended {

@@ -65,10 +65,18 @@ pub(super) struct Swarm<'a> {
     called: Option<Box<Called>>,
     /// The run of one of them met what was there.
     met: bool,
+    /// Peers that said already that they have the file.
+    holders: BTreeSet<PeerId>,
 }
 
 impl<'a> Swarm<'a> {
-    pub(super) fn new(work: &'a Work, list: Arc<PieceList>, file: File, verified: Vec<bool>) -> Self {
+    pub(super) fn new(
+        work: &'a Work,
+        list: Arc<PieceList>,
+        file: File,
+        verified: Vec<bool>,
+        holders: BTreeSet<PeerId>,
+    ) -> Self {
         let (told, events) = mpsc::channel(EVENTS);
         let now = Instant::now();
         Self {
@@ -88,6 +96,7 @@ impl<'a> Swarm<'a> {
             wish: watch::Sender::default(),
             called: None,
             met: false,
+            holders,
         }
     }
 
@@ -276,6 +285,11 @@ impl<'a> Swarm<'a> {
             }
             self.transfers.insert(peer, Downloader::new(now));
             self.transfer(peer, Event::Asked);
+            if self.holders.remove(&peer) {
+                self.transfer(peer, Event::Offered);
+                self.source(peer);
+                continue;
+            }
             let (told, content, size) = (self.told.clone(), self.list.content(), self.list.size());
             self.tasks.spawn(async move {
                 let has = link.ask(content).await == Some(size);

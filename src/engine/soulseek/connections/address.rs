@@ -5,14 +5,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Whether a user at this address may be dialled. With `server_near` (the server itself is on a private network) every
 /// address that can belong to one machine may; otherwise global ones and those in `ranges`.
-pub(super) fn dialable(to: SocketAddrV4, server_near: bool, ranges: &[(Ipv4Addr, u8)]) -> bool {
+pub(crate) fn dialable(to: SocketAddrV4, server_near: bool, ranges: &[(Ipv4Addr, u8)]) -> bool {
     let ip = *to.ip();
     let machine = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast();
     to.port() != 0 && machine && (server_near || is_global(ip) || ranges.iter().any(|&range| within(ip, range)))
 }
 
 /// Reachable from anywhere, by the IANA registry of special-purpose addresses (RFC 6890 and its updates).
-pub(super) fn is_global(ip: Ipv4Addr) -> bool {
+pub(crate) fn is_global(ip: Ipv4Addr) -> bool {
     const SPECIAL: [(Ipv4Addr, u8); 14] = [
         (Ipv4Addr::UNSPECIFIED, 8),
         (Ipv4Addr::new(10, 0, 0, 0), 8),

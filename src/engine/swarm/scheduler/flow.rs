@@ -2,7 +2,7 @@
 //!
 //! The rate is measured while bytes are owed: a sample closes after a tenth of a second or a round trip, whichever is
 //! longer, and at a piece's end. A newcomer is asked for one piece, then for more with each that comes. It ramps: it is asked
-//! for twice its bandwidth × delay until that brings no more, as QUIC's own window grows likewise; from then on for once
+//! for four times its bandwidth × delay until that brings no more, as QUIC's own window grows likewise; from then on for once
 //! its bandwidth × delay and a little on top.
 
 use std::time::Duration;
@@ -20,6 +20,9 @@ const RUN: f64 = 0.25;
 const SAMPLE: f64 = 0.1;
 /// Weight of a new sample (C13).
 const ALPHA: f64 = 0.3;
+/// While it ramps it is asked for so many times its bandwidth × delay: QUIC's own window doubles in a round trip, and what
+/// is measured is a round trip old.
+const RAMP: f64 = 4.0;
 /// A ramp goes on while a round brings so many times more.
 const GROWTH: f64 = 1.2;
 /// Rounds without growth that end it.
@@ -124,7 +127,7 @@ impl Flow {
     pub(super) fn window(&self, now: Duration) -> f64 {
         let cap = f64::from(self.cap) * PIECE;
         let Some(rate) = self.rate(now) else { return cap };
-        let rtts = if self.ramp.is_some() { 2.0 } else { 1.0 };
+        let rtts = if self.ramp.is_some() { RAMP } else { 1.0 };
         (rate * (self.rtt() * rtts + AHEAD)).max(2.0 * PIECE).min(cap)
     }
 
