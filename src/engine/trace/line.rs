@@ -74,7 +74,7 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
                 chunk_length: Some(*length),
                 priority: Some(priority.level()),
                 cost: cost.map(digits),
-                ..by("ChunkRequested", source, format!("{} at {offset} asked for{again}", Bytes(*length)))
+                ..by("ChunkRequested", source, format!("{} at {} asked for{again}", Bytes(*length), Bytes(*offset)))
             }
         }
         TraceKind::ChunkEnded { run, source, offset, bytes, result, rtt_us, took_us } => {
@@ -82,11 +82,11 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
             let (kind, message) = match result {
                 ChunkResult::Ok => {
                     let speed = throughput_bps.map(|speed| format!(", {}", BytesPerSec(speed))).unwrap_or_default();
-                    ("ChunkReceived", format!("{} at {offset} came{speed}", Bytes(*bytes)))
+                    ("ChunkReceived", format!("{} at {} came{speed}", Bytes(*bytes), Bytes(*offset)))
                 }
-                ChunkResult::Timeout => ("ChunkTimedOut", format!("the run at {offset} took too long")),
-                ChunkResult::Error => ("ChunkFailed", format!("the run at {offset} failed")),
-                ChunkResult::Corruption => ("ChunkFailed", format!("the run at {offset} had a bad piece")),
+                ChunkResult::Timeout => ("ChunkTimedOut", format!("the run at {} took too long", Bytes(*offset))),
+                ChunkResult::Error => ("ChunkFailed", format!("the run at {} failed", Bytes(*offset))),
+                ChunkResult::Corruption => ("ChunkFailed", format!("the run at {} had a bad piece", Bytes(*offset))),
             };
             TraceLine {
                 run: Some(*run),

@@ -123,6 +123,13 @@ impl<'a> Swarm<'a> {
         }
         // Those that are under way are taken back with it.
         self.tasks.shutdown().await;
+        if result.is_ok() {
+            // The last piece is heard of before its run is: what was not taken back is whole.
+            let now = self.now();
+            for run in std::mem::take(&mut self.runs).into_keys() {
+                self.scheduler.ended(run, Ended::Whole, now);
+            }
+        }
         let peers: Vec<PeerId> = self.transfers.keys().copied().collect();
         for peer in peers {
             if result.is_ok() {
