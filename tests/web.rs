@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use client::{
     ADMINISTRATOR, Answer, House, PASSWORD, Plan, READONLY, READWRITE, exchange, over_socket, request, token_of,
 };
-use desk::{DOWNLOAD, EVIL, SEARCH};
+use desk::{DOWNLOAD, EVIL, KNOWN, SEARCH};
 
 /// A long wait that only a broken server reaches.
 const FOREVER: Duration = Duration::from_secs(60);
@@ -496,6 +496,25 @@ async fn forms_do_what_their_buttons_say() {
     assert_eq!((to.as_str(), orders), ("/settings?done=unchanged", Vec::new()));
     assert_eq!(house.form("/settings", "", &csrf, "web.port=1").await.status, 400, "not offered");
     assert_eq!(house.form("/settings", "", &csrf, "soulseek.password=x").await.status, 400, "set elsewhere");
+}
+
+#[tokio::test]
+async fn results_say_what_is_known_of_them_and_the_canonical_one_comes_first() {
+    let house = House::open().await;
+    house.told.values.lock().unwrap().insert(KNOWN.to_owned(), Vec::new());
+    let page = house.get(&format!("/searches/{SEARCH}"), &[]).await.body;
+    let at = |words: &str| page.find(words).unwrap_or_else(|| panic!("{words} is missing"));
+    assert!(at("slowpoke") < at("quick one/with slash"), "though it is slow and has no free slot");
+    assert!(at("slow.mp3") < at("Canonical variant (score 0.94, 80 peers agree)"));
+    assert!(at("01 - A Name") < at("likely transcode"));
+    assert_eq!((page.matches("Canonical variant").count(), page.matches("likely transcode").count()), (1, 12));
+    let api = house.get(&format!("/api/searches/{SEARCH}"), &[]).await.body;
+    assert!(
+        api.contains("\"badge\":\"Canonical variant (score 0.94, 80 peers agree)\"") && api.contains("\"badge\":null")
+    );
+    assert!(api.find("slowpoke").unwrap() < api.find("quick one").unwrap());
+    let slskd = house.get(&format!("/api/v0/searches/{SEARCH}/responses"), &[]).await;
+    assert!(slskd.status == 200 && !slskd.body.contains("badge") && !slskd.body.contains("anonical"), "{}", slskd.body);
 }
 
 #[tokio::test]

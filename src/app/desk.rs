@@ -14,6 +14,7 @@ use super::mesh::MeshService;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
 use super::soulseek::NodeHandle;
+use super::traces::{self, Traces};
 use crate::engine::soulseek::io::{Command, Refusal, Reply};
 use crate::engine::soulseek::peer::{RemoteFile, RemoteFolder};
 use crate::engine::soulseek::server::UserStatus;
@@ -22,6 +23,7 @@ use crate::model::config::Resolved;
 use crate::model::id::{TransferId, Username};
 use crate::model::limits;
 use crate::model::record::Change;
+use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Transfer};
 use crate::model::view::{
     Browsed, EnqueueRequest, FileView, FolderStream, FolderView, Request, Response, SettingView, TransferFilter,
@@ -53,6 +55,8 @@ pub struct Desk {
     pub doctor: Doctor,
     /// The mesh.
     pub mesh: MeshService,
+    /// What was written down about jobs.
+    pub traces: Traces,
     /// Stops the process.
     pub shutdown: CancellationToken,
 }
@@ -126,6 +130,22 @@ fn unreadable(error: StoreError) -> Refusal {
 }
 
 impl Desk {
+    /// What was recorded up to now is in the answer.
+    async fn trace(&self, request: TraceRequest) -> Result<TraceAnswer, Refusal> {
+        match request {
+            TraceRequest::Names => Ok(TraceAnswer::Names(self.read(Store::trace_names).await?)),
+            TraceRequest::Jobs => {
+                self.traces.settle().await;
+                Ok(TraceAnswer::Jobs(self.read(traces::look::jobs).await?))
+            }
+            TraceRequest::Job { job, offset, limit } => {
+                self.traces.settle().await;
+                let found = self.read(move |store| traces::look::job(store, &job, offset, limit)).await?;
+                Ok(TraceAnswer::Job(Box::new(found.ok_or(Refusal::NotFound)?)))
+            }
+        }
+    }
+
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         Ok(match request {
             Request::Transfers(filter) => self.transfers(filter).await?,
@@ -184,6 +204,7 @@ impl Desk {
                 Response::Health(blocking(move || doctor.answer(request)).await??)
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
+            Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Shutdown => {
                 self.shutdown.cancel();
                 Response::Done

@@ -18,6 +18,7 @@ use super::doctor::service::{Doctor, Figures};
 use super::mesh::MeshService;
 use super::soulseek::NodeHandle;
 use super::supervise::Supervisor;
+use super::traces::TraceCounts;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
@@ -256,6 +257,7 @@ pub async fn metrics(
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
     mesh_gauges(mesh, &mut gauge);
+    trace_gauges(&applier.parts().traces.counts(), &mut gauge);
     if let Some((resident, anonymous)) = memory() {
         gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);
     }
@@ -276,7 +278,27 @@ fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>,
     gauge("mesh_connections_refused", "Since start", None, &[("refused", mesh.turned_away)]);
     let bytes = [("in", mesh.bytes_in), ("out", mesh.bytes_out)];
     gauge("mesh", "Bytes of files exchanged with mesh peers since start", Some(Unit::Bytes), &bytes);
+    gauge("mesh_uploads", "Transfers to mesh peers, by state", None, &mesh.uploads);
+    gauge(
+        "mesh_sources_avoided",
+        "Sources of running fetches below the threshold",
+        None,
+        &[("sources", u64::from(mesh.avoided))],
+    );
+    let (mean, variance) = mesh.cost_milli;
+    let help = "What sources of running fetches cost, thousandths";
+    gauge("mesh_source_cost", help, None, &[("mean", mean), ("variance", variance)]);
     gauge("mesh_bad_pieces", "Pieces of mesh peers that were proven bad", None, &[("pieces", mesh.bad_pieces)]);
+}
+
+fn trace_gauges(traces: &TraceCounts, gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)])) {
+    for (network, name) in [("overlay", "swarm_chunks_overlay"), ("soulseek", "swarm_chunks_soulseek")] {
+        let of = traces.chunks.iter().filter(|(from, ..)| *from == network);
+        let rows: Vec<_> = of.map(|(_, result, runs)| (*result, *runs)).collect();
+        gauge(name, "Runs of bytes asked of sources of this network since start, by result", None, &rows);
+    }
+    let rows = [("rebalances", traces.rebalances), ("bad_pieces", traces.bad_pieces), ("lines_lost", traces.lost)];
+    gauge("swarm_events", "Of all jobs since start; lines of traces that could not be kept", None, &rows);
 }
 
 /// Resident and anonymous bytes of this process.

@@ -5,6 +5,7 @@
 //! received, because each transfer has one write under way at a time and room is reserved without changing the length;
 //! no byte beyond the wanted size is ever written; and what it reports as synced or complete is on the disk.
 
+mod divert;
 mod limiter;
 mod place;
 mod receive;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::divert::{Diversion, Diversions, Diverted};
 pub use self::limiter::{Bucket, Limiter};
 pub use self::place::{Checks, ContainerCheck};
 use crate::disk::{Disk, DiskError};

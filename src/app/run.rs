@@ -185,6 +185,7 @@ async fn run(
         applier: applier.clone(),
         doctor: doctor.clone(),
         mesh: mesh.clone(),
+        traces: traces.clone(),
         shutdown: shutdown.clone(),
     });
     supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;

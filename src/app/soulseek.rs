@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::lookups::Lookups;
-use super::pump::{PlaceOrder, Pump, ReceiveOrder, SendOrder};
+use super::pump::{Diversions, Diverted, PlaceOrder, Pump, ReceiveOrder, SendOrder};
 use super::sharing::Sharing;
 use super::traces::Traces;
+use super::traces::transfers::Transfers;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::io::{
     Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
@@ -30,6 +31,7 @@ use crate::engine::soulseek::session::Standing;
 use crate::model::id::{CommandId, TransferId};
 use crate::model::limits;
 use crate::model::time::Now;
+use crate::model::transfer::Direction;
 use crate::model::view::Event;
 use crate::net::soulseek::{NetSettings, Network};
 use crate::store::{Store, StoreError, Ticket};
@@ -93,6 +95,10 @@ pub struct Parts {
     pub net: Mutex<NetSettings>,
     /// What is written down about jobs.
     pub traces: Traces,
+    /// Who takes over file connections of downloads.
+    pub diversions: Diversions,
+    /// Asks the engine.
+    pub node: NodeHandle,
     /// For pages.
     pub events: broadcast::Sender<Event>,
     /// The network of the running task, for what needs it outside the engine.
@@ -117,12 +123,15 @@ pub fn parts(
     events: broadcast::Sender<Event>,
 ) -> (Arc<Parts>, NodeHandle) {
     let (send, receive) = mpsc::channel(MESSAGES);
+    let node = NodeHandle { messages: send };
     let parts = Parts {
         clock,
         store,
         pump,
         sharing,
         traces,
+        diversions: Diversions::default(),
+        node: node.clone(),
         settings: Mutex::new(settings),
         net: Mutex::new(net),
         events,
@@ -131,7 +140,7 @@ pub fn parts(
         standing: Mutex::default(),
         messages: Mutex::new(receive),
     };
-    (Arc::new(parts), NodeHandle { messages: send })
+    (Arc::new(parts), node)
 }
 
 /// What waits for the disk, in order.
@@ -178,6 +187,7 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
         generation: 0,
         acks,
         lookups: Lookups::default(),
+        traced: Transfers::new(parts.traces.clone()),
         parts: parts.clone(),
         cancel: cancel.clone(),
     };
@@ -285,13 +295,19 @@ struct Task {
     generation: u64,
     acks: mpsc::Sender<Ack>,
     lookups: Lookups,
+    /// Downloads whose bytes flow, for their traces.
+    traced: Transfers,
     parts: Arc<Parts>,
     cancel: CancellationToken,
 }
 
 impl Task {
     fn handle(&mut self, input: Input) {
-        self.node.handle(input, self.parts.clock.now());
+        let now = self.parts.clock.now();
+        if let Input::File(transfer, event) = &input {
+            self.traced.on_event(*transfer, event, now);
+        }
+        self.node.handle(input, now);
     }
 
     fn handle_command(&mut self, command: Command, reply: Option<oneshot::Sender<Reply>>) {
@@ -330,7 +346,10 @@ impl Task {
                 Action::Net(action) => self.network.perform(action),
                 Action::File(action) => self.file(action).await?,
                 Action::Share(ask) => self.share(ask),
-                Action::Store(changes) => self.ack(Ack::Stored(self.parts.store.apply(changes))).await?,
+                Action::Store(changes) => {
+                    self.traced.on_records(&changes);
+                    self.ack(Ack::Stored(self.parts.store.apply(changes))).await?;
+                }
                 Action::NetStored(action) => self.ack(Ack::Net(self.network.clone(), action)).await?,
                 Action::Reply(id, reply) => {
                     if let Some(to) = self.waiting.remove(&id) {
@@ -351,7 +370,12 @@ impl Task {
         let (pump, inputs, network) = (self.parts.pump.clone(), self.inputs.clone(), self.network.clone());
         match action {
             FileAction::Receive { conn, transfer, file, size, begin } => {
+                self.traced.on_receive(transfer, self.parts.clock.now());
                 let (stop, generation) = self.moves(transfer);
+                let taker = self
+                    .node
+                    .transfer(Direction::Download, transfer)
+                    .and_then(|download| Some((self.parts.diversions.taker(download.batch?)?, download.user.clone())));
                 // The record says whose bytes the partial file holds. Were it not durable before the first of them is
                 // written, the file would be continued as somebody else's after a kill.
                 let (go, recorded) = oneshot::channel();
@@ -369,6 +393,14 @@ impl Task {
                         let Some(stream) = network.take_file_stream(conn).await else {
                             return Some(ReceiveEnd::Closed { position });
                         };
+                        if let Some((taker, user)) = taker {
+                            let whose = (transfer, user, size);
+                            let (diverted, ended) =
+                                Diverted::new(whose, stream, pump.limiter().clone(), inputs.clone(), stop);
+                            // A taker who is gone drops it, and then it has ended.
+                            let _ = taker.send(diverted).await;
+                            return Some(ended.await.unwrap_or(ReceiveEnd::Closed { position }));
+                        }
                         pump.receive(stream, ReceiveOrder { transfer, file, size, begin }, &inputs, &stop).await;
                         None
                     };

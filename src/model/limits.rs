@@ -323,8 +323,13 @@ pub const MESH_FETCHES_KEPT: usize = 2_000;
 pub const MESH_FETCHES_AT_ONCE: usize = 4;
 /// Fetches that are over and of which the page still knows who did what; the oldest is forgotten.
 pub const MESH_FETCHES_SHOWN: usize = 64;
+/// Soulseek users one fetch names; one more is refused.
+pub const FETCH_USERS: usize = 8;
 /// Peers one file is fetched from at once; further ones wait until one leaves.
 pub const MESH_SOURCES: usize = 16;
+/// Transfers to peers that are known, those offered and those over included; for one more, one that is not being served
+/// is forgotten.
+pub const MESH_UPLOADS: usize = 256;
 /// Candidates found by the DHT or on the own network; for one more whoever failed most is forgotten, or it is not taken.
 pub const MESH_CANDIDATES: usize = 128;
 /// Of these, from one network (/24, /48) of the DHT's; one more is not taken.
@@ -422,7 +427,7 @@ pub const CONSENSUS_VARIANTS: usize = 16;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 16] {
+pub fn worst_case() -> [(&'static str, u64); 17] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     // While files are measured: what waits for workers, the workers' answers with the bytes they came in, and what is
     // written down, which the store holds a second time.
@@ -431,7 +436,10 @@ pub fn worst_case() -> [(&'static str, u64); 16] {
         + n(SCAN_ANSWERS + 2 * SCAN_BATCH, 16 * KIB)
         + n(SCAN_LINKS, 32);
     // Afterwards: copies of one recording with their fingerprints, or those of one release without.
-    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB) + n(RELEASE_FILES, 2 * KIB);
+    // What peers say of a recording besides.
+    let settling = n(VARIANTS_PER_RECORDING, 8 * KIB)
+        + n(RELEASE_FILES, 2 * KIB)
+        + n(OBSERVERS_PER_RECORDING * GOSSIP_VARIANTS, 256);
     [
         ("program, runtimes and thread stacks", 12 * MIB),
         ("buffers between network and disk", n(BLOCKS, BLOCK_LEN as u64)),
@@ -447,6 +455,8 @@ pub fn worst_case() -> [(&'static str, u64); 16] {
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
         ("log lines, messages and tables of users", 8 * MIB),
+        // Lines in the queue, gathered, and on their way to the disk.
+        ("traces, transfers to peers", n(3 * TRACE_WAITING, 320) + n(TRACE_JOBS, 12 * KIB) + n(MESH_UPLOADS, 160)),
         ("the scan of the library", measuring.max(settling)),
         // Levels, the worker's answer or the points they become, the PNG.
         ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),

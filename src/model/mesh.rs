@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::gossip::{Mode, Offer};
-use super::id::{ContentHash, PeerId};
+use super::gossip::{HashEntry, Mode, Offer};
+use super::id::{ContentHash, PeerId, Username};
+use super::music::WireText;
+use super::swarm::Source;
 use super::time::UnixMs;
 
 /// How a fetch stands.
@@ -42,7 +44,7 @@ pub struct Fetch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceView {
     /// Who.
-    pub peer: PeerId,
+    pub source: Source,
     /// Verified bytes that came from it first.
     pub bytes: u64,
     /// Proven bad pieces.
@@ -223,6 +225,12 @@ pub struct MeshView {
     pub bytes_in: u64,
     /// Proven bad pieces received since the start.
     pub bad_pieces: u64,
+    /// Transfers to peers, by state (SPEC-FACTS 11.2).
+    pub uploads: Vec<(&'static str, u64)>,
+    /// Sources of running fetches whose reputation is below the threshold.
+    pub avoided: u32,
+    /// Mean and variance of what sources of running fetches cost, thousandths.
+    pub cost_milli: (u64, u64),
 }
 
 /// A file asked for.
@@ -236,6 +244,8 @@ pub struct FetchRequest {
     pub name: String,
     /// Folder below the downloads folder.
     pub folder: String,
+    /// Soulseek users who share the same bytes, and under which path; at most `limits::FETCH_USERS`.
+    pub soulseek: Vec<(Username, WireText)>,
 }
 
 /// A recording asked for, whichever copy of it.
@@ -268,6 +278,8 @@ pub enum MeshRequest {
     StartRecording(RecordingRequest),
     /// Which of these recordings do connected peers have? Answer: `Offers`.
     Offers(Vec<u128>),
+    /// What do peers say is behind this flac key? Where nobody said anything yet, they are asked. Answer: `Hashes`.
+    Hashes(u64),
     /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
     Forget(ContentHash),
 }
@@ -292,4 +304,6 @@ pub enum MeshAnswer {
     },
     /// Offers of peers.
     Offers(Vec<Offer>),
+    /// What peers said; a few of them.
+    Hashes(Vec<(PeerId, HashEntry)>),
 }

@@ -15,6 +15,7 @@ use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
 use super::time::UnixMs;
+use super::trace::{TraceAnswer, TraceRequest};
 use super::transfer::{Direction, Transfer};
 
 /// The state of things at a glance, published about once a second and at every change of the connection.
@@ -446,6 +447,8 @@ pub enum Request {
     Health(HealthRequest),
     /// Answer: `Mesh`.
     Mesh(MeshRequest),
+    /// Answer: `Trace`.
+    Trace(TraceRequest),
 }
 
 /// Answers to requests.
@@ -510,6 +513,8 @@ pub enum Response {
     Health(HealthAnswer),
     /// Of the mesh.
     Mesh(MeshAnswer),
+    /// Of traces.
+    Trace(TraceAnswer),
 }
 
 /// Told to open pages as it happens.

@@ -12,6 +12,7 @@
 //! | `peer-hashes-1` | flac key, content hash, peer | `HashRow` |
 //! | `consensus-1` | recording | [`Consensus`] |
 //! | `consensus-sizes-1` | size, recording, content hash | nothing |
+//! | `gossip-sums-1` | `next`, `latest` | the number of the next word, the last number of the log |
 //!
 //! A key has one word on a recording, so it has one vote on each copy of it. Words are numbered as they come: the
 //! lowest number is the oldest, and is forgotten when there is no room. Whatever a peer said before a number of its own
@@ -81,6 +82,8 @@ impl Record for Consensus {
 /// Bytes of what was told, hashed; zeros mean that it is gone.
 pub type Digest = [u8; 16];
 const GONE: Digest = [0; 16];
+const NEXT: &[u8] = b"next";
+const LATEST: &[u8] = b"latest";
 
 /// The tables of gossip.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +98,7 @@ pub struct GossipTables {
     hashes: Table,
     consensus: Table,
     sizes: Table,
+    sums: Table,
 }
 
 fn damaged(reason: &str) -> StoreError {
@@ -141,6 +145,7 @@ impl GossipTables {
             hashes: table("peer-hashes-1")?,
             consensus: table("consensus-1")?,
             sizes: table("consensus-sizes-1")?,
+            sums: table("gossip-sums-1")?,
         })
     }
 
@@ -158,7 +163,7 @@ impl GossipTables {
 
     /// The last number of the log, and how many entries it has.
     pub fn own(&self, txn: &RoTxn<'_>) -> Result<(u64, u64), StoreError> {
-        let latest = self.log.last(txn)?.map(|(key, _)| number(key, 0)).transpose()?.unwrap_or(0);
+        let latest = self.sums.get(txn, LATEST)?.map_or(Ok(0), |latest| number(latest, 0))?;
         Ok((latest, self.log.len(txn)?))
     }
 
@@ -180,6 +185,7 @@ impl GossipTables {
             Some(row) => _ = self.log.delete(txn, &part::<8>(&row, 0)?)?,
         }
         let next = self.own(txn)?.0.saturating_add(1).to_be_bytes();
+        self.sums.put(txn, LATEST, &next)?;
         self.log.put(txn, &next, &key)?;
         self.told.put(txn, &key, &joined(&[&next, &digest]))?;
         for (flac_key, content) in keys {
@@ -261,9 +267,9 @@ impl GossipTables {
         Ok(true)
     }
 
+    /// The number of the next word. It is never given twice: what is void is told by it.
     fn next_order(&self, txn: &RoTxn<'_>) -> Result<u64, StoreError> {
-        let last = self.order.last(txn)?.map(|(key, _)| number(key, 0)).transpose()?;
-        Ok(last.unwrap_or(0).saturating_add(1))
+        self.sums.get(txn, NEXT)?.map_or(Ok(1), |next| number(next, 0))
     }
 
     /// What a peer said of recordings so far is void.
@@ -328,6 +334,7 @@ impl GossipTables {
                 continue;
             }
             let order = self.next_order(txn)?;
+            self.sums.put(txn, NEXT, &order.saturating_add(1).to_be_bytes())?;
             let told = Told { at: now, claims: claims.iter().take(limits::GOSSIP_VARIANTS).cloned().collect() };
             let key = word_key(*id, peer);
             put(self.words, txn, &key, &Word { order, told })?;

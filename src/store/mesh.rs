@@ -3,6 +3,7 @@
 //! | Table | Key | Value |
 //! |---|---|---|
 //! | `mesh-fetches-1` | content hash | [`Fetch`] |
+//! | `fetch-users-1` | content hash | [`FetchUsers`] |
 //! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
 //! | `peer-metrics-1` | source | [`SourceMetrics`] |
 //! | `reputation-1` | source | [`Reputation`] |
@@ -14,20 +15,31 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use heed::{RoTxn, RwTxn};
+use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
 use super::tables::{Env, KEY_LEN, Table, open_table};
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
 use crate::engine::swarm::reputation::Reputation;
-use crate::model::id::ContentHash;
+use crate::model::id::{ContentHash, Username};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState};
+use crate::model::music::WireText;
 use crate::model::swarm::Source;
 use crate::model::time::UnixMs;
 
 impl Record for Fetch {
     const NAME: &'static str = "fetch";
+    const VERSION: u8 = 1;
+}
+
+/// Soulseek users who share a file that is being fetched, and under which path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct FetchUsers(Vec<(Username, WireText)>);
+
+impl Record for FetchUsers {
+    const NAME: &'static str = "users of a fetch";
     const VERSION: u8 = 1;
 }
 
@@ -56,6 +68,7 @@ fn source_key(source: &Source) -> Vec<u8> {
 #[derive(Clone, Copy, Debug)]
 pub struct MeshTables {
     fetches: Table,
+    users: Table,
     lists: Table,
     metrics: Table,
     reputation: Table,
@@ -66,6 +79,7 @@ impl MeshTables {
     pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
         Ok(Self {
             fetches: open_table(env, txn, "mesh-fetches-1")?,
+            users: open_table(env, txn, "fetch-users-1")?,
             lists: open_table(env, txn, "piece-lists-1")?,
             metrics: open_table(env, txn, "peer-metrics-1")?,
             reputation: open_table(env, txn, "reputation-1")?,
@@ -73,9 +87,10 @@ impl MeshTables {
     }
 
     /// The tables by name, for their sizes.
-    pub(super) fn tables(&self) -> [(&'static str, Table); 4] {
+    pub(super) fn tables(&self) -> [(&'static str, Table); 5] {
         [
             ("mesh-fetches", self.fetches),
+            ("fetch-users", self.users),
             ("piece-lists", self.lists),
             ("peer-metrics", self.metrics),
             ("reputation", self.reputation),
@@ -99,6 +114,7 @@ impl MeshTables {
             let over = self.fetches(txn)?.into_iter().filter(|fetch| fetch.state != FetchState::Running);
             if let Some(oldest) = over.min_by_key(|fetch| fetch.ended_at) {
                 self.fetches.delete(txn, &oldest.content.0)?;
+                self.users.delete(txn, &oldest.content.0)?;
             }
         }
         put(self.fetches, txn, &fetch.content.0, fetch)
@@ -107,6 +123,7 @@ impl MeshTables {
     /// Forgets a fetch.
     pub fn remove_fetch(&self, txn: &mut RwTxn<'_>, content: ContentHash) -> Result<(), StoreError> {
         self.fetches.delete(txn, &content.0)?;
+        self.users.delete(txn, &content.0)?;
         Ok(())
     }
 
@@ -207,6 +224,21 @@ impl Store {
     /// Forgets a fetch.
     pub async fn remove_fetch(&self, content: ContentHash) -> Result<(), StoreError> {
         self.write(move |txn, tables| tables.mesh.remove_fetch(txn, content)).await
+    }
+
+    /// Soulseek users who share a file that is being fetched, and under which path.
+    pub fn fetch_users(&self, content: ContentHash) -> Result<Vec<(Username, WireText)>, StoreError> {
+        self.read(|txn, tables| Ok(get::<FetchUsers>(tables.mesh.users, txn, &content.0)?.unwrap_or_default().0))
+    }
+
+    /// Keeps them, before the fetch itself.
+    pub async fn put_fetch_users(
+        &self,
+        content: ContentHash,
+        users: Vec<(Username, WireText)>,
+    ) -> Result<(), StoreError> {
+        let users = FetchUsers(users);
+        self.write(move |txn, tables| put(tables.mesh.users, txn, &content.0, &users)).await
     }
 
     /// The piece list of a file, as it was kept.

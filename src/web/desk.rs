@@ -10,6 +10,7 @@ use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{BatchId, SearchId, TransferId, Username};
 use crate::model::mesh::{MeshAnswer, MeshRequest};
 use crate::model::record::{Batch, PrivateMessage, Wish};
+use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Transfer};
 use crate::model::view::{
     Browsed, EnqueueRequest, Event, FolderView, LogLine, Refusal, Request, Response, ResponseView, SearchView,
@@ -175,6 +176,9 @@ impl Desk {
         /// Something of the mesh.
         mesh(request: MeshRequest) -> MeshAnswer
             = Request::Mesh(request) => Response::Mesh(answer) => answer;
+        /// Something of traces.
+        trace(request: TraceRequest) -> TraceAnswer
+            = Request::Trace(request) => Response::Trace(answer) => answer;
         /// Something of the Collection Doctor.
         health(request: HealthRequest) -> HealthAnswer
             = Request::Health(request) => Response::Health(answer) => answer;

@@ -73,6 +73,23 @@ query, chunk = frame(4, content), content + number(65536) + number(524288) + byt
 frames = [frame(1, hello), frame(2), frame(3), query, frame(5, b"\x01" + number(300)), frame(5, b"\x00"),
           frame(16, content + number(3 * 65536)), frame(17, chunk), frame(18, number(96)), frame(19, b"\x01"),
           frame(0x7FFF, b"later"), frame(2, version=2), frame(1, length=0xFFFFFFFF), frame(19, b"\x63"), frame(1, hello[:9])]
+some, none, lossless = b"\x01", b"\x00", b"\x01"
+claim = (content * 2 + number(5) + number(30_000_000) + bytes(2) + lossless + number(44_100) + some + bytes([16, 2])
+         + number(180_000) + number(900) + none + bytes(4) + none * 4)
+recording = some + number(7) + none + some + bytes(20) + some + text("Title") + none + number(1) + claim
+wanted = number(1) + some + number(7) + bytes([5, 1, 0]) + none + none
+offered = number(1) + some + number(7) + content * 2 + number(9) + content + lossless + none + number(900)
+limits = number(600) * 4 + some
+entry = number(1) + number(5) + content * 2 + number(9)
+frames += [frame(6, number(77) + number(0) + number(1) + some + number(1) + recording),
+           frame(7, number(8) + none * 4 + none * 5 + lossless + none + number(44_100) + none + bytes([2]) + none + number(1)
+                 + number(1) + none * 8 + b"\x00" + some + number(2) * 3 + none + none + number(1) + number(3)),
+           frame(8, number(42) + none + none + number(1) + wanted + number(0) + limits),
+           frame(8, number(42) + some + none + number(0) + number(1) + offered + limits),
+           frame(9, number(77) + number(1) + number(1)), frame(10, number(0) + number(1000)),
+           frame(11, number(77) + number(1) + entry + number(1) + none), frame(12, number(5)),
+           frame(13, number(5) + number(1) + entry), frame(14, number(1)), frame(15, b"\x00" + number(77) + number(1)),
+           frame(15, b"\x01" + number(8))]
 for one in frames:
     put("mesh_frame", one)
     put("mesh_request", one)

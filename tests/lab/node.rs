@@ -1,6 +1,7 @@
 //! The program itself as a process of its own, on a network on loopback, driven over HTTP.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// A running node. It is killed when dropped.
 pub(crate) struct Node {
     process: Child,
+    arguments: Vec<OsString>,
     web: u16,
     pub(crate) home: tempfile::TempDir,
 }
@@ -29,48 +31,79 @@ impl Drop for Node {
     }
 }
 
+pub(crate) fn free_udp_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(arguments: &[OsString], home: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
+    command.args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SLSKDN_") {
+            command.env_remove(name);
+        }
+    }
+    let log = std::fs::File::create(home.join("log")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 impl Node {
     /// Logs in to the server on this port as `box`.
     pub(crate) async fn start(server: u16, settings: &[(&str, String)]) -> Self {
+        Self::start_as("box", None, server, settings).await
+    }
+
+    /// Logs in to the server on this port, and shares a folder.
+    pub(crate) async fn start_as(name: &str, share: Option<&Path>, server: u16, settings: &[(&str, String)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let web = free_port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slskdn"));
-        command.arg("--data").arg(home.path());
         let own = [
             ("web.port", web.to_string()),
             ("soulseek.address", "127.0.0.1".to_owned()),
             ("soulseek.port", server.to_string()),
-            ("soulseek.username", "box".to_owned()),
+            ("soulseek.username", name.to_owned()),
             ("soulseek.password", "secret".to_owned()),
             ("soulseek.listen_ip_address", "127.0.0.1".to_owned()),
             ("soulseek.listen_port", "0".to_owned()),
             ("disk.min_free_mib", "1".to_owned()),
         ];
+        let mut arguments = vec!["--data".into(), home.path().into()];
         for (key, value) in own.iter().chain(settings) {
-            command.arg("--set").arg(format!("{key}={value}"));
+            arguments.extend(["--set".into(), format!("{key}={value}").into()]);
         }
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SLSKDN_") {
-                command.env_remove(name);
-            }
-        }
-        let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let process = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut node = Self { process, web, home };
+        arguments.push("serve".into());
+        arguments.extend(share.iter().flat_map(|share| ["--music".into(), share.into()]));
+        let mut node = Self { process: spawn(&arguments, home.path()), arguments, web, home };
+        node.ready().await;
+        node
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again with what it had.
+    pub(crate) async fn restart(&mut self) {
+        self.process = spawn(&self.arguments, self.home.path());
+        self.ready().await;
+    }
+
+    async fn ready(&mut self) {
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", web)).await.is_err() {
-            assert!(node.process.try_wait().unwrap().is_none() && Instant::now() < end, "{}", node.log());
+        while TcpStream::connect(("127.0.0.1", self.web)).await.is_err() {
+            assert!(self.process.try_wait().unwrap().is_none() && Instant::now() < end, "{}", self.log());
             sleep(AGAIN).await;
         }
-        node.until("it is logged in", async |node| {
-            (node.get("/api/status").await["soulseek"]["logged_in"] == true).then_some(())
+        self.until("it is logged in", async |node| {
+            (node.get("/api/status").await["server"]["state"] == "logged_in").then_some(())
         })
         .await;
-        node
     }
 
     pub(crate) fn log(&self) -> String {
@@ -141,5 +174,20 @@ impl Node {
     pub(crate) async fn finished(&self, id: &str) -> Vec<u8> {
         let done = self.download_is(id, "Completed, Succeeded").await;
         std::fs::read(PathBuf::from(done["local_path"].as_str().unwrap())).unwrap()
+    }
+
+    /// Lets the Doctor look at the share, and waits until the one file in it can be served.
+    pub(crate) async fn measure(&self, share: &Path) {
+        let wanted = json!({ "library_path": share, "offline": true });
+        let scan = self.post("/api/library/health/scans", wanted).await;
+        let path = format!("/api/library/health/scans/{}", scan["scan_id"].as_str().unwrap());
+        self.until("the share is measured", async |node| {
+            (node.get(&path).await["status"] == "completed").then_some(())
+        })
+        .await;
+        self.until("the file is shared", async |node| {
+            (node.get("/api/status").await["shares"]["files"] == 1).then_some(())
+        })
+        .await;
     }
 }

@@ -29,19 +29,19 @@ fn script() -> PeerScript {
     PeerScript { name: "ann".to_owned(), path: PATH.to_owned(), ..PeerScript::default() }
 }
 
-async fn peer(script: PeerScript, bytes: &[u8], server: u16) -> Peer {
+pub(super) async fn peer(script: PeerScript, bytes: &[u8], server: u16) -> Peer {
     Peer::start(script, Arc::new(bytes.to_vec()), server).await.unwrap()
 }
 
 /// Waits until the report is so.
-async fn until(peer: &Peer, so: impl Fn(&PeerReport) -> bool) -> PeerReport {
+pub(super) async fn until(peer: &Peer, so: impl Fn(&PeerReport) -> bool) -> PeerReport {
     let mut reports = peer.watch();
     let seen = timeout(PATIENCE, reports.wait_for(|report| so(report))).await;
     let Ok(Ok(report)) = seen.map(|seen| seen.map(|report| report.clone())) else { panic!("{:?}", peer.report()) };
     report
 }
 
-fn ended(report: &PeerReport, end: RunEnd) -> bool {
+pub(super) fn ended(report: &PeerReport, end: RunEnd) -> bool {
     report.runs.last().is_some_and(|run| run.end == Some(end))
 }
 

@@ -89,6 +89,32 @@ def test_three_with_different_copies_agree_on_the_best(sharer, copies):
     assert known(three)["peers"] == 2 and known(three)["best_variant"]["variant_id"] == clean
 
 
+def test_a_recording_is_fetched_by_the_copy_most_agree_on(sharer, node, copies):
+    clean = content_hash(copies["clean.flac"])
+    one, two = sharer("one", "clean.flac"), sharer("two", "clean.flac", "transcode.flac")
+    three = sharer("three", "copy.opus")
+    fetcher = node("fetcher", **{"mesh.peers": ";".join(n.named for n in (one, two, three))}).start()
+    k = knows(fetcher, "three copies", lambda k: k["variant_count"] == 3 and k["peers"] == 3)
+    assert k["peers_agreeing"] == 2 and not any(v["local"] for v in k["variants"]), k
+    offers = {o["peer"]: o for o in fetcher.get(f"/api/mesh/recordings/{RECORDING}/offers")}
+    assert {peer: o["content_hash"] == clean for peer, o in offers.items()} == {one.id: True, two.id: True, three.id: False}
+    assert offers[one.id]["file_size_bytes"] == copies["clean.flac"].stat().st_size
+    # The hashes of all three came by their own way.
+    for v in k["variants"]:
+        path = f"/api/mesh/hashes/{v['flac_key']}"
+        found = until("hashes are known", lambda path=path: fetcher.get(path))
+        assert v["variant_id"] in {f["content_hash"] for f in found}, (v, found)
+    path = f"/api/mesh/recordings/{RECORDING}/fetch"
+    assert fetcher.call("POST", path, json={"mode": "worst"}).status_code == 400
+    assert fetcher.call("POST", f"/api/mesh/recordings/{uuid.uuid4()}/fetch").status_code == 404
+    assert fetcher.post(path, {}).json() == {"content_hash": clean, "by_hash": False}
+    done = until("it is there", lambda: (f := fetcher.fetched(clean))["state"] == "done" and f)
+    assert content_hash(done["local_path"]) == clean and done["local_path"].endswith(".flac")
+    # With a good copy of its own a box fetches no other of the same score.
+    refused = one.call("POST", path)
+    assert refused.status_code == 400, refused.text
+
+
 def test_one_key_has_one_vote(node):
     one, keys, content = node("one").start(), [Key(), Key()], "ab" * 32
 

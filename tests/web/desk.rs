@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use slskdn::model::gossip::{Badge, Offered};
+use slskdn::model::health::{HealthAnswer, HealthRequest};
 use slskdn::model::id::{SearchId, TransferId, Username};
 use slskdn::model::music::{Attributes, ShareCounts, WireText};
 use slskdn::model::record::{PrivateMessage, Wish};
 use slskdn::model::time::UnixMs;
+use slskdn::model::trace::{SourceShare, TraceAnswer, TraceCell, TraceLine, TraceRequest, TraceSummary, TraceView};
 use slskdn::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
+use slskdn::model::variant::Codec;
 use slskdn::model::view::{
     Browsed, Event, FileView, FlowView, FolderView, LogLine, Refusal, Request, Response, ResponseView, SearchState,
     SearchView, ServerState, SettingView, ShareRootView, Snapshot, TaskView, UserInfoView, UserStatusView,
@@ -24,6 +28,10 @@ pub(super) const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=a
 pub(super) const SEARCH: &str = "11111111-1111-4111-8111-111111111111";
 /// A download that is there, half done.
 pub(super) const DOWNLOAD: &str = "22222222-2222-4222-8222-222222222222";
+/// The size of the copy of a recording that 80 peers agree on.
+const CANONICAL: u64 = 5_000_000;
+/// With a value of this name something is known of found files.
+pub(super) const KNOWN: &str = "known";
 const AT: UnixMs = UnixMs(1_767_323_045_000);
 
 /// What the desk was told.
@@ -88,6 +96,41 @@ fn transfer(id: TransferId, direction: Direction, state: TransferState, path: &s
     }
 }
 
+/// A job whose title, source and lines mean harm.
+fn trace() -> TraceSummary {
+    let line = TraceLine {
+        at_us: 5,
+        kind: "PeerDisconnected".to_owned(),
+        source: Some("soulseek".to_owned()),
+        peer_id: Some(EVIL.to_owned()),
+        message: format!("the source goes: {EVIL}"),
+        is_error: true,
+        ..TraceLine::default()
+    };
+    let source = SourceShare {
+        peer_id: EVIL.to_owned(),
+        source: "soulseek".to_owned(),
+        gone: Some(EVIL.to_owned()),
+        bytes: 65_536,
+        percent: 100.0,
+        ..SourceShare::default()
+    };
+    TraceSummary {
+        job_id: DOWNLOAD.to_owned(),
+        title: EVIL.to_owned(),
+        status: "failed".to_owned(),
+        error: Some(EVIL.to_owned()),
+        started_ms: AT.0,
+        size_bytes: 131_072,
+        bytes: 65_536,
+        sources: vec![source],
+        cells: vec![TraceCell { percent: 100, source: Some(0), bad: true }, TraceCell::default()],
+        events: 1,
+        key_events: vec![line],
+        ..TraceSummary::default()
+    }
+}
+
 fn transfers(direction: Direction) -> Vec<Transfer> {
     let album = "Music\\Artists\\Nils Holgersson\\1998 - Quiet Rooms";
     let rows = [
@@ -127,7 +170,7 @@ fn responses() -> Vec<ResponseView> {
     };
     let album = |n: u32| file(&format!("Music\\Quiet Rooms (1998) [FLAC]\\{n:02} - A Name of Usual Length.flac"));
     vec![
-        response("slowpoke", false, 20_000, vec![file("a\\b\\slow.mp3")]),
+        response("slowpoke", false, 20_000, vec![FileView { size: CANONICAL, ..file("a\\b\\slow.mp3") }]),
         response("quick one/with slash", true, 2_000_000, (1..=12).map(album).collect()),
         response(EVIL, true, 1_000_000, vec![file(&format!("{EVIL}\\{EVIL}.mp3"))]),
     ]
@@ -191,6 +234,16 @@ fn respond(told: &Told, request: Request) -> Response {
         Request::Searches => Response::Searches(vec![search(SearchState::InProgress), search(SearchState::TimedOut)]),
         Request::Search(id) if id == SEARCH.parse::<SearchId>().unwrap() => {
             Response::Search(search(SearchState::InProgress), responses())
+        }
+        Request::Health(HealthRequest::Badges(offered)) => {
+            let known = told.values.lock().unwrap().contains_key(KNOWN);
+            let badge = |file: Offered| match file.size {
+                _ if !known => None,
+                CANONICAL => Some(Badge::Canonical { score: 0.938, peers: 80 }),
+                _ if file.codecs == [Codec::Flac] => Some(Badge::LikelyTranscode),
+                _ => None,
+            };
+            Response::Health(HealthAnswer::Badges(offered.into_iter().map(badge).collect(), true))
         }
         Request::Wishes => Response::Wishes(vec![Wish {
             id: 5,
@@ -271,6 +324,12 @@ fn respond(told: &Told, request: Request) -> Response {
         Request::UserStatus(_) => {
             let stats = Some((1_000_000, 120, 10_234, 812));
             Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
+        }
+        Request::Trace(TraceRequest::Names) => Response::Trace(TraceAnswer::Names([DOWNLOAD.to_owned()].into())),
+        Request::Trace(TraceRequest::Jobs) => Response::Trace(TraceAnswer::Jobs(vec![trace()])),
+        Request::Trace(TraceRequest::Job { .. }) => {
+            let events = trace().key_events;
+            Response::Trace(TraceAnswer::Job(Box::new(TraceView { summary: trace(), events })))
         }
         Request::Search(_) | Request::UserEndpoint(_) | Request::Batch(_) => Response::Refused(Refusal::NotFound),
         order => {

@@ -2,6 +2,7 @@
 //! tried": a mistake in the arguments or the configuration.
 
 mod analyze;
+mod debug;
 mod scan;
 mod spectrogram;
 
@@ -84,6 +85,11 @@ enum Command {
         #[arg(short, long, value_name = "PNG")]
         output: PathBuf,
     },
+    /// Look into what happened.
+    Debug {
+        #[command(subcommand)]
+        what: DebugCommand,
+    },
     /// Play a download through a private network of nodes on this machine, with given speeds, delays and faults. Exit 0:
     /// the file came and is the right one, 1: it did not, 2: the scenario has mistakes.
     Lab {
@@ -120,6 +126,18 @@ enum Command {
     },
     /// Print the manual page.
     Man,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum DebugCommand {
+    /// Tell what happened to a job: who was asked for what, what came, how quickly. Exit 1: nothing is known of it.
+    Job {
+        /// One JSON document with every line.
+        #[arg(long)]
+        json: bool,
+        /// A content hash (a fetch from the mesh) or a transfer's id; its beginning will do.
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -176,6 +194,7 @@ pub fn main() -> ExitCode {
             scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
         }
         Command::Spectrogram { file, output } => spectrogram::spectrogram(&file, &output),
+        Command::Debug { what: DebugCommand::Job { json, id } } => debug::job(&sources, &id, json),
         Command::Lab { scenario, json, keep } => super::lab::run(&super::lab::Options { scenario, json, keep }),
         Command::LabPeer => super::lab::peer::run(&sources),
         Command::Worker => crate::probe::run_worker(),

@@ -339,7 +339,16 @@ pub async fn run(doctor: Doctor, cancel: CancellationToken) -> Result<(), String
         doctor.conduct(scan, &cancel).await?;
     }
     let mono = || doctor.inner.ground.clock.now().mono;
-    let (mut caught_up, mut recounted) = (None::<Duration>, mono());
+    // A store from before peers were listened to has statistics, and no consensus made of them.
+    let store = doctor.inner.ground.store.clone();
+    let old = blocking(move || {
+        store.read(|txn, tables| {
+            let none = tables.gossip.consensus_after(txn, None, 1)?.is_empty();
+            Ok(none && !tables.library.recordings_after(txn, None, 1)?.is_empty())
+        })
+    });
+    let recounted = if old.await?.map_err(text)? { None } else { Some(mono()) };
+    let (mut caught_up, mut recounted) = (None::<Duration>, recounted);
     loop {
         if cancel.is_cancelled() {
             return Ok(());
@@ -371,9 +380,9 @@ pub async fn run(doctor: Doctor, cancel: CancellationToken) -> Result<(), String
                 .await?;
             caught_up = Some(mono());
         }
-        if mono().saturating_sub(recounted) >= schedule.recount_every {
+        if recounted.is_none_or(|at| mono().saturating_sub(at) >= schedule.recount_every) {
             doctor.between(&cancel, settle::recount).await?;
-            recounted = mono();
+            recounted = Some(mono());
         }
         // What peers told since: nobody else looks at it before the next scan.
         let store = doctor.inner.ground.store.clone();

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::LabError;
 use super::peer::{Order, PEER_COMMAND, Setup, Told};
-use crate::app::control::Control;
+use crate::app::control::{Control, ControlError};
 use crate::model::id::PeerId;
 use crate::net::mesh::Identity;
 
@@ -196,12 +196,12 @@ impl Serving {
         self.say(&Order::Leave)
     }
 
-    /// Bytes of the file it sent, and how many pieces had a flipped bit.
-    pub(super) fn sent(&mut self) -> Result<(u64, u64), LabError> {
+    /// Bytes of the file it sent.
+    pub(super) fn sent(&mut self) -> Result<u64, LabError> {
         if !self.left {
             self.say(&Order::Report)?;
         }
-        self.hear(PROMPT, |told| if let Told::Sent(bytes, spoiled) = told { Some((*bytes, *spoiled)) } else { None })
+        self.hear(PROMPT, |told| if let Told::Sent(bytes) = told { Some(*bytes) } else { None })
     }
 }
 
@@ -250,6 +250,15 @@ impl Fetcher {
     /// One request to its API.
     pub(super) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, LabError> {
         self.control.ask(method, path, body).map_err(|error| self.process.failed(&error.to_string()))
+    }
+
+    /// Asks for something that may not be there.
+    pub(super) fn ask_if_there(&self, path: &str) -> Result<Option<Value>, LabError> {
+        match self.control.ask("GET", path, None) {
+            Ok(found) => Ok(Some(found)),
+            Err(ControlError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(self.process.failed(&error.to_string())),
+        }
     }
 
     /// The most memory it had so far, KiB.

@@ -85,7 +85,9 @@ fn flac(out: &mut BufWriter<File>, size: u64, seed: u64) -> io::Result<()> {
         frame.push(frame.iter().fold(0, |crc, byte| crc8(crc, *byte)));
         for channel in 0..2 {
             frame.push(0b0000_0010);
-            samples.iter().for_each(|sample| frame.extend(sample[channel].to_be_bytes()));
+            for sample in &samples {
+                frame.extend(sample[channel].to_be_bytes());
+            }
         }
         let crc = frame.iter().fold(0, |crc, byte| crc16(crc, *byte));
         frame.extend(crc.to_be_bytes());
@@ -130,7 +132,9 @@ fn comment(seed: u64) -> Vec<u8> {
     };
     text(&mut bytes, "slskdn lab");
     bytes.extend(4_u32.to_le_bytes());
-    texts.iter().for_each(|one| text(&mut bytes, one));
+    for one in &texts {
+        text(&mut bytes, one);
+    }
     bytes
 }
 

@@ -14,6 +14,7 @@ pub mod scenario;
 mod show;
 pub mod soulseek;
 pub mod stage;
+mod users;
 mod yaml;
 
 use std::os::unix::fs::DirBuilderExt as _;
@@ -86,12 +87,12 @@ pub fn run(options: &Options) -> ExitCode {
         Err(error) => return could_not(&error.to_string()),
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let _signals = match signals(Arc::clone(&stop)) {
+    let runtime = match runtime(Arc::clone(&stop)) {
         Ok(runtime) => runtime,
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
     let mut show = Show::new(&scenario, options.json);
-    let played = stage::play(&scenario, &folder.path, &stop, &mut show);
+    let played = stage::play(&scenario, &folder.path, &stop, &mut show, runtime.handle());
     show.over();
     let code = match played {
         Ok(report) => {
@@ -164,8 +165,8 @@ impl Drop for Folder {
     }
 }
 
-/// Notes an interrupt or a wish to end, so that the lab can clean up.
-fn signals(stop: Arc<AtomicBool>) -> std::io::Result<tokio::runtime::Runtime> {
+/// Runs the Soulseek side, and notes an interrupt or a wish to end, so that the lab can clean up.
+fn runtime(stop: Arc<AtomicBool>) -> std::io::Result<tokio::runtime::Runtime> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let guard = runtime.enter();

@@ -79,8 +79,8 @@ pub(super) enum Told {
     Ready,
     /// UDP port.
     Open(u16),
-    /// Bytes of the file sent so far, and pieces with a flipped bit.
-    Sent(u64, u64),
+    /// Bytes of the file sent so far.
+    Sent(u64),
     /// It cannot go on.
     Failed(String),
 }
@@ -169,13 +169,13 @@ async fn serve(clock: Clock, data: &Path, mut config: Config) -> Result<(), Stri
                 tell(&Told::Open(begun.view().port));
                 mesh = Some(begun);
             }
-            Order::Report => tell(&Told::Sent(faults.sent(), faults.spoiled())),
+            Order::Report => tell(&Told::Sent(faults.sent())),
             Order::Leave => {
                 gone.cancel();
                 if let Some(mesh) = mesh.take() {
                     mesh.stopped().await;
                 }
-                tell(&Told::Sent(faults.sent(), faults.spoiled()));
+                tell(&Told::Sent(faults.sent()));
             }
         }
     }

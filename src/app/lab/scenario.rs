@@ -1,6 +1,6 @@
 //! What a scenario file says, and when the best of all schedulers would be done with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::faults::Wanted;
@@ -19,11 +19,22 @@ pub enum Kind {
     Flac,
 }
 
+/// Where a peer is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A node of the mesh.
+    Mesh,
+    /// A scripted user.
+    Soulseek,
+}
+
 /// One peer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     /// What the report calls it.
     pub name: String,
+    /// Where it is met.
+    pub via: Via,
     /// What becomes of the bytes it serves.
     pub faults: Wanted,
     /// Round trip.
@@ -36,6 +47,8 @@ pub struct Peer {
     pub other_rip: bool,
     /// The fetcher names it in its configuration; otherwise it calls.
     pub pinned: bool,
+    /// It sends from the beginning or not at all.
+    pub deny_offset: bool,
 }
 
 /// A whole scenario.
@@ -69,8 +82,8 @@ pub fn read(text: &str, source: &str) -> Result<Scenario, Vec<Problem>> {
 fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
     let mut whole = Fields::new(root, "", problems);
     for key in ["rescue", "guardrails"] {
-        if let Some(node) = whole.take(key) {
-            whole.wrong(&node.place, key, "there is no rescue mode yet, so there is nothing to set");
+        if whole.take(key).is_some() {
+            whole.wrong(key, "there is no rescue mode yet, so there is nothing to set");
         }
     }
     let cost_function = whole.flag("cost_function", true);
@@ -79,10 +92,10 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
     let file = whole.take("file");
     let peers = whole.take("peers");
     if file.is_none() {
-        whole.wrong(&root.place, "file", "is missing: which file is fetched");
+        whole.wrong("file", "is missing: which file is fetched");
     }
     if peers.is_none() {
-        whole.wrong(&root.place, "peers", "is missing: who has the file");
+        whole.wrong("peers", "is missing: who has the file");
     }
     whole.end();
     let (mut size, mut kind) = (0, Kind::Random);
@@ -95,12 +108,12 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
             _ => Kind::Random,
         };
         if mib.is_none() {
-            file.missing("size_mib");
+            file.wrong("size_mib", "is missing");
         } else if PieceList::fits(size).is_err() {
-            file.wrong(&node.place, "size_mib", "the file is longer than the mesh exchanges");
+            file.wrong("size_mib", "the file is longer than the mesh exchanges");
         } else if kind == Kind::Flac && size < super::material::FLAC_MIN {
             let least = super::material::FLAC_MIN;
-            file.wrong(&node.place, "size_mib", &format!("a FLAC file has at least {least} bytes here"));
+            file.wrong("size_mib", &format!("a FLAC file has at least {least} bytes here"));
         }
         file.end();
     }
@@ -143,22 +156,30 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
     let name = peer.text("name").unwrap_or_else(|| format!("peer{}", at + 1));
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
-        peer.wrong(&node.place, "name", "1 to 32 letters, digits, `-` and `_` are wanted");
+        peer.wrong("name", "1 to 32 letters, digits, `-` and `_` are wanted");
     }
-    if peer.word("via", &["mesh", "soulseek"]) == Some("soulseek") {
-        peer.wrong(&node.place, "via", "the lab has no Soulseek network yet, only `mesh`");
+    let via = match peer.word("via", &["mesh", "soulseek"]) {
+        Some("soulseek") => Via::Soulseek,
+        _ => Via::Mesh,
+    };
+    if via == Via::Soulseek && name.len() > 30 {
+        peer.wrong("name", "a Soulseek user has at most 30 characters");
     }
-    if peer.flag("deny_offset", false) {
-        peer.wrong(&node.place, "deny_offset", "only a Soulseek user can deny an offset");
+    let deny_offset = peer.flag("deny_offset", false);
+    if deny_offset && via == Via::Mesh {
+        peer.wrong("deny_offset", "only a Soulseek user can deny an offset");
     }
     // Bytes and not KiB where a file says so: 4 MB/s are no whole KiB.
     let rate = peer.number("rate_kib_s", 0.1..=1e8).map(|kib| bytes(kib, KIB).max(1));
     let exact = peer.number("rate_bytes_s", 1.0..=1e11).map(|rate| bytes(rate, 1));
     if rate.is_some() && exact.is_some() {
-        peer.wrong(&node.place, "rate_bytes_s", "is the same as rate_kib_s; one of them is enough");
+        peer.wrong("rate_bytes_s", "is the same as rate_kib_s; one of them is enough");
     }
     let after = |peer: &mut Fields<'_, '_>, key: &'static str| peer.number(key, 0.0..=1e9).map(|kib| bytes(kib, KIB));
     let wrong_root = peer.flag("wrong_root", false);
+    if wrong_root && via == Via::Soulseek {
+        peer.wrong("wrong_root", "only a mesh peer has piece lists; a Soulseek user may have an other_rip");
+    }
     let every = peer.number("corrupt_every", 1.0..=1e9).map(|every| bytes(every, 1));
     let faults = Wanted {
         rate: rate.or(exact),
@@ -180,9 +201,11 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
         leaves: seconds(&mut peer, "leave_at_s"),
         other_rip: peer.flag("other_rip", false),
         pinned: peer.flag("pinned", true),
+        via,
+        deny_offset,
     };
     if found.leaves.is_some_and(|leaves| found.starts.is_some_and(|starts| starts >= leaves)) {
-        peer.wrong(&node.place, "leave_at_s", "it must come before it leaves");
+        peer.wrong("leave_at_s", "it must come before it leaves");
     }
     peer.end();
     found
@@ -200,12 +223,14 @@ struct Fields<'n, 'p> {
     entries: Vec<&'n (String, Place, Node)>,
     known: Vec<&'static str>,
     problems: &'p mut Vec<Problem>,
+    places: BTreeMap<&'n str, Place>,
+    /// Of the map.
     place: Place,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
     fn new(node: &'n Node, path: &str, problems: &'p mut Vec<Problem>) -> Self {
-        let entries = match &node.value {
+        let entries: Vec<_> = match &node.value {
             Value::Map(entries) => entries.iter().collect(),
             Value::Text(_) | Value::List(_) => {
                 let message = "keys with values are wanted, as in `name: one`".to_owned();
@@ -213,17 +238,14 @@ impl<'n, 'p> Fields<'n, 'p> {
                 Vec::new()
             }
         };
-        Self { path: path.to_owned(), entries, known: Vec::new(), problems, place: node.place.clone() }
+        let places = entries.iter().map(|(key, place, _)| (key.as_str(), place.clone())).collect();
+        Self { path: path.to_owned(), entries, known: Vec::new(), problems, places, place: node.place.clone() }
     }
 
-    fn wrong(&mut self, place: &Place, key: &str, message: &str) {
-        let key = join(&self.path, key);
-        self.problems.push(Problem { place: place.clone(), key, message: message.to_owned() });
-    }
-
-    fn missing(&mut self, key: &str) {
-        let place = self.place.clone();
-        self.wrong(&place, key, "is missing");
+    /// At the key, or where the map begins.
+    fn wrong(&mut self, key: &str, message: &str) {
+        let place = self.places.get(key).unwrap_or(&self.place).clone();
+        self.problems.push(Problem { place, key: join(&self.path, key), message: message.to_owned() });
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'n Node> {
@@ -237,18 +259,17 @@ impl<'n, 'p> Fields<'n, 'p> {
         match &node.value {
             Value::Text(text) => Some(text.clone()),
             Value::List(_) | Value::Map(_) => {
-                self.wrong(&node.place, key, "one value is wanted");
+                self.wrong(key, "one value is wanted");
                 None
             }
         }
     }
 
     fn word(&mut self, key: &'static str, words: &[&'static str]) -> Option<&'static str> {
-        let place = self.place_of(key);
         let text = self.text(key)?;
         let found = words.iter().find(|word| **word == text).copied();
         if found.is_none() {
-            self.wrong(&place, key, &format!("{} is wanted, not `{text}`", words.join(" or ")));
+            self.wrong(key, &format!("{} is wanted, not `{text}`", words.join(" or ")));
         }
         found
     }
@@ -258,26 +279,20 @@ impl<'n, 'p> Fields<'n, 'p> {
     }
 
     fn number(&mut self, key: &'static str, range: std::ops::RangeInclusive<f64>) -> Option<f64> {
-        let place = self.place_of(key);
         let text = self.text(key)?;
         let found = text.parse().ok().filter(|number| range.contains(number));
         if found.is_none() {
             let (least, most) = range.into_inner();
-            self.wrong(&place, key, &format!("a number from {least} to {most} is wanted, not `{text}`"));
+            self.wrong(key, &format!("a number from {least} to {most} is wanted, not `{text}`"));
         }
         found
-    }
-
-    fn place_of(&self, key: &str) -> Place {
-        let entry = self.entries.iter().find(|(name, ..)| name == key);
-        entry.map_or_else(|| self.place.clone(), |(_, place, _)| place.clone())
     }
 
     /// Tells of what nobody took.
     fn end(mut self) {
         let known = self.known.join(", ");
-        for (key, place, _) in std::mem::take(&mut self.entries) {
-            self.wrong(place, key, &format!("unknown key; there are {known}"));
+        for (key, ..) in std::mem::take(&mut self.entries) {
+            self.wrong(key, &format!("unknown key; there are {known}"));
         }
     }
 }
@@ -291,7 +306,7 @@ impl Peer {
             return None;
         }
         let starts = self.starts.unwrap_or_default() + Duration::from_millis(*queue_ms);
-        let most = stall_after.into_iter().chain(disconnect_after).copied().min().unwrap_or(u64::MAX);
+        let most = stall_after.iter().chain(disconnect_after).copied().min().unwrap_or(u64::MAX);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         Some((starts.as_secs_f64(), most, rate.map(|rate| rate as f64)))
     }
@@ -345,7 +360,12 @@ mod tests {
             ("file: {size_mib: 1}\npeers:\n- {name: a}\n- name: b\n  rate: 3", "s.yml:5:3: peers[1].rate: unknown key"),
             ("file: {size_mib: 1}\npeers: [{name: a}, {name: a}]", "peers[1].name: another peer"),
             ("file: {size_mib: 1}\npeers: [{name: a/b}]", "peers[0].name: 1 to 32"),
-            ("file: {size_mib: 1}\npeers: [{via: soulseek}]", "peers[0].via: the lab has no Soulseek network yet"),
+            ("file: {size_mib: 1}\npeers: [{via: http}]", "peers[0].via: mesh or soulseek is wanted, not `http`"),
+            ("file: {size_mib: 1}\npeers: [{deny_offset: true}]", "peers[0].deny_offset: only a Soulseek user"),
+            (
+                "file: {size_mib: 1}\npeers: [{via: soulseek, wrong_root: true}]",
+                "peers[0].wrong_root: only a mesh peer",
+            ),
             ("file: {size_mib: 1}\npeers: [{}]\nrescue: {}", "rescue: there is no rescue mode yet"),
             ("file: {size_mib: 1}\npeers: [{}]\nguardrails: {a: 1}", "guardrails: there is no rescue mode yet"),
             ("file: {size_mib: 1}\npeers: [{rate_kib_s: -1}]", "peers[0].rate_kib_s: a number from 0.1"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::scenario::{Peer, Scenario};
+use super::scenario::{Peer, Scenario, Via};
 use super::stage::{Look, Report, Watch};
 use crate::app::cli::print;
 use crate::model::units::{KIB, MIB};
@@ -149,6 +149,9 @@ fn mib(bytes: u64) -> f64 {
 /// A peer's part in the play.
 fn told(peer: &Peer) -> String {
     let mut words = Vec::new();
+    if peer.via == Via::Soulseek {
+        words.push("on Soulseek".to_owned());
+    }
     let faults = &peer.faults;
     words.push(faults.rate.map_or_else(|| "as fast as it goes".to_owned(), |rate| format!("{} KiB/s", rate / KIB)));
     if !peer.rtt.is_zero() {
@@ -174,6 +177,9 @@ fn told(peer: &Peer) -> String {
     }
     if peer.other_rip {
         words.push("has another file".to_owned());
+    }
+    if peer.deny_offset {
+        words.push("sends from the beginning or not at all".to_owned());
     }
     if faults.queue_ms > 0 {
         words.push(format!("keeps us waiting for {} ms", faults.queue_ms));

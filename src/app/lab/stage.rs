@@ -8,12 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use tokio::runtime::Handle;
+
 use super::children::{Fetcher, Serving, home};
 use super::peer::Setup;
-use super::scenario::{Kind, Peer, Scenario};
+use super::scenario::{Kind, Peer, Scenario, Via};
+use super::users::{Network, User};
 use super::{LabError, material};
 use crate::app::clock::Clock;
-use crate::model::id::{ContentHash, PeerId};
+use crate::model::id::ContentHash;
 
 /// Between two looks at the fetch.
 const LOOK: Duration = Duration::from_millis(100);
@@ -21,6 +24,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(20);
 /// All peers must be connected by then.
 const CONNECT: Duration = Duration::from_secs(60);
+/// Lines of a trace in one request, and the most that are reported.
+const PAGE: usize = 500;
+const LINES: usize = 200_000;
+/// The last line of a trace is written by then.
+const WRITTEN: Duration = Duration::from_secs(3);
 /// A port where nobody listens: for the address of a peer that calls when it comes.
 const NO_PORT: u16 = 1;
 
@@ -49,8 +57,8 @@ pub struct Report {
     pub rescue: Option<()>,
     /// The fetcher's.
     pub peak_rss_kib: u64,
-    /// There are no traces yet.
-    pub trace: Option<()>,
+    /// What was written down about it, if the node writes traces.
+    pub trace: Option<Vec<Value>>,
 }
 
 /// The fetch at one moment.
@@ -78,8 +86,20 @@ pub trait Watch {
 ///
 /// # Errors
 /// The lab itself failed, or was interrupted.
-pub fn play(scenario: &Scenario, folder: &Path, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Report, LabError> {
-    Stage::new(scenario, folder, stop, watch)?.play(watch)
+pub fn play(
+    scenario: &Scenario,
+    folder: &Path,
+    stop: &AtomicBool,
+    watch: &mut dyn Watch,
+    runtime: &Handle,
+) -> Result<Report, LabError> {
+    Stage::new(scenario, folder, stop, watch, runtime)?.play(watch)
+}
+
+/// One of those who have the file.
+enum Source {
+    Mesh(Serving),
+    Soulseek(User),
 }
 
 struct Stage<'s> {
@@ -87,8 +107,10 @@ struct Stage<'s> {
     stop: &'s AtomicBool,
     clock: Clock,
     content: ContentHash,
-    peers: Vec<Serving>,
-    ids: Vec<PeerId>,
+    network: Option<Network>,
+    peers: Vec<Source>,
+    /// Key and value by which the API names each.
+    ids: Vec<(&'static str, String)>,
     fetcher: Fetcher,
     /// As a peer names it.
     fetcher_name: String,
@@ -115,6 +137,7 @@ impl<'s> Stage<'s> {
         folder: &Path,
         stop: &'s AtomicBool,
         watch: &mut dyn Watch,
+        runtime: &Handle,
     ) -> Result<Self, LabError> {
         let clock = Clock::start();
         watch.prepares("making the file");
@@ -122,11 +145,18 @@ impl<'s> Stage<'s> {
         let others = scenario.peers.iter().any(|peer| peer.other_rip);
         let other = if others { Some(make(scenario, folder, "other", scenario.seed.wrapping_add(1))?) } else { None };
         watch.prepares("starting the nodes");
+        let users = scenario.peers.iter().any(|peer| peer.via == Via::Soulseek);
+        let network = if users { Some(Network::start(runtime)?) } else { None };
         let (mut peers, mut ids) = (Vec::new(), Vec::new());
         for peer in &scenario.peers {
-            let data = folder.join("peers").join(&peer.name);
-            ids.push(home(&data)?);
             let file = other.as_ref().filter(|_| peer.other_rip).unwrap_or(&made);
+            if peer.via == Via::Soulseek {
+                ids.push(("user", peer.name.clone()));
+                peers.push(Source::Soulseek(User::new(peer, &file.path)));
+                continue;
+            }
+            let data = folder.join("peers").join(&peer.name);
+            ids.push(("peer", home(&data)?.to_string()));
             let setup = Setup {
                 path: file.path.clone(),
                 content: file.content.to_string(),
@@ -135,10 +165,11 @@ impl<'s> Stage<'s> {
                 faults: peer.faults.clone(),
                 delay_us: u64::try_from(peer.rtt.as_micros() / 2).unwrap_or(0),
             };
-            peers.push(Serving::start(&peer.name, &data, &file.folder, &setup)?);
+            peers.push(Source::Mesh(Serving::start(&peer.name, &data, &file.folder, &setup)?));
         }
         let mut named = Vec::new();
-        for ((peer, serving), id) in scenario.peers.iter().zip(&mut peers).zip(&ids) {
+        for ((peer, source), (_, id)) in scenario.peers.iter().zip(&mut peers).zip(&ids) {
+            let Source::Mesh(serving) = source else { continue };
             serving.ready()?;
             stopped(stop)?;
             if peer.pinned {
@@ -157,10 +188,14 @@ impl<'s> Stage<'s> {
         if !scenario.cost_function {
             more.push(format!("{}=false", super::COST_KEY));
         }
+        if let Some(network) = &network {
+            more.extend(network.settings());
+        }
         let fetcher = Fetcher::start(&data, &named, &more)?;
         let port = fetcher.ask("GET", "/api/mesh", None)?.get("port").and_then(Value::as_u64).unwrap_or(0);
         let fetcher_name = format!("{own}@127.0.0.1:{port}");
-        let mut stage = Self { scenario, stop, clock, content: made.content, peers, ids, fetcher, fetcher_name };
+        let content = made.content;
+        let mut stage = Self { scenario, stop, clock, content, network, peers, ids, fetcher, fetcher_name };
         watch.prepares("connecting");
         stage.connect()?;
         Ok(stage)
@@ -172,29 +207,40 @@ impl<'s> Stage<'s> {
 
     fn connect(&mut self) -> Result<(), LabError> {
         for (at, peer) in self.there() {
-            if !peer.pinned {
-                self.peers[at].begin(Some(self.fetcher_name.clone()))?;
-                self.peers[at].port()?;
+            if peer.via == Via::Soulseek || !peer.pinned {
+                self.begin(at)?;
             }
         }
-        let mut missing: Vec<usize> = self.there().map(|(at, _)| at).collect();
+        let mut missing: Vec<usize> =
+            self.there().filter(|(_, peer)| peer.via == Via::Mesh).map(|(at, _)| at).collect();
+        let mut logged_in = self.network.is_none();
         let began = self.clock.now().mono;
-        while !missing.is_empty() {
+        while !missing.is_empty() || !logged_in {
             stopped(self.stop)?;
+            logged_in = logged_in || self.fetcher.ask("GET", "/api/status", None)?["server"]["state"] == "logged_in";
             let peers = self.fetcher.ask("GET", "/api/mesh/peers", None)?;
-            let connected = |id: &PeerId| {
-                let id = id.to_string();
+            let connected = |id: &str| {
                 let mut rows = peers.as_array().into_iter().flatten();
-                rows.any(|row| row["id"] == id.as_str() && row["connected"] == true)
+                rows.any(|row| row["id"] == id && row["connected"] == true)
             };
-            missing.retain(|at| !connected(&self.ids[*at]));
+            missing.retain(|at| !connected(&self.ids[*at].1));
             if self.clock.now().mono.saturating_sub(began) > CONNECT {
-                let names: Vec<&str> = missing.iter().map(|at| self.scenario.peers[*at].name.as_str()).collect();
+                let mut names: Vec<&str> = missing.iter().map(|at| self.scenario.peers[*at].name.as_str()).collect();
+                names.extend((!logged_in).then_some("the fetching node with the Soulseek server"));
                 return Err(LabError::NotConnected(names.join(", ")));
             }
             std::thread::sleep(SOON);
         }
         Ok(())
+    }
+
+    /// Lets one come.
+    fn begin(&mut self, at: usize) -> Result<(), LabError> {
+        match (&mut self.peers[at], &self.network) {
+            (Source::Mesh(serving), _) => serving.begin(Some(self.fetcher_name.clone())),
+            (Source::Soulseek(user), Some(network)) => user.begin(network),
+            (Source::Soulseek(_), None) => Ok(()),
+        }
     }
 
     fn play(mut self, watch: &mut dyn Watch) -> Result<Report, LabError> {
@@ -206,7 +252,15 @@ impl<'s> Stage<'s> {
         happens.sort();
         let mut happens = happens.into_iter().peekable();
         let name = format!("lab.{}", extension(self.scenario.kind));
-        let wanted = json!({ "content_hash": self.content.to_string(), "size": self.scenario.size, "name": name });
+        let mut wanted = json!({ "content_hash": self.content.to_string(), "size": self.scenario.size, "name": name });
+        let users = self.scenario.peers.iter().zip(&self.peers).filter_map(|(peer, source)| match source {
+            Source::Soulseek(user) => Some(json!({ "username": peer.name, "filename": user.path() })),
+            Source::Mesh(_) => None,
+        });
+        let users: Vec<Value> = users.collect();
+        if !users.is_empty() {
+            wanted["soulseek"] = json!(users);
+        }
         let began = self.clock.now().mono;
         self.fetcher.ask("POST", "/api/mesh/fetches", Some(&wanted))?;
         let path = format!("/api/mesh/fetches/{}", self.content);
@@ -216,8 +270,11 @@ impl<'s> Stage<'s> {
             let elapsed = self.clock.now().mono.saturating_sub(began);
             while let Some((_, what)) = happens.next_if(|(when, _)| *when <= elapsed) {
                 match what {
-                    Happens::Begin(at) => self.peers[at].begin(Some(self.fetcher_name.clone()))?,
-                    Happens::Leave(at) => self.peers[at].leave()?,
+                    Happens::Begin(at) => self.begin(at)?,
+                    Happens::Leave(at) => match &mut self.peers[at] {
+                        Source::Mesh(serving) => serving.leave()?,
+                        Source::Soulseek(user) => user.leave(),
+                    },
                 }
             }
             let fetch = self.fetcher.ask("GET", &path, None)?;
@@ -232,8 +289,12 @@ impl<'s> Stage<'s> {
         let look = self.look(&fetch, elapsed);
         let mut sent = 0;
         for peer in &mut self.peers {
-            sent += peer.sent()?.0;
+            sent += match peer {
+                Source::Mesh(serving) => serving.sent()?,
+                Source::Soulseek(user) => user.sent(),
+            };
         }
+        let trace = self.trace(&path)?;
         self.fetcher.stop();
         let completed = fetch["state"] == "done";
         let identical = completed && fetch["local_path"].as_str().is_some_and(|path| self.is_original(Path::new(path)));
@@ -253,15 +314,14 @@ impl<'s> Stage<'s> {
             corrupt_pieces_by_source: corrupt.filter(|(_, pieces)| *pieces > 0).collect(),
             rescue: None,
             peak_rss_kib: peak,
-            trace: None,
+            trace,
         })
     }
 
     fn look(&self, fetch: &Value, elapsed: Duration) -> Look {
         let rows = fetch["sources"].as_array();
-        let source = |id: &PeerId| {
-            let id = id.to_string();
-            let row = rows.into_iter().flatten().find(|row| row["peer"] == id.as_str());
+        let source = |(key, id): &(&'static str, String)| {
+            let row = rows.into_iter().flatten().find(|row| row[*key] == id.as_str());
             let number = |key: &str| row.and_then(|row| row[key].as_u64()).unwrap_or(0);
             (number("bytes"), number("bad_pieces"), row.is_some_and(|row| row["dropped"] == true))
         };
@@ -270,6 +330,28 @@ impl<'s> Stage<'s> {
             bytes: fetch["bytes_done"].as_u64().unwrap_or(0),
             sources: self.ids.iter().map(source).collect(),
             waits: fetch["waits_for"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// All lines of the fetch's trace; what happened last may not be written yet.
+    fn trace(&self, fetch: &str) -> Result<Option<Vec<Value>>, LabError> {
+        let began = self.clock.now().mono;
+        loop {
+            let mut lines: Vec<Value> = Vec::new();
+            loop {
+                let page = format!("{fetch}/trace?offset={}&limit={PAGE}", lines.len());
+                let Some(page) = self.fetcher.ask_if_there(&page)? else { return Ok(None) };
+                let events = page["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+                lines.extend_from_slice(events);
+                if events.len() < PAGE || lines.len() >= LINES {
+                    break;
+                }
+            }
+            let whole = lines.last().is_some_and(|line| line["type"] == "JobComplete");
+            if whole || self.clock.now().mono.saturating_sub(began) > WRITTEN {
+                return Ok(Some(lines));
+            }
+            std::thread::sleep(LOOK);
         }
     }
 

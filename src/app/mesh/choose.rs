@@ -12,7 +12,7 @@ use crate::engine::audio::canonical::{choose, skip_download};
 use crate::engine::mesh::control::{CacheJob, Control, OfferedTrack, WantedTrack};
 use crate::engine::mesh::gossip::MBID;
 use crate::engine::soulseek::io::Refusal;
-use crate::model::gossip::{Consensus, Mode, Offer};
+use crate::model::gossip::{Consensus, HashEntry, Mode, Offer};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::mesh::{FetchRequest, MeshAnswer, RecordingRequest};
@@ -21,6 +21,8 @@ use crate::model::mesh::{FetchRequest, MeshAnswer, RecordingRequest};
 const OFFERS: Duration = Duration::from_secs(3);
 /// Questions to all peers at once.
 const QUESTIONS: usize = 4;
+/// Answers to one key that are shown.
+const HASHES: usize = 64;
 
 impl MeshService {
     fn on(&self) -> Result<&Arc<Running>, Refusal> {
@@ -61,7 +63,7 @@ impl MeshService {
         } else {
             request.name
         };
-        self.begin(FetchRequest { content, size, name, folder: request.folder }).await?;
+        self.begin(FetchRequest { content, size, name, folder: request.folder, soulseek: Vec::new() }).await?;
         Ok(MeshAnswer::Chosen { content, by_hash: choice.by_hash })
     }
 
@@ -112,6 +114,22 @@ impl MeshService {
             }
         }
         locked(&running.answers).offers.remove(&job_id);
+        Ok(found)
+    }
+}
+
+impl MeshService {
+    /// What peers say is behind a flac key; with nothing said yet, they are asked.
+    pub(super) async fn hashes(&self, key: u64) -> Result<Vec<(PeerId, HashEntry)>, Refusal> {
+        let running = self.on()?;
+        let store = self.parts.store.clone();
+        let read = move || store.read(|txn, tables| tables.gossip.hashes_of(txn, key, HASHES));
+        let read = tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::Full(error.to_string()))?;
+        let found = read.map_err(unreadable)?;
+        if found.is_empty() {
+            // With many keys waiting this one is asked for another time.
+            let _ = running.keys.try_send(key);
+        }
         Ok(found)
     }
 }

@@ -7,12 +7,15 @@
 //! overwriting anything.
 
 mod run;
+mod soulseek;
 mod swarm;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::swarm::Swarm;
@@ -23,10 +26,13 @@ use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::soulseek::io::PlaceError;
+use crate::engine::swarm::cost::{UNKNOWN, cost};
 use crate::engine::swarm::list::{PIECE_LEN, PieceList};
-use crate::model::id::{ContentHash, TransferId};
+use crate::model::id::{ContentHash, PeerId, TransferId, Username};
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchState, SourceView};
+use crate::model::music::WireText;
+use crate::model::swarm::Source;
 use crate::model::trace::TraceKind;
 use crate::net::mesh::{Link, spare};
 use crate::store::StoreError;
@@ -37,6 +43,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_secs(30);
 /// For a whole piece list.
 pub(super) const LIST: Duration = Duration::from_secs(60);
+/// The next peer is asked for the list too when the one before has not sent it in this time. Chosen: a list of a whole
+/// album's worth from a peer of 0.5 MB/s.
+const HURRY: Duration = Duration::from_millis(200);
+/// Lists asked for at the same time: half a second of a slow peer is more than what a second list costs.
+const LISTS_AT_FIRST: usize = 2;
+/// Lists under way at once.
+const LISTS_AT_ONCE: usize = 4;
 /// Blocks read at once.
 const BATCH: usize = 8;
 
@@ -118,6 +131,10 @@ pub(super) async fn run(
 ) {
     let _listed = Listed { running: Arc::clone(&running), content: fetch.content, progress: Arc::clone(&progress) };
     let wait = |why: &str| why.clone_into(&mut locked(&progress).waits);
+    if running.parts.store.fetch_users(fetch.content).is_ok_and(|users| !users.is_empty()) {
+        // What was under way when the program ended would go on as a download of its own.
+        soulseek::call_off(&running.parts, fetch.content, &cancel).await;
+    }
     wait("other fetches come first");
     let turn = tokio::select! {
         () = cancel.cancelled() => return,
@@ -132,9 +149,14 @@ pub(super) async fn run(
         cancel: cancel.clone(),
         progress: Arc::clone(&progress),
         trace: trace.clone(),
+        users: Vec::new(),
     };
     loop {
-        let why = match work.attempt().await {
+        let attempt = work.attempt().await;
+        if !work.users.is_empty() {
+            soulseek::call_off(&running.parts, work.fetch.content, &running.cancel).await;
+        }
+        let why = match attempt {
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
             Err(Stop::Cancelled) if running.cancel.is_cancelled() => return,
             Err(Stop::Cancelled) => return trace.record(TraceKind::JobComplete(Some("called off".to_owned()))),
@@ -156,6 +178,8 @@ struct Work {
     cancel: CancellationToken,
     progress: Arc<Mutex<Progress>>,
     trace: TraceJob,
+    /// Soulseek users who share the file, and under which path.
+    users: Vec<(Username, WireText)>,
 }
 
 impl Work {
@@ -175,7 +199,7 @@ impl Work {
         let Some(_paid) = spare(&self.running.blocks, blocks) else {
             return Err(Stop::Later("no buffers are free".to_owned()));
         };
-        let list = self.list().await?;
+        let (list, holders) = self.list().await?;
         let (file, len) = pump.disk().open_or_create(&folder, &name).await?;
         let size = self.fetch.size;
         if len > size {
@@ -192,7 +216,8 @@ impl Work {
         let there = verified.iter().enumerate().filter(|(_, there)| **there);
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
-        let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified);
+        self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
+        let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified, holders);
         swarm.run().await?;
         drop(swarm);
         pump.disk().sync_all(&file).await?;
@@ -200,41 +225,97 @@ impl Work {
         self.place().await
     }
 
-    /// The piece list: kept, or asked from peers until one of them has a true one.
-    async fn list(&self) -> Result<PieceList, Stop> {
+    /// The piece list: kept, or asked from peers until one of them has a true one. And which peers said meanwhile that
+    /// they have the file.
+    async fn list(&self) -> Result<(PieceList, BTreeSet<PeerId>), Stop> {
         let (content, size) = (self.fetch.content, self.fetch.size);
         if let Some(single) = PieceList::single(content, size) {
-            return Ok(single);
+            return Ok((single, BTreeSet::new()));
         }
         let store = &self.running.parts.store;
         if let Some(kept) = store.piece_list(content)?
             && let Ok(list) = PieceList::prove(content, size, &kept)
         {
-            return Ok(list);
+            return Ok((list, BTreeSet::new()));
         }
         let mut changes = self.running.mesh.changes();
         loop {
-            for link in self.running.mesh.links() {
-                let asked = tokio::select! {
-                    () = self.cancel.cancelled() => return Err(Stop::Cancelled),
-                    asked = timeout(LIST, list_from(&link, content, size)) => asked,
-                };
-                let Ok(Some(bytes)) = asked else { continue };
-                match PieceList::prove(content, size, &bytes) {
-                    Ok(list) => {
-                        store.put_piece_list(content, bytes).await?;
-                        self.wait("");
-                        return Ok(list);
-                    }
-                    // Nobody sends such a list by mistake: it is proven before it is served.
-                    Err(lie) => link.strike(&lie.to_string()),
-                }
+            if let Some((list, holders)) = self.list_of(self.cheapest_first()).await? {
+                store.put_piece_list(content, list.bytes().to_vec()).await?;
+                self.wait("");
+                return Ok((list, holders));
             }
             self.wait("no connected peer has the file");
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Stop::Cancelled),
                 () = sleep(ASK_AGAIN) => {}
                 _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Connected peers, those that were quick and good before at the head.
+    fn cheapest_first(&self) -> Vec<Link> {
+        let running = &self.running;
+        let costs = |link: &Link| {
+            let (metrics, known) = running.parts.store.source(&Source::Mesh(link.id())).unwrap_or_default();
+            cost(&metrics, known.score(), &running.swarm.cost).unwrap_or(UNKNOWN)
+        };
+        let mut links: Vec<(f64, Link)> = running.mesh.links().into_iter().map(|link| (costs(&link), link)).collect();
+        links.sort_by(|a, b| a.0.total_cmp(&b.0));
+        links.into_iter().map(|(_, link)| link).collect()
+    }
+
+    /// Asks for the list, one more when the answers let themselves be waited for. All are asked
+    /// besides whether they have the file.
+    async fn list_of(&self, links: Vec<Link>) -> Result<Option<(PieceList, BTreeSet<PeerId>)>, Stop> {
+        let (content, size) = (self.fetch.content, self.fetch.size);
+        let mut holders = BTreeSet::new();
+        let (mut questions, mut lists) = (JoinSet::new(), JoinSet::new());
+        for link in links.iter().take(limits::MESH_SOURCES).cloned() {
+            questions.spawn(async move { (link.id(), link.ask(content).await == Some(size)) });
+        }
+        let mut links = links.into_iter();
+        let (mut more, mut hurry) = (true, Instant::now());
+        loop {
+            if more && (lists.len() < LISTS_AT_FIRST || Instant::now() >= hurry) && lists.len() < LISTS_AT_ONCE {
+                hurry = Instant::now() + HURRY;
+                // The first one is paid for.
+                let paid = if lists.is_empty() { None } else { spare(&self.running.blocks, list_blocks(size)) };
+                if (lists.is_empty() || paid.is_some())
+                    && let Some(link) = links.next()
+                {
+                    lists.spawn(async move {
+                        let bytes = timeout(LIST, list_from(&link, content, size)).await.ok().flatten();
+                        drop(paid);
+                        (link, bytes)
+                    });
+                    continue;
+                }
+                more = links.len() > 0;
+            }
+            if lists.is_empty() && !more {
+                return Ok(None);
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Stop::Cancelled),
+                Some(Ok((peer, has))) = questions.join_next() => {
+                    if has {
+                        holders.insert(peer);
+                    }
+                }
+                Some(Ok((link, bytes))) = lists.join_next() => {
+                    let Some(bytes) = bytes else { continue };
+                    match PieceList::prove(content, size, &bytes) {
+                        Ok(list) => {
+                            holders.insert(link.id());
+                            return Ok(Some((list, holders)));
+                        }
+                        // Nobody sends such a list by mistake: it is proven before it is served.
+                        Err(lie) => link.strike(&lie.to_string()),
+                    }
+                }
+                () = sleep_until(hurry), if more && lists.len() < LISTS_AT_ONCE => {}
             }
         }
     }
@@ -328,9 +409,6 @@ pub(super) fn list_blocks(size: u64) -> u32 {
 
 /// `None`: this peer has no list for us.
 async fn list_from(link: &Link, content: ContentHash, size: u64) -> Option<Vec<u8>> {
-    if link.ask(content).await != Some(size) {
-        return None;
-    }
     let mut body = link.request(Wanted::PieceList(content, size)).await.ok()?;
     let mut bytes = vec![0; usize::try_from(body.left()).ok()?.min(limits::PIECE_LIST_LEN)];
     let filled = body.fill(&mut bytes).await.ok()?;

@@ -40,6 +40,8 @@ const UNSHARED: usize = 4_096;
 const AGAIN: Duration = Duration::from_secs(30);
 /// Recordings looked at in one go.
 const BATCH: usize = 32;
+/// Flac keys waiting to be asked for.
+pub(super) const KEYS: usize = 8;
 /// Hashes of one commit.
 const HASHES: usize = 128;
 
@@ -51,7 +53,7 @@ pub(super) struct Answers {
 }
 
 /// Tells and hears until the program stops.
-pub(super) async fn run(running: Arc<Running>) {
+pub(super) async fn run(running: Arc<Running>, mut keys: mpsc::Receiver<u64>) {
     let Some(mut hears) = running.mesh.hear() else { return };
     loop {
         // Frames that come and go are paid for with blocks, as connections are.
@@ -59,7 +61,7 @@ pub(super) async fn run(running: Arc<Running>) {
         let failed = match paid {
             None => "no buffers are free".to_owned(),
             Some(_paid) => match Work::new(Arc::clone(&running)).await {
-                Ok(mut work) => match work.run(&mut hears).await {
+                Ok(mut work) => match work.run(&mut hears, &mut keys).await {
                     Ok(()) => return,
                     Err(error) => error.to_string(),
                 },
@@ -143,7 +145,11 @@ impl Work {
         self.began.elapsed()
     }
 
-    async fn run(&mut self, hears: &mut mpsc::Receiver<Told>) -> Result<(), StoreError> {
+    async fn run(
+        &mut self,
+        hears: &mut mpsc::Receiver<Told>,
+        keys: &mut mpsc::Receiver<u64>,
+    ) -> Result<(), StoreError> {
         let mut changes = self.running.mesh.changes();
         let mut shares = self.running.parts.sharing.view();
         let mut shared_at = shares.borrow_and_update().scanned_at;
@@ -167,6 +173,14 @@ impl Work {
                             self.machine.on_message(peer, control, self.now(), &mut deeds);
                         }
                         Err(error) => deeds.push(Deed::Strike(peer, error.to_string())),
+                    }
+                    self.perform(deeds).await?;
+                }
+                Some(key) = keys.recv() => {
+                    let peers: Vec<PeerId> = self.machine.peers().collect();
+                    let mut deeds = Vec::new();
+                    for peer in peers {
+                        self.machine.ask_key(peer, key, self.now(), &mut deeds);
                     }
                     self.perform(deeds).await?;
                 }

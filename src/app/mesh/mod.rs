@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use self::fetch::Progress;
 use self::meet::Board;
 pub use self::serve::KEPT_LIST_LEN;
-use self::serve::Slots;
+use self::serve::Uploading;
 use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::library::CanonicalRules;
@@ -43,9 +43,10 @@ use crate::engine::swarm::list::PieceList;
 use crate::engine::swarm::reputation::ReputationSettings;
 use crate::engine::swarm::scheduler::{Share, SwarmSettings, Worth};
 use crate::model::config::Config;
-use crate::model::id::{ContentHash, PeerId};
+use crate::model::id::ContentHash;
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, MeshView, SourceView};
+use crate::model::swarm::Source;
 use crate::net::mesh::{Incoming, Mesh, MeshSettings, Named};
 use crate::store::StoreError;
 
@@ -65,7 +66,7 @@ struct Running {
     mesh: Mesh,
     board: Arc<Board>,
     parts: Arc<Parts>,
-    slots: Slots,
+    uploading: Uploading,
     /// Whole files are read for their piece lists one at a time.
     listing: Semaphore,
     /// The permits of the pool: long lists pay with blocks.
@@ -91,6 +92,8 @@ struct Running {
     canonical: CanonicalRules,
     /// Who waits for what peers offer. Short and synchronous.
     answers: Mutex<gossip::Answers>,
+    /// Flac keys that peers are to be asked for.
+    keys: mpsc::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -164,12 +167,13 @@ impl MeshService {
             cancel.clone(),
         )
         .map_err(|error| error.to_string())?;
+        let (keys, asked_keys) = mpsc::channel(gossip::KEYS);
         meet::map_port(&board, &mesh, cancel.clone());
         let running = Arc::new(Running {
             mesh,
             board: Arc::clone(&board),
             parts: Arc::clone(&parts),
-            slots: Slots::new(settings.upload_slots),
+            uploading: Uploading::new(settings.upload_slots),
             listing: Semaphore::new(1),
             blocks: parts.pump.disk().pool().permits(),
             turns: Arc::new(Semaphore::new(limits::MESH_FETCHES_AT_ONCE)),
@@ -186,6 +190,7 @@ impl MeshService {
             upload_slots: settings.upload_slots,
             canonical: super::apply::canonical(config),
             answers: Mutex::default(),
+            keys,
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.mdns {
@@ -195,7 +200,7 @@ impl MeshService {
             running.tasks.spawn(meet::run(Arc::clone(&running)));
         }
         if settings.gossip {
-            running.tasks.spawn(gossip::run(Arc::clone(&running)));
+            running.tasks.spawn(gossip::run(Arc::clone(&running), asked_keys));
         }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
         left.retain(|fetch| fetch.state == FetchState::Running);
@@ -226,6 +231,18 @@ impl MeshService {
         let Some(running) = &self.running else { return MeshView::default() };
         let stats = running.mesh.stats();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let live: Vec<Live> = locked(&running.live).values().cloned().collect();
+        let sources: BTreeMap<Source, SourceView> = live
+            .iter()
+            .flat_map(|live| locked(&live.progress).sources.clone())
+            .map(|source| (source.source.clone(), source))
+            .collect();
+        let threshold = running.swarm.reputation.quarantine_threshold * 1_000.0;
+        let below = |source: &SourceView| {
+            #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
+            let reputation = source.reputation_milli as f64;
+            reputation < threshold
+        };
         MeshView {
             enabled: true,
             id: Some(running.mesh.id()),
@@ -238,6 +255,9 @@ impl MeshService {
             bytes_out: stats.bytes_out,
             bytes_in: running.bytes_in.load(Ordering::Relaxed),
             bad_pieces: running.bad_pieces.load(Ordering::Relaxed),
+            uploads: running.uploading.counts().into_iter().collect(),
+            avoided: small(sources.values().filter(|source| below(source)).count()),
+            cost_milli: spread(sources.values().filter_map(|source| source.cost_milli)),
         }
     }
 
@@ -263,6 +283,7 @@ impl MeshService {
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
             MeshRequest::StartRecording(request) => self.begin_recording(request).await,
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
+            MeshRequest::Hashes(key) => Ok(MeshAnswer::Hashes(self.hashes(key).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }
     }
@@ -330,6 +351,7 @@ impl MeshService {
         if running_now >= limits::MESH_FETCHES {
             return Err(Refusal::Full(format!("at most {} files are fetched from the mesh", limits::MESH_FETCHES)));
         }
+        self.parts.store.put_fetch_users(fetch.content, request.soulseek).await.map_err(unreadable)?;
         self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
         running.go_on(fetch);
         Ok(())
@@ -361,12 +383,22 @@ impl Running {
     }
 }
 
+/// Mean and variance (of the population) of costs in thousandths, in thousandths.
+fn spread(costs: impl Iterator<Item = u64>) -> (u64, u64) {
+    let costs: Vec<u128> = costs.map(u128::from).collect();
+    let count = costs.len() as u128;
+    let Some(mean) = costs.iter().sum::<u128>().checked_div(count) else { return (0, 0) };
+    let squares = costs.iter().map(|cost| cost.abs_diff(mean).saturating_pow(2)).fold(0, u128::saturating_add);
+    let whole = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
+    (whole(mean), whole(squares / count / 1_000))
+}
+
 /// What a source did and is worth, for pages.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped by the cast; none is negative")]
-fn source_view(peer: PeerId, share: Share, bytes: u64, worth: Worth, state: State) -> SourceView {
+fn source_view(source: Source, share: Share, bytes: u64, worth: Worth, state: State) -> SourceView {
     let scaled = |value: f64, by: f64| (value * by).round() as u64;
     SourceView {
-        peer,
+        source,
         bytes,
         bad_pieces: share.bad,
         failed: share.failed,
@@ -404,5 +436,18 @@ fn swarm_settings(config: &Config) -> SwarmSettings {
             half_life: Duration::from_secs(swarm.half_life_days.saturating_mul(24 * 3_600)),
         },
         seed: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn costs_have_a_mean_and_a_variance() {
+        let spread = |costs: &[u64]| super::spread(costs.iter().copied());
+        assert_eq!(spread(&[]), (0, 0));
+        assert_eq!(spread(&[5_000]), (5_000, 0));
+        // 1, 3 and 5: the mean is 3, the variance 8 / 3.
+        assert_eq!(spread(&[1_000, 3_000, 5_000]), (3_000, 2_666));
+        assert_eq!(spread(&[u64::MAX, 0]).1, u64::MAX);
     }
 }

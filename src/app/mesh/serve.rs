@@ -1,8 +1,9 @@
 //! Serves shared files to peers.
 //!
 //! A peer gets bytes of a file only if the Doctor measured it, the file still has the size and time it had then, and the
-//! share index advertises it; never by a path. Peers whose claimed user name is blacklisted get nothing. So many peers are
-//! served at once as the owner allows; others are told to come later. Speed is the one limit of all uploads.
+//! share index advertises it; never by a path. Peers whose claimed user name is blacklisted get nothing. What a transfer
+//! goes through, and how many peers are served at once, is `engine::mesh::uploader`'s: others are told to come later. Speed
+//! is the one limit of all uploads.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
@@ -21,15 +22,15 @@ use crate::app::sharing::Sharing;
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
+use crate::engine::mesh::uploader::{Key, Uploads};
 use crate::engine::swarm::list::{PIECE_LEN, PieceList, Pieces};
 use crate::model::health::FileOutcome;
-use crate::model::id::{ContentHash, PeerId, Username};
+use crate::model::id::{ContentHash, Username};
 use crate::model::limits;
+use crate::model::swarm::CancelReason;
 use crate::net::mesh::{Answer, Incoming, spare};
 use crate::store::Store;
 
-/// A peer keeps its slot so long after its last request.
-const LINGER: Duration = Duration::from_secs(5);
 /// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
 pub const KEPT_LIST_LEN: usize = 64 * 1024;
 /// Blocks read at once.
@@ -38,42 +39,58 @@ const BATCH: usize = 8;
 // A piece fills a block.
 const _: () = assert!(PIECE_LEN == BLOCK_LEN as u64);
 
-/// Who is being served.
-pub(super) struct Slots {
-    max: usize,
-    /// Requests under way and when the last one ended. Short and synchronous; at most `max` entries.
-    peers: Mutex<BTreeMap<PeerId, (usize, Instant)>>,
-}
+/// All transfers to peers, short and synchronous.
+pub(super) struct Uploading(Mutex<Uploads>);
 
-impl Slots {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, peers: Mutex::default() }
+impl Uploading {
+    /// With so many slots.
+    pub(super) fn new(slots: usize) -> Self {
+        Self(Mutex::new(Uploads::new(slots)))
     }
 
-    /// A seat for one request, if the peer has a slot or there is one left.
-    fn take(&self, peer: PeerId) -> Option<Slot<'_>> {
-        let now = Instant::now();
-        let mut peers = locked(&self.peers);
-        peers.retain(|_, (busy, last)| *busy > 0 || now.duration_since(*last) < LINGER);
-        if !peers.contains_key(&peer) && peers.len() >= self.max {
-            return None;
+    /// How many transfers are in each state.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        locked(&self.0).counts()
+    }
+}
+
+impl Running {
+    fn uploads<T>(&self, job: impl FnOnce(&mut Uploads, Duration) -> T) -> T {
+        job(&mut locked(&self.uploading.0), self.parts.clock.now().mono)
+    }
+}
+
+/// One granted request. Whatever ends it, its transfer is told.
+struct Seat<'a> {
+    running: &'a Running,
+    key: Key,
+    bytes: u64,
+    taken_back: Option<CancelReason>,
+}
+
+impl<'a> Seat<'a> {
+    /// A seat if the peer may be served now.
+    fn take(running: &'a Running, key: Key, size: u64, bytes: u64) -> Result<Self, ErrorCode> {
+        let rate = running.parts.pump.limiter().up.rate();
+        match running.uploads(|uploads, now| uploads.requested(key, size, bytes, rate, now)) {
+            None => Ok(Self { running, key, bytes, taken_back: None }),
+            Some(code) => Err(code),
         }
-        peers.entry(peer).or_insert((0, now)).0 += 1;
-        Some(Slot { slots: self, peer })
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.running.uploads(|uploads, now| uploads.sent(self.key, bytes, now));
+    }
+
+    /// The file cannot be served after all.
+    fn failed(&self, code: ErrorCode) {
+        self.running.uploads(|uploads, now| uploads.failed(self.key, code, now));
     }
 }
 
-struct Slot<'a> {
-    slots: &'a Slots,
-    peer: PeerId,
-}
-
-impl Drop for Slot<'_> {
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        if let Some((busy, last)) = locked(&self.slots.peers).get_mut(&self.peer) {
-            *busy = busy.saturating_sub(1);
-            *last = Instant::now();
-        }
+        self.running.uploads(|uploads, now| uploads.ended(self.key, self.bytes, self.taken_back, now));
     }
 }
 
@@ -93,12 +110,15 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
         };
         match incoming {
             None => return,
-            Some(Incoming::Query { username, content, reply, .. }) => {
+            Some(Incoming::Query { peer, username, content, reply }) => {
                 let size = if allowed(&running, &username).await {
                     locate(&running, content).await.map(|located| located.size)
                 } else {
                     None
                 };
+                if let Some(size) = size {
+                    running.uploads(|uploads, now| uploads.offered((peer, content), size, now));
+                }
                 // Who asked may be gone.
                 let _ = reply.send(size);
             }
@@ -148,19 +168,30 @@ pub(super) fn find(store: &Store, sharing: &Sharing, content: ContentHash) -> Op
 }
 
 async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
-    if !allowed(running, answer.username()).await {
-        return answer.refuse(ErrorCode::PolicyViolation).await;
+    let key = (answer.peer(), wanted.content());
+    if let Some(code) = running.uploads(|uploads, now| uploads.cooling(key, now)) {
+        return answer.refuse(code).await;
     }
-    let Some(located) = locate(running, wanted.content()).await else {
-        return answer.refuse(ErrorCode::NotFound).await;
+    let located = if allowed(running, answer.username()).await {
+        locate(running, wanted.content()).await.ok_or(ErrorCode::NotFound)
+    } else {
+        Err(ErrorCode::PolicyViolation)
+    };
+    let located = match located {
+        Ok(located) => located,
+        Err(code) => {
+            running.uploads(|uploads, now| uploads.failed(key, code, now));
+            return answer.refuse(code).await;
+        }
     };
     if let Some(faults) = &running.faults
         && faults.turns_away().await
     {
         return answer.refuse(ErrorCode::RateLimited).await;
     }
-    let Some(_slot) = running.slots.take(answer.peer()) else {
-        return answer.refuse(ErrorCode::RateLimited).await;
+    let seat = match Seat::take(running, key, located.size, wanted.length()) {
+        Ok(seat) => seat,
+        Err(code) => return answer.refuse(code).await,
     };
     match wanted {
         Wanted::PieceList(content, size) => {
@@ -176,12 +207,15 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
                     if let Some(faults) = &running.faults {
                         faults.spoil_list(&mut list);
                     }
-                    _ = timeout(LIST, send_list(running, answer, &list)).await;
+                    _ = timeout(LIST, send_list(seat, answer, &list)).await;
                 }
-                Err(code) => answer.refuse(code).await,
+                Err(code) => {
+                    seat.failed(code);
+                    answer.refuse(code).await;
+                }
             }
         }
-        Wanted::Chunk(chunk) => send_chunk(running, answer, chunk, located).await,
+        Wanted::Chunk(chunk) => send_chunk(seat, answer, chunk, located).await,
     }
 }
 
@@ -227,89 +261,82 @@ async fn list(running: &Running, content: ContentHash, located: &Located) -> Res
     Ok(list)
 }
 
-async fn send_list(running: &Running, mut answer: Answer, list: &[u8]) {
+async fn send_list(mut seat: Seat<'_>, mut answer: Answer, list: &[u8]) {
     if !answer.grant().await {
+        seat.taken_back = answer.taken_back();
         return;
     }
     for part in list.chunks(BLOCK_LEN) {
-        if !paced(running, &mut answer, part, false).await {
+        if !paced(&mut seat, &mut answer, part, false).await {
             return;
         }
     }
 }
 
-async fn send_chunk(running: &Running, mut answer: Answer, chunk: ChunkRequest, located: Located) {
+async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest, located: Located) {
     let length = u64::from(chunk.length);
     if chunk.offset.checked_add(length).is_none_or(|end| end > located.size) {
         return answer.refuse(ErrorCode::InvalidRange).await;
     }
+    let running = seat.running;
     let disk = running.parts.pump.disk();
     let file = match disk.open_read(&located.path).await {
         Ok((file, len)) if len == located.size => file,
-        Ok(_) => return answer.refuse(ErrorCode::NotFound).await,
-        Err(error) => {
-            tracing::warn!(%error, "a shared file cannot be read for a peer");
-            return answer.refuse(ErrorCode::IoError).await;
+        opened => {
+            let code = match opened {
+                Ok(_) => ErrorCode::NotFound,
+                Err(error) => {
+                    tracing::warn!(%error, "a shared file cannot be read for a peer");
+                    ErrorCode::IoError
+                }
+            };
+            seat.failed(code);
+            return answer.refuse(code).await;
         }
     };
     if !answer.grant().await {
+        seat.taken_back = answer.taken_back();
         return;
     }
     let mut sent = 0;
     while sent < length {
         let wanted = usize::try_from((length - sent).div_ceil(BLOCK_LEN as u64)).unwrap_or(BATCH).min(BATCH);
         let blocks = disk.pool().take_many(wanted).await;
-        let Ok(blocks) = disk.read(&file, chunk.offset + sent, blocks).await else { return };
+        let Ok(blocks) = disk.read(&file, chunk.offset + sent, blocks).await else {
+            return seat.failed(ErrorCode::IoError);
+        };
         let before = sent;
         for block in &blocks {
             let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
             let bytes = &block.bytes()[..Block::len(block).min(left)];
             let bytes = running.faults.as_ref().map_or(Cow::Borrowed(bytes), |faults| faults.spoil(bytes));
-            if !paced(running, &mut answer, &bytes, true).await {
+            if !paced(&mut seat, &mut answer, &bytes, true).await {
                 return;
             }
             sent += bytes.len() as u64;
         }
         if sent == before {
             // The file became shorter: breaking off says so.
-            return;
+            return seat.failed(ErrorCode::NotFound);
         }
+        seat.sent(sent - before);
     }
 }
 
 /// Sends no faster than all uploads together may.
-async fn paced(running: &Running, answer: &mut Answer, mut bytes: &[u8], of_a_file: bool) -> bool {
-    let bucket = &running.parts.pump.limiter().up;
+async fn paced(seat: &mut Seat<'_>, answer: &mut Answer, mut bytes: &[u8], of_a_file: bool) -> bool {
+    let bucket = &seat.running.parts.pump.limiter().up;
     while !bytes.is_empty() {
-        let granted = match &running.faults {
+        let granted = match &seat.running.faults {
             None => bucket.take(bytes.len()).await,
             Some(faults) => faults.take(bytes.len(), of_a_file).await,
         };
         let granted = granted.clamp(1, bytes.len());
         if !answer.send(&bytes[..granted]).await {
+            seat.taken_back = answer.taken_back();
             return false;
         }
         bytes = &bytes[granted..];
     }
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn slots_are_per_peer_and_linger() {
-        let slots = Slots::new(2);
-        let peer = |n: u8| PeerId([n; 32]);
-        let (first, again) = (slots.take(peer(1)).unwrap(), slots.take(peer(1)).unwrap());
-        let second = slots.take(peer(2)).unwrap();
-        assert!(slots.take(peer(3)).is_none());
-        drop(first);
-        drop(again);
-        assert!(slots.take(peer(3)).is_none(), "whoever asks again at once keeps the slot");
-        tokio::time::advance(LINGER).await;
-        assert!(slots.take(peer(3)).is_some());
-        drop(second);
-    }
 }

@@ -91,7 +91,7 @@ impl Pump {
     }
 }
 
-async fn send_offset(stream: &TcpStream, offset: u64) -> std::io::Result<()> {
+pub(super) async fn send_offset(stream: &TcpStream, offset: u64) -> std::io::Result<()> {
     let bytes = offset.to_le_bytes();
     let mut sent = 0;
     while sent < bytes.len() {

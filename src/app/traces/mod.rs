@@ -5,6 +5,7 @@
 //! asked about jobs is read from the store ([`look`]), with or without a daemon.
 
 pub mod look;
+pub mod transfers;
 mod writer;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,6 +41,9 @@ struct Live {
     changed: bool,
 }
 
+/// Lines on their way to the disk: how many, and what waits for them.
+type Writing = (usize, Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>);
+
 pub(super) struct Writer {
     store: Store,
     clock: Clock,
@@ -49,11 +53,13 @@ pub(super) struct Writer {
     live: BTreeMap<String, Live>,
     waiting: usize,
     write_at: Option<Instant>,
+    /// While it goes on further lines are gathered.
+    writing: Option<Writing>,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, clock: Clock, settings: SwarmEvents, logs: PathBuf, inner: Weak<Inner>) -> Self {
-        Self { store, clock, settings, logs, inner, live: BTreeMap::new(), waiting: 0, write_at: None }
+        Self { store, clock, settings, logs, inner, live: BTreeMap::new(), waiting: 0, write_at: None, writing: None }
     }
 
     /// Until told to stop, or until nobody can tell anything.
@@ -61,15 +67,25 @@ impl Writer {
         let mut purge_at = Instant::now();
         loop {
             let wake = self.write_at.map_or(purge_at, |at| at.min(purge_at));
+            let written = async {
+                match &mut self.writing {
+                    Some((_, written)) => written.await,
+                    None => std::future::pending().await,
+                }
+            };
             let told = tokio::select! {
                 told = hears.recv() => told,
+                written = written => {
+                    self.written(written);
+                    continue;
+                }
                 () = sleep_until(wake) => {
                     let now = Instant::now();
                     if self.write_at.is_some_and(|at| at <= now) {
                         self.write().await;
                     }
                     if purge_at <= now {
-                        self.purge().await;
+                        self.purge(None).await;
                         purge_at = now + PURGE_EVERY;
                     }
                     continue;
@@ -79,17 +95,17 @@ impl Writer {
                 Some(Told::Begin(name)) => self.begin(&name).await,
                 Some(Told::Line(name, when, kind)) => self.add(&name, when, kind).await,
                 Some(Told::Settle(done)) => {
-                    self.write().await;
+                    self.write_all().await;
                     // Whoever asked may have gone.
                     let _ = done.send(());
                 }
                 Some(Told::Stop(done)) => {
-                    self.write().await;
+                    self.write_all().await;
                     drop(self);
                     let _ = done.send(());
                     return;
                 }
-                None => return self.write().await,
+                None => return self.write_all().await,
             }
         }
     }
@@ -104,8 +120,11 @@ impl Writer {
             self.remove(&name.job).await;
             self.load(name).await;
         }
+        if let Some(live) = self.live.get_mut(&name.job) {
+            live.changed = true;
+        }
         if self.heads() > self.settings.retention_jobs {
-            self.purge().await;
+            self.purge(Some(&name.job)).await;
         }
     }
 
@@ -122,7 +141,7 @@ impl Writer {
             return;
         }
         if self.live.len() >= limits::TRACE_JOBS {
-            self.write().await;
+            self.write_all().await;
             let quiet = self.live.iter().min_by_key(|(_, live)| live.head.last_at()).map(|(job, _)| job.clone());
             if let Some(quiet) = quiet {
                 self.live.remove(&quiet);
@@ -174,8 +193,33 @@ impl Writer {
         }
     }
 
-    /// Writes everything that waits, in one commit.
+    /// Everything that waits, and waits until it is written.
+    async fn write_all(&mut self) {
+        self.write().await;
+        self.finish().await;
+    }
+
+    /// Waits for the lines on their way.
+    async fn finish(&mut self) {
+        if let Some((_, written)) = &mut self.writing {
+            let written = written.await;
+            self.written(written);
+        }
+    }
+
+    fn written(&mut self, written: Result<(), StoreError>) {
+        let lines = self.writing.take().map_or(0, |(lines, _)| lines);
+        if let Err(error) = written {
+            tracing::warn!(%error, "lines of traces could not be written");
+            if let Some(inner) = self.inner.upgrade() {
+                inner.counters.lost.fetch_add(lines as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Begins to write everything that waits, in one commit. Waits only for the one before.
     async fn write(&mut self) {
+        self.finish().await;
         (self.waiting, self.write_at) = (0, None);
         let mut batch = Vec::new();
         for live in self.live.values_mut().filter(|live| live.changed) {
@@ -192,33 +236,32 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let lost: usize = batch.iter().map(|(_, lines)| lines.len()).sum();
+        let lines = batch.iter().map(|(_, lines)| lines.len()).sum();
         let written = self.store.write(move |txn, tables| {
             batch.iter().try_for_each(|(head, lines)| tables.traces.append(txn, head, lines))
         });
-        if let Err(error) = written.await {
-            tracing::warn!(%error, "lines of traces could not be written");
-            if let Some(inner) = self.inner.upgrade() {
-                inner.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
-            }
-        }
+        self.writing = Some((lines, Box::pin(written)));
     }
 
-    /// Forgets jobs that are too old, and the oldest when there are too many.
-    async fn purge(&mut self) {
-        self.write().await;
+    /// Forgets jobs that are too old, and the oldest when there are too many. The one that `begins` is the newest.
+    async fn purge(&mut self, begins: Option<&str>) {
+        self.write_all().await;
         let heads = match self.store.trace_heads() {
             Ok(heads) => heads,
             Err(error) => return tracing::warn!(%error, "old traces cannot be looked for"),
         };
-        let known = heads.into_iter().map(|head| (head.last_at(), head.job));
-        for job in too_old(known.collect(), &self.settings, self.clock.now()) {
+        let now = self.clock.now();
+        let known = heads.into_iter().map(|head| {
+            let last = if begins == Some(&head.job) { now.wall } else { head.last_at() };
+            (last, head.job)
+        });
+        for job in too_old(known.collect(), &self.settings, now) {
             self.live.remove(&job);
             self.remove(&job).await;
         }
     }
 
-    async fn remove(&self, job: &str) {
+    async fn remove(&mut self, job: &str) {
         loop {
             let name = job.to_owned();
             let removed = self.store.write(move |txn, tables| tables.traces.remove_some(txn, &name, PURGE_LINES)).await;

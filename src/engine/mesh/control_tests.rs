@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::lie::{SIZE_MAX, check_claim, check_hashes};
 use super::*;
 use crate::model::variant::Container;
 

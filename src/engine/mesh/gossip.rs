@@ -9,14 +9,15 @@
 //! | hash sync hello | when they connect, and every 1,800 s |
 //! | hash sync | after a hello with more than we have: 1,800 s after the last one with this peer, 5 peers in 5 min |
 //!
-//! Nothing is believed that cannot be: [`super::control`] looks at every field, and whoever lies, or says more in an hour
+//! Nothing is believed that cannot be: [`super::lie`] looks at every field, and whoever lies, or says more in an hour
 //! than anybody has to say, is struck. A list that does not follow on what was heard is passed over and asked for again.
 //! What is shared, and what becomes of what was heard, is for the holder to know: it does the [`Deed`]s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::control::{Advert, Ask, CacheJob, Control, Descriptor, RecordingAdvert, check_hashes};
+use super::control::{Advert, Ask, CacheJob, Control, Descriptor, RecordingAdvert};
+use super::lie::check_hashes;
 use crate::model::gossip::{HashEntry, Heard};
 use crate::model::id::PeerId;
 use crate::model::limits;

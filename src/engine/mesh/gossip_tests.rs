@@ -95,15 +95,15 @@ fn who_asks_gets_all_then_what_is_new_then_a_word_every_quarter_of_an_hour() {
     assert_eq!(adverts(&run(&mut gossip, at(600))), []);
     gossip.on_changed(own(251));
     assert_eq!(adverts(&run(&mut gossip, at(601))), [(250, false)]);
-    assert_eq!(adverts(&run(&mut gossip, at(2_000))), [(251, false)], "nothing new: a word after 900 s");
+    assert_eq!(adverts(&run(&mut gossip, at(1_000))), [(251, false)], "nothing new: a word after 900 s");
     // It has a part of this list already.
-    say(&mut gossip, bundles(7, 251), at(2_000));
-    assert_eq!(adverts(&run(&mut gossip, at(2_001))), [(251, false)]);
+    say(&mut gossip, bundles(7, 251), at(1_000));
+    assert_eq!(adverts(&run(&mut gossip, at(1_001))), [(251, false)]);
     // More than there is: a list from before a restored backup.
-    say(&mut gossip, bundles(7, 900), at(2_100));
-    assert_eq!(adverts(&run(&mut gossip, at(2_101)))[0], (0, true));
+    say(&mut gossip, bundles(7, 900), at(1_100));
+    assert_eq!(adverts(&run(&mut gossip, at(1_101)))[0], (0, true));
     gossip.on_changed(Own { bundle_id: 8, latest: 1, count: 1 });
-    assert_eq!(adverts(&run(&mut gossip, at(2_102))), [(0, true)]);
+    assert_eq!(adverts(&run(&mut gossip, at(1_102))), [(0, true)]);
 }
 
 #[test]

@@ -30,6 +30,11 @@ pub(super) fn ms(us: u64) -> f64 {
     us / 1_000.0
 }
 
+/// A cost to the digits that mean something.
+fn digits(cost: f64) -> f64 {
+    (cost * 1e4).round() / 1e4
+}
+
 /// Bytes per second; `None` where no time passed.
 pub(super) fn speed(bytes: u64, us: u64) -> Option<u64> {
     u64::try_from(u128::from(bytes) * 1_000_000 / u128::from(if us == 0 { return None } else { us })).ok()
@@ -68,7 +73,7 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
                 chunk_offset: Some(*offset),
                 chunk_length: Some(*length),
                 priority: Some(priority.level()),
-                cost: *cost,
+                cost: cost.map(digits),
                 ..by("ChunkRequested", source, format!("{} at {offset} asked for{again}", Bytes(*length)))
             }
         }
@@ -108,7 +113,7 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
             ..by("Error", source, format!("piece {piece} came bad"))
         },
         TraceKind::SwarmRebalanced { source, cost_then, cost_now, runs } => TraceLine {
-            cost: Some(*cost_now),
+            cost: Some(digits(*cost_now)),
             ..by(
                 "SwarmRebalanced",
                 source,

@@ -6,6 +6,7 @@
 mod line;
 mod summary;
 mod tally;
+pub mod transfer;
 
 pub use self::line::{is_key, line};
 pub use self::summary::{short, summarize};

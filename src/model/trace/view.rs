@@ -1,5 +1,7 @@
 //! A trace as pages and tools see it, and what they may ask.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 /// What one source did, in figures for people.
@@ -168,6 +170,8 @@ pub struct TraceView {
 pub enum TraceRequest {
     /// Answer: `Jobs`, the one written to last first.
     Jobs,
+    /// Answer: `Names`.
+    Names,
     /// Answer: `Job`.
     Job {
         /// Its name.
@@ -184,6 +188,8 @@ pub enum TraceRequest {
 pub enum TraceAnswer {
     /// In short, without cells and key lines.
     Jobs(Vec<TraceSummary>),
+    /// Of every job with a trace.
+    Names(BTreeSet<String>),
     /// One job.
     Job(Box<TraceView>),
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::timeout;
 
 use super::link::{Link, Wide};
 use super::{Incoming, Shared};
-use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted, cancel_code};
+use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted, cancel_code, cancel_reason};
 use crate::engine::mesh::frame::{ErrorCode, MessageId};
 use crate::model::id::PeerId;
 use crate::model::swarm::CancelReason;
@@ -20,8 +20,6 @@ const REQUEST: Duration = Duration::from_secs(10);
 const STALL: Duration = Duration::from_secs(30);
 /// A stream that is taken back without a reason; those with one are `engine::mesh::exchange::cancel_code`'s.
 const CANCELLED: u32 = 0;
-/// A stream we could not go on with.
-const BROKEN: u32 = 1;
 
 /// Why bytes will not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +49,11 @@ impl StopCode {
     /// The reason is this.
     pub fn set(&self, reason: CancelReason) {
         self.0.store(cancel_code(reason), Ordering::Relaxed);
+    }
+
+    /// Whether it is this.
+    pub fn is(&self, reason: CancelReason) -> bool {
+        self.0.load(Ordering::Relaxed) == cancel_code(reason)
     }
 }
 
@@ -124,6 +127,7 @@ pub struct Answer {
     send: SendStream,
     link: Link,
     wide: Option<Wide>,
+    taken_back: Option<CancelReason>,
 }
 
 impl Answer {
@@ -135,6 +139,11 @@ impl Answer {
     /// Its Soulseek user name, as it claims.
     pub fn username(&self) -> &str {
         &self.link.greeted().username
+    }
+
+    /// Why the peer took its request back, if it did and said so. Known once something could not be sent.
+    pub fn taken_back(&self) -> Option<CancelReason> {
+        self.taken_back
     }
 
     /// Refuses.
@@ -170,9 +179,15 @@ impl Answer {
 
     async fn write(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let Ok(Ok(count)) = timeout(STALL, self.send.write(bytes)).await else {
-                self.serving.end();
-                return false;
+            let count = match timeout(STALL, self.send.write(bytes)).await {
+                Ok(Ok(count)) => count,
+                failed => {
+                    if let Ok(Err(WriteError::Stopped(code))) = failed {
+                        self.taken_back = cancel_reason(code.into_inner());
+                    }
+                    self.serving.end();
+                    return false;
+                }
             };
             if let Some(wide) = &self.wide {
                 wide.moved(count as u64);
@@ -186,7 +201,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.serving.is_over() || self.serving.left() > 0 {
-            let _ = self.send.reset(VarInt::from_u32(BROKEN));
+            let _ = self.send.reset(VarInt::from_u32(cancel_code(CancelReason::Error)));
         }
     }
 }
@@ -215,7 +230,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     };
     // What follows a request means nothing.
     let _ = receive.stop(VarInt::from_u32(CANCELLED));
-    let mut answer = Box::new(Answer { serving, send, link: link.clone(), wide: None });
+    let mut answer = Box::new(Answer { serving, send, link: link.clone(), wide: None, taken_back: None });
     match served {
         Some(Served::Decide(wanted)) => {
             // Waits for room; whoever serves may be gone, then the answer is dropped.
@@ -231,3 +246,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

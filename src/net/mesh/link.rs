@@ -36,6 +36,8 @@ const WINDOW_BLOCKS: u32 = 64;
 /// A window is judged by what moves in a round trip, or in this time if that is shorter: less is the business of a busy
 /// processor, not of the way. Chosen.
 const ROUND_MIN: Duration = Duration::from_millis(10);
+/// A window stays as it is for so long after its last use: a far peer's next request is on its way.
+const LINGER: Duration = Duration::from_secs(5);
 /// Of two connections between the same two, both as young as this, the one called by the lower id stays. An older one is
 /// taken for dead, since nobody calls who is connected.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -198,7 +200,7 @@ impl Inner {
 }
 
 /// A window that is wide while somebody uses it and blocks for it are to be had, and grows with what moves in a round
-/// trip: three quarters of it filled say that it is in the way.
+/// trip: QUIC's own window doubles in a round, so that it must be wider before it is full.
 #[derive(Debug)]
 struct Window {
     /// Blocks taken at first.
@@ -211,6 +213,10 @@ struct Window {
 struct WindowState {
     users: usize,
     paid: Option<OwnedSemaphorePermit>,
+    /// The last user left.
+    left: Instant,
+    /// Somebody waits to narrow it.
+    lingers: bool,
     /// Beginning of the round that is being measured.
     since: Instant,
     /// Bytes that moved in it.
@@ -219,7 +225,9 @@ struct WindowState {
 
 impl Window {
     fn new(first: u32) -> Self {
-        Self { first, state: Mutex::new(WindowState { users: 0, paid: None, since: Instant::now(), moved: 0 }) }
+        let now = Instant::now();
+        let state = WindowState { users: 0, paid: None, left: now, lingers: false, since: now, moved: 0 };
+        Self { first, state: Mutex::new(state) }
     }
 
     fn enter(&self, shared: &Shared, set: impl FnOnce(u32)) {
@@ -260,7 +268,7 @@ impl Window {
         };
         let blocks = 1 + u32::try_from(paid.num_permits()).unwrap_or(u32::MAX);
         let more = blocks.min(WINDOW_BLOCKS.saturating_sub(blocks));
-        if per_round * 4 < u128::from(blocks) * u128::from(BLOCK) * 3 || more == 0 {
+        if per_round * 8 < u128::from(blocks) * u128::from(BLOCK) * 5 || more == 0 {
             return;
         }
         if let Some(permits) = spare(&shared.blocks, more) {
@@ -269,12 +277,28 @@ impl Window {
         }
     }
 
-    fn leave(&self, set: impl FnOnce(u32)) {
+    /// True if somebody has to wait now until the window is of no use.
+    fn leave(&self) -> bool {
         let mut state = locked(&self.state);
         state.users = state.users.saturating_sub(1);
+        state.left = Instant::now();
+        let waits = state.users == 0 && state.paid.is_some() && !state.lingers;
+        state.lingers |= waits;
+        waits
+    }
+
+    /// When it may be narrow again, unless it is used; nothing once that is settled.
+    fn narrow(&self, set: impl FnOnce(u32)) -> Option<Instant> {
+        let mut state = locked(&self.state);
+        let at = state.left + LINGER;
+        if state.users == 0 && at > Instant::now() {
+            return Some(at);
+        }
+        state.lingers = false;
         if state.users == 0 && state.paid.take().is_some() {
             set(BLOCK);
         }
+        None
     }
 }
 
@@ -300,7 +324,21 @@ impl Wide {
 
 impl Drop for Wide {
     fn drop(&mut self) {
-        self.window().leave(|size| self.link.inner.set_window(self.receiving, size));
+        if !self.window().leave() {
+            return;
+        }
+        let (link, receiving) = (self.link.clone(), self.receiving);
+        let tasks = link.inner.shared.tasks.clone();
+        tasks.spawn(async move {
+            let inner = &link.inner;
+            let window = if receiving { &inner.receiving } else { &inner.sending };
+            while let Some(at) = window.narrow(|size| inner.set_window(receiving, size)) {
+                tokio::select! {
+                    () = sleep_until(at) => {}
+                    _ = inner.connection.closed() => return,
+                }
+            }
+        });
     }
 }
 
@@ -584,6 +622,9 @@ impl Control {
 
     fn end(&mut self) {
         self.connection.close(VarInt::from_u32(code::DONE), b"");
+        let path = self.connection.stats().path;
+        tracing::debug!(peer = %self.peer, rtt = ?path.rtt, cwnd = path.cwnd, sent = path.sent_packets,
+            lost = path.lost_packets, congested = path.congestion_events, "a mesh connection ended");
         let Some(link) = self.link.take() else { return };
         let mut links = locked(&self.shared.links);
         if links.get(&self.peer).is_some_and(|now| Arc::ptr_eq(&now.inner, &link.inner)) {

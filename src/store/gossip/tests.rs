@@ -107,6 +107,11 @@ async fn a_snapshot_voids_at_once_and_is_swept_in_parts() {
     assert_eq!(sweep(&store, peer(1)).await, 2);
     assert_eq!(sizes(&store), (2, 2, 2));
     assert_eq!(words(&store, 5), [(peer(1), vec![9])]);
+    // The newest word of all, said anew in a snapshot: it takes the place of what the snapshot made void.
+    keep(&store, peer(1), true, vec![(5, vec![claim(8)])], 3).await;
+    assert_eq!(words(&store, 5), [(peer(1), vec![8])]);
+    sweep(&store, peer(1)).await;
+    assert_eq!(words(&store, 5), [(peer(1), vec![8])]);
 }
 
 #[tokio::test]
@@ -162,10 +167,10 @@ async fn what_was_told_is_numbered_and_told_again_only_when_it_is_new() {
     let (_folder, store) = store();
     let told = store.write(|txn, tables| {
         let gossip = tables.gossip;
-        let key = [(5, ContentHash([1; 32]))];
+        let (key, other) = ([(5, ContentHash([1; 32]))], [(5, ContentHash([2; 32]))]);
         let first = [
             gossip.put_own(txn, 10, Some([1; 16]), &key)?,
-            gossip.put_own(txn, 11, Some([1; 16]), &key)?,
+            gossip.put_own(txn, 11, Some([1; 16]), &other)?,
             gossip.put_own(txn, 10, Some([1; 16]), &key)?,
             gossip.put_own(txn, 12, None, &[])?,
             gossip.put_own(txn, 10, Some([2; 16]), &key)?,
@@ -178,6 +183,9 @@ async fn what_was_told_is_numbered_and_told_again_only_when_it_is_new() {
     assert_eq!((own, all, last), ((4, 2), vec![(3, 10), (4, 11)], vec![(4, 11)]));
     let read = store.read(|txn, t| Ok((t.gossip.told_after(txn, None, 9)?, t.gossip.own_key(txn, 5, 9)?)));
     assert_eq!(read.unwrap(), (vec![10], vec![10, 11]));
+    // The last one changes: its number is a new one, or nobody who heard it would hear of the change.
+    let again = store.write(|txn, t| Ok((t.gossip.put_own(txn, 11, Some([9; 16]), &[])?, t.gossip.own(txn)?)));
+    assert_eq!(again.await.unwrap(), (true, (5, 2)));
 }
 
 #[tokio::test]
@@ -238,6 +246,6 @@ fn the_stored_forms_are_these() {
     assert_eq!(encode(&notes).unwrap(), [1, 7, 1, 7, 2, 3, 4, 5, 6]);
     let word = Word { order: 300, told: Told { at: UnixMs(2), claims: vec![claim(1)] } };
     let bytes = encode(&word).unwrap();
-    assert_eq!((&bytes[..5], bytes.len()), (&[1, 0xac, 2, 2, 1][..], 5 + 64 + 26));
+    assert_eq!((&bytes[..5], bytes.len()), (&[1, 0xac, 2, 2, 1][..], 5 + 64 + 24));
     assert_eq!(encode(&HashRow { head_sha256: [7; 32], size: 300 }).unwrap()[32..], [7, 0xac, 2]);
 }

@@ -11,13 +11,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Done, Problem, shape};
-use crate::model::gossip::{Mode, Offer};
+use crate::model::gossip::{HashEntry, Mode, Offer};
 use crate::model::health::uuid_text;
-use crate::model::id::{ContentHash, TransferId};
+use crate::model::id::{ContentHash, PeerId, TransferId, Username};
+use crate::model::limits;
 use crate::model::mesh::{
     Announced, AnnouncementView, FetchRequest, FetchState, FetchView, LookView, MeetingView, MeshAnswer, MeshRequest,
     Origin, PeerView, RecordingRequest,
 };
+use crate::model::music::WireText;
+use crate::model::swarm::Source;
 use crate::web::routes::{Route, route};
 use crate::web::server::Web;
 use crate::web::settings::Role::{Readonly, Readwrite};
@@ -40,6 +43,7 @@ pub(super) fn table() -> Vec<Route> {
             "Fetch the best copy of a recording",
             start_recording,
         ),
+        route("GET", "/api/mesh/hashes/{key}", Readonly, "What peers say is behind a flac key", hashes),
         route("GET", "/api/mesh/recordings/{id}/offers", Readonly, "Ask peers which copies they offer", offers),
         route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
         route(
@@ -150,7 +154,9 @@ fn fetched(view: &FetchView) -> Value {
         "state": state, "local_path": local_path, "bytes_done": view.bytes, "pieces_twice": view.twice,
         "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
         "sources": view.sources.iter().map(|s| json!({
-            "peer": s.peer.to_string(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
+            "peer": match &s.source { Source::Mesh(peer) => Some(peer.to_string()), Source::Soulseek(_) => None },
+            "user": match &s.source { Source::Mesh(_) => None, Source::Soulseek(user) => Some(user) },
+            "network": s.source.network(), "bytes": s.bytes, "bad_pieces": s.bad_pieces, "failed": s.failed,
             "dropped": s.dropped, "cost": s.cost_milli.map(thousandths), "rate_bytes_per_s": s.rate, "rtt_us": s.rtt_us,
             "reputation": thousandths(s.reputation_milli), "requests": s.requests, "state": s.state,
         })).collect::<Vec<_>>(),
@@ -180,13 +186,36 @@ struct Wanted {
     name: String,
     #[serde(default)]
     folder: String,
+    #[serde(default)]
+    soulseek: Vec<WantedOf>,
+}
+
+/// Who shares the same bytes on Soulseek.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedOf {
+    username: String,
+    filename: String,
 }
 
 async fn start(State(web): Here, body: Bytes) -> Result<Response, Problem> {
     let wanted: Wanted =
         serde_json::from_slice(&body).map_err(|problem| bad(format!("the body is not understood: {problem}")))?;
     let content = content(&wanted.content_hash)?;
-    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder };
+    if wanted.soulseek.len() > limits::FETCH_USERS {
+        return Err(bad(format!("at most {} Soulseek users may be named", limits::FETCH_USERS)));
+    }
+    let mut soulseek = Vec::new();
+    for WantedOf { username, filename } in wanted.soulseek {
+        if username.is_empty() || username.len() > limits::USERNAME_LEN {
+            return Err(bad(format!("`{username}` is no user name")));
+        }
+        if filename.is_empty() || filename.len() > limits::PATH_LEN {
+            return Err(bad(format!("`{filename}` is no file name")));
+        }
+        soulseek.push((Username::new(username), WireText::from(filename)));
+    }
+    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder, soulseek };
     match web.desk.mesh(MeshRequest::Start(request)).await? {
         MeshAnswer::Done => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "content_hash": content.to_string() }))).into_response())
@@ -240,6 +269,22 @@ async fn offers(State(web): Here, Path(id): Path<String>) -> Answer {
     };
     match web.desk.mesh(MeshRequest::Offers(vec![recording(&id)?])).await? {
         MeshAnswer::Offers(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn hashes(State(web): Here, Path(key): Path<String>) -> Answer {
+    let digits = key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(&key, 16).ok().filter(|_| digits);
+    let number = number.ok_or_else(|| bad(format!("`{key}` is no flac key: 16 hexadecimal digits")))?;
+    let shown = |(peer, entry): &(PeerId, HashEntry)| {
+        json!({
+            "peer": peer.to_string(), "content_hash": entry.content.to_string(), "file_size_bytes": entry.size,
+            "head_sha256": ContentHash(entry.head_sha256).to_string(),
+        })
+    };
+    match web.desk.mesh(MeshRequest::Hashes(number)).await? {
+        MeshAnswer::Hashes(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
 }

@@ -12,12 +12,14 @@ mod people;
 mod searches;
 pub(crate) mod shape;
 mod system;
+mod traces;
 mod transfers;
 pub(crate) mod v0;
 
 pub(crate) use health_shape as health_json;
 pub(crate) use people::message_text;
 pub(crate) use searches::{plain_search, search_text};
+pub(crate) use traces::trace_json;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -133,5 +135,6 @@ pub(crate) fn table() -> Vec<Route> {
     ];
     table.extend(transfers::table());
     table.extend(mesh::table());
+    table.extend(traces::table());
     table
 }

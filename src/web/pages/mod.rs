@@ -15,6 +15,7 @@ mod settings;
 mod shares;
 mod sign_in;
 mod status;
+mod traces;
 mod transfers;
 
 use std::fmt::Display;
@@ -85,6 +86,8 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/users/{name}/browse", Readonly, "", people::browse),
         route("POST", "/users/{name}/browse", Readwrite, "", people::fetch),
         route("GET", "/users/{name}/folder", Readonly, "", people::folder),
+        route("GET", "/traces", Readonly, "", traces::list),
+        route("GET", "/traces/{id}", Readonly, "", traces::show),
         route("GET", "/mesh", Readonly, "", mesh::show),
         route("GET", "/log", Readonly, "", log::show),
         route("GET", "/settings", Readonly, "", settings::show),

@@ -1,6 +1,6 @@
 //! `/downloads` and `/uploads`, and the buttons that ask for files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use askama::Template;
 use axum::extract::Query;
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::model::id::{SearchId, TransferId, Username};
 use crate::model::limits;
 use crate::model::music::WireText;
+use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
 use crate::model::view::{EnqueueRequest, FolderView, Refusal, Request, TransferFilter};
 use crate::web::api::Problem;
@@ -63,6 +64,8 @@ struct Row {
     retry: bool,
     /// Cancelling loses bytes, so it is asked about.
     ask: bool,
+    /// There is a trace.
+    traced: bool,
 }
 
 fn state_words(direction: Direction, state: TransferState) -> &'static str {
@@ -88,7 +91,7 @@ fn state_words(direction: Direction, state: TransferState) -> &'static str {
 }
 
 impl Row {
-    fn new(t: &Transfer) -> Self {
+    fn new(t: &Transfer, traced: &BTreeSet<String>) -> Self {
         let over = t.state.is_over();
         let succeeded = t.state == TransferState::Completed(Ending::Succeeded);
         let running = t.state == TransferState::InProgress;
@@ -118,11 +121,12 @@ impl Row {
             }),
             retry: t.direction == Direction::Download && over && !succeeded,
             ask: t.direction == Direction::Download && t.bytes_done > 0,
+            traced: traced.contains(&t.id.to_string()),
         }
     }
 }
 
-fn groups(rows: &[Transfer]) -> Vec<Group> {
+fn groups(rows: &[Transfer], traced: &BTreeSet<String>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut last = None;
     for transfer in rows {
@@ -137,7 +141,7 @@ fn groups(rows: &[Transfer]) -> Vec<Group> {
             });
         }
         if let Some(group) = groups.last_mut() {
-            group.rows.push(Row::new(transfer));
+            group.rows.push(Row::new(transfer, traced));
         }
     }
     groups
@@ -168,6 +172,11 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         limit: ROWS,
     };
     let (rows, all) = answer_or_return!(desktop, desktop.web.desk.transfers(filter).await);
+    let traced = match desktop.web.desk.trace(TraceRequest::Names).await {
+        Ok(TraceAnswer::Names(names)) => names,
+        // The list is worth more than its links.
+        _ => BTreeSet::new(),
+    };
     let snapshot = desktop.web.desk.snapshot();
     let (title, path, here, flow) = match direction {
         Direction::Download => ("Downloads", "/downloads", "downloads", snapshot.downloads),
@@ -192,7 +201,7 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         queued: flow.queued,
         speed: rate(flow.speed),
         user: user.as_deref().map(show::visible),
-        groups: groups(&rows),
+        groups: groups(&rows, &traced),
         pager,
     })
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Running;
+use super::soulseek::Called;
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::{Failure, Wanted};
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
@@ -17,10 +18,10 @@ use crate::engine::swarm::scheduler::{Assignment, Ended, RunId};
 use crate::model::id::PeerId;
 use crate::net::mesh::{Link, RequestError, StopCode};
 
-/// Bytes read before it is told that the peer is alive; a quarter of a piece.
-const STEP: usize = 16 * 1024;
+/// Bytes read before it is told that the peer is alive: a second and a half of the slowest that is waited for.
+pub(super) const STEP: usize = 8 * 1024;
 /// It is told at most so often.
-const ALIVE: Duration = Duration::from_millis(200);
+pub(super) const ALIVE: Duration = Duration::from_millis(200);
 
 /// What a run tells.
 pub(super) enum Told {
@@ -36,6 +37,8 @@ pub(super) enum Told {
     Ended(RunId, Ended),
     /// Whether this peer has the file.
     Has(PeerId, bool),
+    /// A Soulseek user grants a transfer.
+    Called(Box<Called>),
 }
 
 /// One run of pieces from one peer.

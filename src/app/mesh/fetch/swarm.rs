@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{locked, source_view};
 use super::run::{Run, Told};
+use super::soulseek::{Called, Caller, Stream, Wish};
 use super::{ASK_AGAIN, Progress, Stop, Work};
 use crate::disk::File;
 use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
 use crate::engine::swarm::list::PieceList;
-use crate::engine::swarm::scheduler::{Ended, RunId, Scheduler, Share};
+use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler, Share};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::swarm::{CancelReason, Source};
@@ -36,7 +37,8 @@ const KEEP: Duration = Duration::from_secs(15);
 
 /// How to take a run back.
 struct Handle {
-    peer: PeerId,
+    /// None for a Soulseek user.
+    peer: Option<PeerId>,
     cancel: CancellationToken,
     stop: StopCode,
 }
@@ -57,10 +59,24 @@ pub(super) struct Swarm<'a> {
     again: BTreeMap<PeerId, Instant>,
     bytes: BTreeMap<Source, u64>,
     keep_at: Instant,
+    /// What is wanted of Soulseek users.
+    wish: watch::Sender<Wish>,
+    /// One of them grants a transfer.
+    called: Option<Box<Called>>,
+    /// The run of one of them met what was there.
+    met: bool,
+    /// Peers that said already that they have the file.
+    holders: BTreeSet<PeerId>,
 }
 
 impl<'a> Swarm<'a> {
-    pub(super) fn new(work: &'a Work, list: Arc<PieceList>, file: File, verified: Vec<bool>) -> Self {
+    pub(super) fn new(
+        work: &'a Work,
+        list: Arc<PieceList>,
+        file: File,
+        verified: Vec<bool>,
+        holders: BTreeSet<PeerId>,
+    ) -> Self {
         let (told, events) = mpsc::channel(EVENTS);
         let now = Instant::now();
         Self {
@@ -77,6 +93,10 @@ impl<'a> Swarm<'a> {
             again: BTreeMap::new(),
             bytes: BTreeMap::new(),
             keep_at: now + KEEP,
+            wish: watch::Sender::default(),
+            called: None,
+            met: false,
+            holders,
         }
     }
 
@@ -102,7 +122,7 @@ impl<'a> Swarm<'a> {
             handle.stop.set(reason);
         }
         // Those that are under way are taken back with it.
-        self.tasks.abort_all();
+        self.tasks.shutdown().await;
         let peers: Vec<PeerId> = self.transfers.keys().copied().collect();
         for peer in peers {
             if result.is_ok() {
@@ -120,9 +140,11 @@ impl<'a> Swarm<'a> {
 
     async fn gather(&mut self) -> Result<(), Stop> {
         let mut changes = self.work.running.mesh.changes();
+        self.call_users();
         while self.scheduler.left() > 0 {
             self.look_for_sources();
             let starved = self.assign();
+            self.wish();
             self.show();
             if Instant::now() >= self.keep_at {
                 self.keep().await;
@@ -144,6 +166,53 @@ impl<'a> Swarm<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Begins to ask the Soulseek users of this fetch, if it has any.
+    fn call_users(&mut self) {
+        let users = self.work.users.clone();
+        if users.is_empty() {
+            return;
+        }
+        let caller = Caller {
+            parts: Arc::clone(&self.work.running.parts),
+            content: self.list.content(),
+            size: self.list.size(),
+            users,
+            told: self.told.clone(),
+            wish: self.wish.subscribe(),
+        };
+        self.tasks.spawn(caller.go());
+    }
+
+    fn has_mesh(&self) -> bool {
+        self.transfers.keys().any(|peer| self.scheduler.has(&Source::Mesh(*peer)))
+    }
+
+    /// Says what is wanted of Soulseek users now.
+    fn wish(&mut self) {
+        let wanted = self.scheduler.left() > 0 && !(self.met && self.has_mesh());
+        let from_zero = self.scheduler.verified().first() == Some(&false);
+        let wish = Wish { wanted, from_zero };
+        self.wish.send_if_modified(|told| std::mem::replace(told, wish) != wish);
+    }
+
+    /// A Soulseek user's run, to the end of the file or to what is there.
+    fn stream(&mut self, assignment: Assignment, permit: OwnedSemaphorePermit) {
+        let Some(called) = self.called.take() else { return };
+        let (cancel, stop) = (CancellationToken::new(), StopCode::default());
+        self.runs.insert(assignment.run, Handle { peer: None, cancel: cancel.clone(), stop: stop.clone() });
+        let stream = Stream {
+            others: called.others || self.has_mesh(),
+            called,
+            list: Arc::clone(&self.list),
+            file: self.file.clone(),
+            running: Arc::clone(&self.work.running),
+            told: self.told.clone(),
+            stop,
+            permit,
+        };
+        self.tasks.spawn(stream.go(assignment, cancel));
     }
 
     /// When to look again if nothing happens.
@@ -209,6 +278,11 @@ impl<'a> Swarm<'a> {
             }
             self.transfers.insert(peer, Downloader::new(now));
             self.transfer(peer, Event::Asked);
+            if self.holders.remove(&peer) {
+                self.transfer(peer, Event::Offered);
+                self.source(peer);
+                continue;
+            }
             let (told, content, size) = (self.told.clone(), self.list.content(), self.list.size());
             self.tasks.spawn(async move {
                 let has = link.ask(content).await == Some(size);
@@ -220,10 +294,13 @@ impl<'a> Swarm<'a> {
 
     /// A peer has the file: a source, with what is known of it from before.
     fn source(&mut self, peer: PeerId) {
+        self.known(Source::Mesh(peer));
+    }
+
+    fn known(&mut self, source: Source) {
         let running = &self.work.running;
-        let source = Source::Mesh(peer);
         let (metrics, known) = running.parts.store.source(&source).unwrap_or_else(|error| {
-            tracing::warn!(%peer, %error, "what is known of a peer could not be read");
+            tracing::warn!(%source, %error, "what is known of a source could not be read");
             Default::default()
         });
         let known = known.faded(running.parts.clock.now().wall, running.swarm.reputation.half_life);
@@ -239,7 +316,13 @@ impl<'a> Swarm<'a> {
             let Some(assignment) = self.scheduler.next(self.now()) else { break false };
             let link = match &assignment.source {
                 Source::Mesh(peer) => self.work.running.mesh.link(*peer),
-                Source::Soulseek(_) => None,
+                Source::Soulseek(user) => {
+                    if self.called.as_ref().is_some_and(|called| called.user == *user) {
+                        self.stream(assignment, permit);
+                        continue;
+                    }
+                    None
+                }
             };
             let Some(link) = link else {
                 self.scheduler.went(&assignment.source, "the connection is gone", self.now());
@@ -247,7 +330,7 @@ impl<'a> Swarm<'a> {
                 continue;
             };
             let (peer, cancel, stop) = (link.id(), CancellationToken::new(), StopCode::default());
-            self.runs.insert(assignment.run, Handle { peer, cancel: cancel.clone(), stop: stop.clone() });
+            self.runs.insert(assignment.run, Handle { peer: Some(peer), cancel: cancel.clone(), stop: stop.clone() });
             self.transfer(peer, Event::Picked);
             let run = Run {
                 link,
@@ -262,6 +345,10 @@ impl<'a> Swarm<'a> {
             self.tasks.spawn(run.go(assignment, cancel));
         };
         self.take_back();
+        if let Some(called) = self.called.take_if(|_| !starved) {
+            // Nothing is left for this user to do.
+            self.scheduler.went(&Source::Soulseek(called.user.clone()), "not needed", self.now());
+        }
         self.tell_traces();
         starved
     }
@@ -274,9 +361,10 @@ impl<'a> Swarm<'a> {
             handle.stop.set(reason);
             handle.cancel.cancel();
             let peer = handle.peer;
-            if reason == CancelReason::SwarmRebalanced {
+            if let (CancelReason::SwarmRebalanced, Some(peer)) = (reason, peer) {
                 self.transfer(peer, Event::Covered);
             }
+            self.met |= reason == CancelReason::Complete && peer.is_none();
         }
     }
 
@@ -297,6 +385,10 @@ impl<'a> Swarm<'a> {
                 }
             }
             Told::Has(peer, false) => self.transfer(peer, Event::Refused),
+            Told::Called(called) => {
+                self.known(Source::Soulseek(called.user.clone()));
+                self.called = Some(called);
+            }
             Told::First(run) => {
                 self.scheduler.first_byte(run, now);
                 self.response(run);
@@ -312,9 +404,17 @@ impl<'a> Swarm<'a> {
                 self.count(source, piece, good, first);
             }
             Told::Ended(run, how) => {
+                let source = self.scheduler.source(run).cloned();
                 self.scheduler.ended(run, how, now);
-                if let Some(handle) = self.runs.remove(&run) {
-                    self.transfer(handle.peer, Event::RunOver);
+                match self.runs.remove(&run).map(|handle| handle.peer) {
+                    Some(Some(peer)) => self.transfer(peer, Event::RunOver),
+                    // Its connection ends with its run.
+                    Some(None) => {
+                        if let Some(source) = source {
+                            self.scheduler.went(&source, "its run is over", now);
+                        }
+                    }
+                    None => {}
                 }
             }
         }
@@ -322,7 +422,7 @@ impl<'a> Swarm<'a> {
     }
 
     fn response(&mut self, run: RunId) {
-        if let Some(peer) = self.runs.get(&run).map(|handle| handle.peer) {
+        if let Some(peer) = self.runs.get(&run).and_then(|handle| handle.peer) {
             self.transfer(peer, Event::Response);
         }
     }
@@ -361,15 +461,20 @@ impl<'a> Swarm<'a> {
         let there = |(piece, there): (usize, &bool)| if *there { self.list.piece_len(piece) as u64 } else { 0 };
         let bytes = self.scheduler.verified().iter().enumerate().map(there).sum();
         let view = |(source, share): (&Source, Share)| {
-            let Source::Mesh(peer) = source else { return None };
             let bytes = self.bytes.get(source).copied().unwrap_or(0);
-            let state = self.transfers.get(peer).map_or(State::Aborted, Downloader::state);
-            Some(source_view(*peer, share, bytes, self.scheduler.worth(source, now)?, state))
+            let worth = self.scheduler.worth(source, now)?;
+            let state = match source {
+                Source::Mesh(peer) => self.transfers.get(peer).map_or(State::Aborted, Downloader::state),
+                Source::Soulseek(_) if worth.runs > 0 => State::Requesting,
+                Source::Soulseek(_) => State::Completed,
+            };
+            Some(source_view(source.clone(), share, bytes, worth, state))
         };
         let sources = self.scheduler.shares().filter_map(view).collect();
         let waits = match (self.scheduler.left(), self.scheduler.here()) {
             (0, _) => "the whole file is being checked",
-            (_, 0) => "no connected peer has the file",
+            (_, 0) if self.work.users.is_empty() => "no connected peer has the file",
+            (_, 0) => "no connected peer has the file, and no Soulseek user sends it yet",
             _ => "",
         };
         let twice = self.scheduler.twice();

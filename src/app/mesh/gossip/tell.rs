@@ -6,8 +6,9 @@ use crate::engine::library::statistics::best_first;
 use crate::engine::library::{About, issue_id};
 use crate::engine::mesh::control::{
     Advert, CacheJob, Control, Descriptor, Edition, OfferedTrack, Policies, RecordingAdvert, Room, TrackHave,
-    TrackState, WantedTrack, check_claim,
+    TrackState, WantedTrack,
 };
+use crate::engine::mesh::lie::check_claim;
 use crate::model::gossip::{Claim, HashEntry};
 use crate::model::health::{IssueKind, Variant};
 use crate::model::id::ContentHash;

@@ -287,7 +287,7 @@ impl Scheduler {
             .collect()
     }
 
-    /// Pieces that a source should be asked for besides what it has.
+    /// Pieces that a source should be asked for besides what it has: none until there is room for a whole run.
     pub(super) fn room(&self, site: &Site, now: Duration) -> usize {
         if site.runs.len() >= RUNS_MAX {
             return 0;
@@ -298,7 +298,7 @@ impl Scheduler {
         let free = ((site.flow.window(now) - self.queued(site)) / PIECE).max(0.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and small")]
         let whole = free as usize;
-        whole
+        if whole >= site.flow.least(now, RUN_MAX) { whole } else { 0 }
     }
 
     /// Bytes it was asked for that did not come yet.

@@ -2,7 +2,7 @@
 //!
 //! The rate is measured while bytes are owed: a sample closes after a tenth of a second or a round trip, whichever is
 //! longer, and at a piece's end. A newcomer is asked for one piece, then for more with each that comes. It ramps: it is asked
-//! for twice its bandwidth × delay until that brings no more, as QUIC's own window grows likewise; from then on for once
+//! for four times its bandwidth × delay until that brings no more, as QUIC's own window grows likewise; from then on for once
 //! its bandwidth × delay and a little on top.
 
 use std::time::Duration;
@@ -11,15 +11,18 @@ use crate::engine::mesh::exchange::PIECE_LEN;
 
 /// Bytes of a piece.
 pub(super) const PIECE: f64 = PIECE_LEN as f64;
-/// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us. Chosen: twice the longest
-/// pause that a busy box of ours makes.
-const AHEAD: f64 = 0.25;
+/// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us: a run, and half of one on
+/// top.
+const AHEAD: f64 = 0.4;
 /// A run is so many seconds of the source's work (DESIGN 5).
 const RUN: f64 = 0.25;
 /// A sample is at least so long, seconds.
 const SAMPLE: f64 = 0.1;
 /// Weight of a new sample (C13).
 const ALPHA: f64 = 0.3;
+/// While it ramps it is asked for so many times its bandwidth × delay: QUIC's own window doubles in a round trip, and what
+/// is measured is a round trip old.
+const RAMP: f64 = 4.0;
 /// A ramp goes on while a round brings so many times more.
 const GROWTH: f64 = 1.2;
 /// Rounds without growth that end it.
@@ -124,8 +127,15 @@ impl Flow {
     pub(super) fn window(&self, now: Duration) -> f64 {
         let cap = f64::from(self.cap) * PIECE;
         let Some(rate) = self.rate(now) else { return cap };
-        let rtts = if self.ramp.is_some() { 2.0 } else { 1.0 };
+        let rtts = if self.ramp.is_some() { RAMP } else { 1.0 };
         (rate * (self.rtt() * rtts + AHEAD)).max(2.0 * PIECE).min(cap)
+    }
+
+    /// Pieces that must be free before it is asked for more, so that runs do not become small.
+    pub(super) fn least(&self, now: Duration, most: usize) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and small")]
+        let half = (self.window(now) / PIECE / 2.0) as usize;
+        self.run(now, most).min(half).max(1)
     }
 
     /// Pieces of one run, 1 to `most`.

@@ -1,0 +1,312 @@
+//! Soulseek users as sources of a fetch.
+//!
+//! Under one root a byte is a byte, whoever sends it (DECISIONS 1). A user is asked for the file as for any download: in
+//! the queue, with a slot, within the limits, seen by the owner. When the transfer is granted its connection comes here
+//! ([`crate::app::pump::Diversions`]) and becomes one contiguous run from where the scheduler says; each piece is checked
+//! before it is written. One user at a time: the next is asked when one is done with. Nobody whose run was ended by us is
+//! asked again while the mesh can do the rest, and nobody who closed on an offset is asked for one again (DESIGN
+//! decision 7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::super::Running;
+use super::run::{ALIVE, STEP, Told};
+use crate::app::pump::{Diversion, Diverted};
+use crate::app::soulseek::Parts;
+use crate::disk::File;
+use crate::engine::soulseek::io::{Command, EnqueueRequest, Reply};
+use crate::engine::swarm::list::{PIECE_LEN, PieceList};
+use crate::engine::swarm::scheduler::{Assignment, Ended};
+use crate::model::id::{BatchId, ContentHash, TransferId, Username};
+use crate::model::music::WireText;
+use crate::model::swarm::CancelReason;
+use crate::model::transfer::{Direction, TransferState};
+use crate::net::mesh::StopCode;
+
+/// Times that a user may fail at one file before it is not asked any more.
+const TRIES: u32 = 2;
+/// How often it is seen how a download stands.
+const LOOK: Duration = Duration::from_secs(1);
+/// A download that waits here, for a user who is offline or failed, gives the next user a turn after so long.
+const HELD_UP: Duration = Duration::from_secs(10);
+/// Before a user who failed is asked again.
+const REST: Duration = Duration::from_secs(60);
+/// A user who sends less than 5 KB a second for 12 s is left, if there is somebody else (SPEC-FACTS 6.4).
+const SLOW: (u64, Duration) = (60_000, Duration::from_secs(12));
+
+/// What the swarm wants of Soulseek users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// A run is wanted.
+    pub(super) wanted: bool,
+    /// It would begin at the beginning of the file.
+    pub(super) from_zero: bool,
+}
+
+/// A granted transfer, waiting to be told where to begin. Whoever drops it hangs up.
+pub(super) struct Called {
+    pub(super) user: Username,
+    /// There is somebody else to ask.
+    pub(super) others: bool,
+    connection: Diverted,
+    over: oneshot::Sender<Over>,
+}
+
+/// How a run went. The connection is closed; the engine hears of that when it is dropped.
+struct Over {
+    _connection: Diverted,
+    /// It was asked for an offset and closed at once.
+    no_offset: bool,
+    /// It brought what it was to bring.
+    whole: bool,
+    /// The owner called the download off.
+    unwanted: bool,
+}
+
+#[derive(Default)]
+struct Experience {
+    tries: u32,
+    failed: u32,
+    no_offset: bool,
+    failed_at: Option<Instant>,
+}
+
+/// The batch that a fetch's downloads are known by: made of the content alone, so that it is the same after a restart.
+fn batch(content: ContentHash) -> BatchId {
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&content.0[..16]);
+    BatchId::from_random(u128::from_be_bytes(bits))
+}
+
+/// Calls off what is left of a fetch's downloads, until the program ends: then nobody answers.
+pub(super) async fn call_off(parts: &Parts, content: ContentHash, end: &CancellationToken) {
+    tokio::select! {
+        () = end.cancelled() => {}
+        () = cancel_all(parts, content) => {}
+    }
+}
+
+async fn cancel_all(parts: &Parts, content: ContentHash) {
+    let batch = batch(content);
+    let live = parts.node.look(move |node, _| {
+        let ours = node.live(Direction::Download).filter(|transfer| transfer.batch == Some(batch));
+        ours.map(|transfer| transfer.id).collect::<Vec<_>>()
+    });
+    for id in live.await.unwrap_or_default() {
+        cancel(parts, id).await;
+    }
+}
+
+async fn cancel(parts: &Parts, id: TransferId) {
+    // One that is over already needs nothing, and with the engine gone there is nothing to call off.
+    let _ = parts.node.command(Command::Cancel { direction: Direction::Download, id, remove: false }).await;
+}
+
+/// Asks one user after the other for as long as a run is wanted.
+pub(super) struct Caller {
+    pub(super) parts: Arc<Parts>,
+    pub(super) content: ContentHash,
+    pub(super) size: u64,
+    pub(super) users: Vec<(Username, WireText)>,
+    pub(super) told: mpsc::Sender<Told>,
+    pub(super) wish: watch::Receiver<Wish>,
+}
+
+impl Caller {
+    pub(super) async fn go(mut self) {
+        let Some(mut diversion) = self.parts.diversions.register(batch(self.content)) else {
+            tracing::warn!(content = %self.content, "another fetch asks Soulseek users for this file");
+            return;
+        };
+        let mut known: BTreeMap<usize, Experience> = BTreeMap::new();
+        loop {
+            if self.wish.wait_for(|wish| wish.wanted).await.is_err() {
+                return;
+            }
+            let Some(index) = self.choose(&known) else {
+                sleep(LOOK).await;
+                continue;
+            };
+            let others =
+                (0..self.users.len()).any(|at| at != index && known.get(&at).is_none_or(|user| user.failed < TRIES));
+            known.entry(index).or_default().tries += 1;
+            let over = self.call(index, others, &mut diversion).await;
+            let user = known.entry(index).or_default();
+            user.no_offset |= over.as_ref().is_some_and(|over| over.no_offset);
+            if over.as_ref().is_some_and(|over| over.unwanted) {
+                user.failed = TRIES;
+            }
+            if !over.is_some_and(|over| over.whole) {
+                user.failed = user.failed.saturating_add(1);
+                user.failed_at = Some(Instant::now());
+            }
+        }
+    }
+
+    /// The user who was asked the least, in the owner's order.
+    fn choose(&self, known: &BTreeMap<usize, Experience>) -> Option<usize> {
+        let from_zero = self.wish.borrow().from_zero;
+        let fits = |user: &Experience| {
+            let rested = user.failed_at.is_none_or(|at| at.elapsed() >= REST);
+            user.failed < TRIES && rested && (from_zero || !user.no_offset)
+        };
+        let asked = |at: &usize| known.get(at).map_or(0, |user| user.tries);
+        (0..self.users.len()).filter(|at| known.get(at).is_none_or(fits)).min_by_key(asked)
+    }
+
+    /// One download, from the question to the end of its run. `None`: it came to no run.
+    async fn call(&mut self, index: usize, others: bool, diversion: &mut Diversion) -> Option<Over> {
+        let (user, path) = self.users.get(index)?.clone();
+        let request = EnqueueRequest {
+            user: user.clone(),
+            files: vec![(path, self.size)],
+            batch: Some(batch(self.content)),
+            search: None,
+            destination: None,
+            external: None,
+        };
+        let reply = self.parts.node.command(Command::Enqueue(request)).await?;
+        let id = match &reply {
+            Reply::Enqueued { accepted, .. } if !accepted.is_empty() => accepted[0],
+            _ => {
+                tracing::info!(content = %self.content, %user, ?reply, "a Soulseek user is not asked");
+                return None;
+            }
+        };
+        let over = match self.granted(id, others, diversion).await {
+            Some(connection) => self.run(connection, others).await,
+            None => None,
+        };
+        // Before the engine hears that the connection is closed: it would try again by itself.
+        cancel(&self.parts, id).await;
+        over
+    }
+
+    /// Waits until the transfer is granted. `None`: it will not be, or it is not wanted any more.
+    async fn granted(&mut self, id: TransferId, others: bool, diversion: &mut Diversion) -> Option<Diverted> {
+        let mut held_up: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                connection = diversion.next() => {
+                    // One of a download called off before is of no use.
+                    if let Some(connection) = connection.filter(|connection| connection.transfer == id) {
+                        return Some(connection);
+                    }
+                }
+                unwanted = self.wish.wait_for(|wish| !wish.wanted) => {
+                    unwanted.ok();
+                    return None;
+                }
+                () = sleep(LOOK) => {}
+            }
+            let state = move |node: &crate::engine::soulseek::node::Node, _| {
+                node.transfer(Direction::Download, id).map(|transfer| transfer.state)
+            };
+            match self.parts.node.look(state).await.flatten() {
+                None => return None,
+                Some(state) if state.is_over() => return None,
+                Some(TransferState::QueuedLocally) if others => {
+                    if held_up.get_or_insert_with(Instant::now).elapsed() >= HELD_UP {
+                        return None;
+                    }
+                }
+                Some(_) => held_up = None,
+            }
+        }
+    }
+
+    async fn run(&self, connection: Diverted, others: bool) -> Option<Over> {
+        let (over, heard) = oneshot::channel();
+        let called = Called { user: connection.user.clone(), others, connection, over };
+        self.told.send(Told::Called(Box::new(called))).await.ok()?;
+        heard.await.ok()
+    }
+}
+
+/// The run of one user.
+pub(super) struct Stream {
+    pub(super) called: Box<Called>,
+    pub(super) list: Arc<PieceList>,
+    pub(super) file: File,
+    pub(super) running: Arc<Running>,
+    pub(super) told: mpsc::Sender<Told>,
+    pub(super) stop: StopCode,
+    pub(super) permit: OwnedSemaphorePermit,
+    /// Others could do it: a slow user is left.
+    pub(super) others: bool,
+}
+
+impl Stream {
+    pub(super) async fn go(mut self, assignment: Assignment, cancel: CancellationToken) {
+        let how = tokio::select! {
+            biased;
+            how = self.pieces(&assignment) => how,
+            () = cancel.cancelled() => Ended::Cancelled,
+        };
+        let Self { called, told, stop, permit, .. } = self;
+        let Called { user, mut connection, over, .. } = *called;
+        connection.hang_up();
+        drop(permit);
+        let offset = assignment.pieces.start as u64 * PIECE_LEN;
+        let no_offset = how == Ended::Failed && offset > 0 && connection.position() == offset;
+        let whole = how == Ended::Whole || (how == Ended::Cancelled && stop.is(CancelReason::Complete));
+        tracing::debug!(%user, offset, end = connection.position(), ?how, "the run of a Soulseek user is over");
+        // Nobody listens any more once the file is whole.
+        let _ = told.send(Told::Ended(assignment.run, how)).await;
+        let unwanted = connection.is_stopped();
+        let _ = over.send(Over { _connection: connection, no_offset, whole, unwanted });
+    }
+
+    async fn pieces(&mut self, assignment: &Assignment) -> Ended {
+        let run = assignment.run;
+        if let Err(error) = self.called.connection.begin(assignment.pieces.start as u64 * PIECE_LEN).await {
+            tracing::debug!(user = %self.called.user, %error, "a Soulseek user hears no offset");
+            return Ended::Failed;
+        }
+        let pump = self.running.parts.pump.clone();
+        let mut told_at: Option<Instant> = None;
+        let (mut since, mut bytes) = (Instant::now(), 0);
+        for piece in assignment.pieces.clone() {
+            let len = self.list.piece_len(piece);
+            let mut block = pump.disk().pool().take().await;
+            while block.len() < len {
+                let wanted = (len - block.len()).min(STEP);
+                let filled = match self.called.connection.fill(&mut block.spare()[..wanted]).await {
+                    Ok(0) | Err(_) => return Ended::Failed,
+                    Ok(filled) => filled,
+                };
+                block.grow(filled);
+                bytes += filled as u64;
+                if told_at.is_none_or(|at| at.elapsed() >= ALIVE) {
+                    let told = if told_at.is_none() { Told::First(run) } else { Told::Alive(run) };
+                    if told_at.is_none() {
+                        // How long the first byte takes is not its speed.
+                        since = Instant::now();
+                    }
+                    told_at = Some(Instant::now());
+                    let _ = self.told.send(told).await;
+                }
+                if since.elapsed() >= SLOW.1 {
+                    if self.others && bytes < SLOW.0 {
+                        return Ended::Failed;
+                    }
+                    (since, bytes) = (Instant::now(), 0);
+                }
+            }
+            let good = self.list.holds(piece, block.bytes());
+            if good && let Err(failed) = pump.disk().write(&self.file, piece as u64 * PIECE_LEN, vec![block]).await {
+                let _ = self.told.send(Told::Disk(failed.error)).await;
+                return Ended::Cancelled;
+            }
+            // After a bad one the run goes on: what is missing then is asked of others, and a third ends it.
+            let _ = self.told.send(Told::Piece(run, piece, good)).await;
+        }
+        Ended::Whole
+    }
+}

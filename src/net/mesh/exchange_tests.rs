@@ -1,0 +1,83 @@
+//! Two nodes on loopback: why a request is taken back reaches the one who serves it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::mesh::exchange::Wanted;
+use crate::engine::mesh::frame::{ChunkRequest, Hello};
+use crate::model::id::{ContentHash, PeerId};
+use crate::model::limits;
+use crate::model::swarm::CancelReason;
+use crate::net::mesh::{Answer, Identity, Incoming, Mesh, MeshSettings, Named, StopCode};
+
+fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc::Receiver<Incoming>) {
+    let (incoming, asked) = mpsc::channel(8);
+    let settings = MeshSettings {
+        bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        identity: Identity::from_secret(&Identity::make().unwrap()).unwrap(),
+        peers: peer.map(|(id, port)| Named { id, address: format!("127.0.0.1:{port}") }).into_iter().collect(),
+        banned: [].into(),
+        connections_max: 4,
+        gso: false,
+        hello: Hello::default(),
+        blocks: Arc::new(Semaphore::new(limits::BLOCKS)),
+        delay: Duration::ZERO,
+    };
+    (Mesh::start(settings, incoming, cancel.clone()).unwrap(), asked)
+}
+
+async fn request(asked: &mut mpsc::Receiver<Incoming>) -> Box<Answer> {
+    loop {
+        if let Incoming::Request { answer, .. } = asked.recv().await.unwrap() {
+            return answer;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_reaches_whoever_serves() {
+    let cancel = CancellationToken::new();
+    let (server, mut asked) = node(None, &cancel);
+    let (client, _unasked) = node(Some((server.id(), server.port())), &cancel);
+    let mut changes = client.changes();
+    let connected = async {
+        while client.links().is_empty() {
+            changes.changed().await.unwrap();
+        }
+    };
+    let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
+    assert!(connected.is_ok(), "{:?}", client.peers());
+    let link = client.links()[0].clone();
+    let wanted = Wanted::Chunk(ChunkRequest {
+        content: ContentHash([1; 32]),
+        offset: 0,
+        length: 512 * 1024,
+        priority: 5,
+        deadline_ms: 1_000,
+    });
+    for reason in CancelReason::ALL {
+        let stop = StopCode::default();
+        let (body, answer) = tokio::join!(link.request_until(wanted, stop.clone()), async {
+            let mut answer = request(&mut asked).await;
+            assert!(answer.grant().await);
+            answer
+        });
+        let (body, mut answer) = (body.unwrap(), answer);
+        assert_eq!(answer.taken_back(), None);
+        stop.set(reason);
+        drop(body);
+        // Whether the next byte or the hundred thousandth meets the stop is the network's.
+        let mut sent = 0;
+        while answer.send(&[0; 1_024]).await {
+            sent += 1_024;
+            assert!(sent < 512 * 1024, "{reason:?} was not heard");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(answer.taken_back(), Some(reason));
+    }
+    cancel.cancel();
+}
