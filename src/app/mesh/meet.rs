@@ -196,7 +196,7 @@ pub(super) async fn run(running: Arc<Running>) {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
         IpAddr::V6(_) => {
-            locked(&board.state).problem = "the DHT is IPv4 only, and mesh.address is not".to_owned();
+            "the DHT is IPv4 only, and mesh.address is not".clone_into(&mut locked(&board.state).problem);
             return;
         }
     };

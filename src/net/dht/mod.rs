@@ -1,4 +1,4 @@
-//! The public DHT of BitTorrent: who is at a key, and that we are.
+//! The public DHT of `BitTorrent`: who is at a key, and that we are.
 //!
 //! The protocol is the crate `mainline`'s (BEP 5, with the defence of BEP 42 against invented neighbours). It runs on a
 //! thread of its own that wakes twenty times a second, so it is opened for an errand and closed when there is none for a

@@ -61,7 +61,7 @@ pub(super) async fn keep(shared: Arc<Shared>, peer: PeerId) {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = shared.cancel.cancelled() => return,
