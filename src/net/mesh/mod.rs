@@ -2,8 +2,8 @@
 //!
 //! One UDP port, TLS 1.3 with both keys proven ([`identity`]), one control stream per connection driven by
 //! `engine::mesh::session` ([`link`]), and a stream of its own for each request ([`exchange`]). Named peers are called
-//! until they answer, with growing pauses ([`dial`]); others that were found are called as `engine::mesh::candidates` says
-//! ([`meet`]). Who may connect how often is `engine::mesh::guard`'s decision;
+//! until they answer, with growing pauses ([`dial`]); others that were found are called when
+//! `engine::mesh::candidates` says so ([`meet`]). Who may connect how often is `engine::mesh::guard`'s decision;
 //! what is served, and what is asked for, is decided by whoever holds the [`Mesh`] and takes its [`Incoming`].
 //!
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
