@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, Hello};
 use crate::model::id::{ContentHash, PeerId};
@@ -24,6 +25,8 @@ fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc:
         connections_max: 4,
         gso: false,
         hello: Hello::default(),
+        range: Range { private: Vec::new(), server_near: false },
+        strangers_max: 0,
         blocks: Arc::new(Semaphore::new(limits::BLOCKS)),
         delay: Duration::ZERO,
     };
