@@ -27,6 +27,8 @@ fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc:
         connections_max: 4,
         gso: false,
         hello: Hello::default(),
+        range: Range { private: Vec::new(), server_near: false },
+        strangers_max: 0,
         blocks: Arc::new(Semaphore::new(limits::BLOCKS)),
         delay: Duration::ZERO,
     };
