@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, Hello};
 use crate::model::id::{ContentHash, PeerId};
@@ -17,6 +18,8 @@ use crate::net::mesh::{Answer, Identity, Incoming, Mesh, MeshSettings, Named, St
 fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc::Receiver<Incoming>) {
     let (incoming, asked) = mpsc::channel(8);
     let settings = MeshSettings {
+        range: Range::default(),
+        strangers_max: 0,
         bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         identity: Identity::from_secret(&Identity::make().unwrap()).unwrap(),
         peers: peer.map(|(id, port)| Named { id, address: format!("127.0.0.1:{port}") }).into_iter().collect(),
