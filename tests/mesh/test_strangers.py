@@ -190,8 +190,9 @@ def test_a_lying_list_closes_the_liar(node, song):
     async def talk():
         async with stranger(port(one), Key()) as peer:
             await peer.greet()
-            await asyncio.to_thread(one.fetch, content, path.stat().st_size, "song.wav")
+            # It waits for requests before the first one comes.
             serving = asyncio.create_task(source(peer, path.read_bytes(), "lying list"))
+            await asyncio.to_thread(one.fetch, content, path.stat().st_size, "song.wav")
             assert await peer.closed() == VIOLATION
             serving.cancel()
     asyncio.run(talk())
