@@ -1,4 +1,5 @@
 //! The lab's own network, and the program on it.
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 #[path = "lab/hybrid.rs"]
 mod hybrid;

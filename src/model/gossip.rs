@@ -254,3 +254,39 @@ pub struct Offer {
     /// kbit/s.
     pub bitrate_kbps: u32,
 }
+
+/// What a peer says it has of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Who.
+    pub peer: PeerId,
+    /// Title of the release.
+    pub title: Option<String>,
+    /// Artist of the release.
+    pub artist: Option<String>,
+    /// All of it is lossless.
+    pub lossless: bool,
+    /// Every track of it is there, as far as that is known.
+    pub has_full_album: Option<bool>,
+    /// Its tracks; at most `limits::GOSSIP_TRACKS`.
+    pub tracks: Vec<DescribedTrack>,
+}
+
+/// One of its tracks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedTrack {
+    /// From 1 on.
+    pub number: u32,
+    /// Title.
+    pub title: Option<String>,
+    /// MusicBrainz recording.
+    pub recording: Option<u128>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// How it is coded.
+    pub codec: Option<Codec>,
+    /// kbit/s.
+    pub bitrate_kbps: Option<u32>,
+    /// Thousandths of the score.
+    pub quality_permille: Option<u16>,
+}

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::gossip::{HashEntry, Mode, Offer};
+use super::gossip::{Described, HashEntry, Mode, Offer};
 use super::id::{ContentHash, PeerId, Username};
 use super::music::WireText;
 use super::swarm::Source;
@@ -278,6 +278,8 @@ pub enum MeshRequest {
     StartRecording(RecordingRequest),
     /// Which of these recordings do connected peers have? Answer: `Offers`.
     Offers(Vec<u128>),
+    /// What do connected peers have of this release? Answer: `Releases`.
+    Release(u128),
     /// What do peers say is behind this flac key? Where nobody said anything yet, they are asked. Answer: `Hashes`.
     Hashes(u64),
     /// Stop it if it runs, and forget it with its partial file. A finished file stays. Answer: `Done`.
@@ -304,6 +306,8 @@ pub enum MeshAnswer {
     },
     /// Offers of peers.
     Offers(Vec<Offer>),
+    /// What each peer has of it.
+    Releases(Vec<Described>),
     /// What peers said; a few of them.
     Hashes(Vec<(PeerId, HashEntry)>),
 }

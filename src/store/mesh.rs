@@ -321,6 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::float_cmp, reason = "halves of small numbers are exact")]
     async fn what_sources_did_outlives_a_restart_and_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let half_life = Duration::from_secs(7 * 24 * 3_600);

@@ -16,6 +16,8 @@ def came(report, size):
     assert report["completed"] and report["identical"] and report["bytes"] == size, report
     assert sum(report["bytes_by_source"].values()) == size, report
     assert report["peak_rss_kib"] > 1_000 and report["rescue"] is None, report
+    kinds = [line["type"] for line in report["trace"]]
+    assert kinds[0] == "JobStart" and kinds[-1] == "JobComplete" and "ChunkRequested" in kinds, kinds
     assert abs(report["ratio"] - report["seconds"] / report["ideal_seconds"]) < 0.01, report
 
 
@@ -32,6 +34,18 @@ def test_several_peers_bring_a_flac_file(lab):
     assert report["corrupt_pieces_by_source"] == {}
     assert report["ideal_seconds"] == 2.048
     assert not lab.folders() and not lab.nodes()
+
+
+def test_a_soulseek_user_and_mesh_peers_share_the_work(lab):
+    report = lab.play("""
+        file: {size_mib: 8, kind: flac}
+        peers:
+          - {name: user, via: soulseek, rate_kib_s: 1000}
+          - {name: one, rate_kib_s: 1000}
+          - {name: refuses, via: soulseek, deny_offset: true, rate_kib_s: 1000, rtt_ms: 500}
+    """)
+    came(report, 8 * MIB)
+    assert report["bytes_by_source"]["user"] > 0 and report["bytes_by_source"]["one"] > 0, report
 
 
 def test_silence_departure_and_lateness(lab):
@@ -88,7 +102,8 @@ def test_nobody_has_it(lab):
 
 @pytest.mark.parametrize("text, told", [
     ("file: {size_mib: 1}\npeers:\n- name: a\n  rate: 3\n", "scenario.yml:4:3: peers[0].rate: unknown key"),
-    ("file: {size_mib: 1}\npeers: [{via: soulseek}]\n", "scenario.yml:2:10: peers[0].via: "),
+    ("file: {size_mib: 1}\npeers: [{via: http}]\n", "scenario.yml:2:10: peers[0].via: mesh or soulseek"),
+    ("file: {size_mib: 1}\npeers:\n- via: mesh\n  deny_offset: true\n", "scenario.yml:4:3: peers[0].deny_offset: only"),
     ("file: {size_mib: 1}\npeers: [{}]\nrescue: {stall_s: 1}\n", "scenario.yml:3:"),
     ("file: {size_mib: 1}\npeers: [{}]\nguardrails: {}\n", "scenario.yml:3:"),
     ("file: [", "scenario.yml:"),

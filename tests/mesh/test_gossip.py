@@ -99,6 +99,10 @@ def test_a_recording_is_fetched_by_the_copy_most_agree_on(sharer, node, copies):
     offers = {o["peer"]: o for o in fetcher.get(f"/api/mesh/recordings/{RECORDING}/offers")}
     assert {peer: o["content_hash"] == clean for peer, o in offers.items()} == {one.id: True, two.id: True, three.id: False}
     assert offers[one.id]["file_size_bytes"] == copies["clean.flac"].stat().st_size
+    releases = {r["peer"]: r for r in fetcher.get(f"/api/mesh/releases/{RELEASE}")}
+    assert {peer: (r["lossless"], len(r["tracks"])) for peer, r in releases.items()} == {
+        one.id: (True, 1), two.id: (True, 2), three.id: (False, 1)}, releases
+    assert releases[one.id]["tracks"][0]["mb_recording_id"] == str(RECORDING) and releases[one.id]["artist"] == "Somebody"
     # The hashes of all three came by their own way.
     for v in k["variants"]:
         path = f"/api/mesh/hashes/{v['flac_key']}"

@@ -33,7 +33,6 @@ impl Dice {
         self.roll(sides) == 0
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn between(&mut self, low: f64, high: f64) -> f64 {
         low * (high / low).powf(self.roll(1_000_000) as f64 / 1e6)
     }
@@ -84,9 +83,9 @@ fn case(seed: u64) -> Case {
     let size = 1 + dice.roll(scale);
     let mut there = vec![false; usize::try_from(size.div_ceil(PIECE)).unwrap()];
     if dice.one_in(3) {
-        there.iter_mut().for_each(|there| *there = dice.one_in(3));
+        there.fill_with(|| dice.one_in(3));
     }
-    let mut peers: Vec<Peer> = (0..1 + dice.roll(8)).map(|_| peer(&mut dice)).collect();
+    let mut peers: Vec<Peer> = (0..=dice.roll(8)).map(|_| peer(&mut dice)).collect();
     if !dice.one_in(6) {
         peers.push(Peer { rtt_s: dice.between(0.000_2, 0.6), ..Peer::of(dice.between(0.05, 4.0)) });
     }

@@ -1,7 +1,7 @@
 //! Peers and lines in virtual time around the real scheduler.
 //!
 //! A peer serialises what it was asked for at its rate, in the order of the requests; bytes and requests take half a round
-//! trip. With `ramps` it keeps no more bytes on the way than a window that begins at ten packets and grows by what is
+//! trip. With `ramps` it keeps no more bytes on the way than a window that begins small and grows by what is
 //! acknowledged, as QUIC does.
 
 use std::cmp::Reverse;
@@ -16,36 +16,36 @@ use slskdn::model::id::{PeerId, Username};
 use slskdn::model::swarm::{CancelReason, Source};
 use slskdn::model::trace::TraceKind;
 
-pub const PIECE: u64 = 64 * 1024;
-pub const MIB: u64 = 1024 * 1024;
+pub(super) const PIECE: u64 = 64 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
 /// Bytes sent at once.
 const QUANTUM: u64 = 16 * 1024;
-/// QUIC's window at the beginning, and the most our connections have.
-const WINDOW: (f64, f64) = (14_720.0, 4.0 * 1024.0 * 1024.0);
+/// QUIC's window at the beginning, and the most our connections have (`net::mesh`).
+const WINDOW: (f64, f64) = (67_200.0, 4.0 * 1024.0 * 1024.0);
 
 /// One source.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(super) struct Peer {
     /// Bytes per second.
-    pub rate: f64,
-    pub rtt_s: f64,
-    pub start_s: f64,
-    pub leave_s: f64,
+    pub(super) rate: f64,
+    pub(super) rtt_s: f64,
+    pub(super) start_s: f64,
+    pub(super) leave_s: f64,
     /// Silent once it has sent so much.
-    pub stall_after: u64,
+    pub(super) stall_after: u64,
     /// Gone once it has sent so much.
-    pub disconnect_after: u64,
+    pub(super) disconnect_after: u64,
     /// Every n-th piece is bad; 0: none.
-    pub corrupt_every: u64,
-    pub ramps: bool,
+    pub(super) corrupt_every: u64,
+    pub(super) ramps: bool,
     /// A tenth of the rate once it has sent so much.
-    pub slow_after: u64,
-    pub soulseek: bool,
-    pub known: Reputation,
+    pub(super) slow_after: u64,
+    pub(super) soulseek: bool,
+    pub(super) known: Reputation,
 }
 
 impl Peer {
-    pub fn of(megabytes_per_s: f64) -> Self {
+    pub(super) fn of(megabytes_per_s: f64) -> Self {
         Self {
             rate: megabytes_per_s * 1e6,
             rtt_s: 0.0005,
@@ -61,12 +61,11 @@ impl Peer {
         }
     }
 
-    pub fn is_good(&self) -> bool {
+    pub(super) fn is_good(&self) -> bool {
         self.corrupt_every == 0
     }
 
     /// Good bytes it could have sent until then.
-    #[allow(clippy::cast_precision_loss)]
     fn could(&self, time: f64) -> f64 {
         let most = self.stall_after.min(self.disconnect_after) as f64;
         if self.is_good() { (self.rate * (time.min(self.leave_s) - self.start_s).max(0.0)).min(most) } else { 0.0 }
@@ -74,8 +73,7 @@ impl Peer {
 }
 
 /// When the good sources at full rate have delivered the file.
-#[allow(clippy::cast_precision_loss)]
-pub fn ideal(size: u64, peers: &[Peer]) -> f64 {
+pub(super) fn ideal(size: u64, peers: &[Peer]) -> f64 {
     let (mut low, mut high) = (0.0, 1e7);
     while high - low > 1e-4 {
         let middle = f64::midpoint(low, high);
@@ -87,22 +85,22 @@ pub fn ideal(size: u64, peers: &[Peer]) -> f64 {
 
 /// How a fetch went.
 #[derive(Debug)]
-pub struct Report {
-    pub seconds: f64,
+pub(super) struct Report {
+    pub(super) seconds: f64,
     /// Why it is not whole.
-    pub failed: Option<String>,
-    pub twice: u64,
+    pub(super) failed: Option<String>,
+    pub(super) twice: u64,
     /// Bytes that arrived for nothing.
-    pub wasted: u64,
+    pub(super) wasted: u64,
     /// Bytes that arrived from each.
-    pub taken: Vec<u64>,
-    pub cancels: Vec<(usize, CancelReason)>,
-    pub events: Vec<(f64, TraceKind)>,
+    pub(super) taken: Vec<u64>,
+    pub(super) cancels: Vec<(usize, CancelReason)>,
+    pub(super) events: Vec<(f64, TraceKind)>,
     /// Most bytes asked of one source and not there yet.
-    pub in_flight: Vec<u64>,
+    pub(super) in_flight: Vec<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Event {
     Join(usize),
     Leave(usize),
@@ -132,7 +130,7 @@ struct Live {
     length: u64,
 }
 
-pub struct World {
+pub(super) struct World {
     size: u64,
     peers: Vec<Peer>,
     lines: Vec<Line>,
@@ -147,18 +145,17 @@ pub struct World {
     started: BTreeSet<RunId>,
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn ns(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
 impl World {
-    pub fn new(size: u64, peers: Vec<Peer>, settings: SwarmSettings) -> Self {
+    pub(super) fn new(size: u64, peers: Vec<Peer>, settings: SwarmSettings) -> Self {
         let pieces = usize::try_from(size.div_ceil(PIECE)).unwrap();
         Self::resumed(size, vec![false; pieces], peers, settings)
     }
 
-    pub fn resumed(size: u64, there: Vec<bool>, peers: Vec<Peer>, settings: SwarmSettings) -> Self {
+    pub(super) fn resumed(size: u64, there: Vec<bool>, peers: Vec<Peer>, settings: SwarmSettings) -> Self {
         let line = || Line {
             queue: VecDeque::new(),
             sending: false,
@@ -221,8 +218,7 @@ impl World {
     }
 
     /// Runs until the file is whole or that much time has passed.
-    #[allow(clippy::cast_precision_loss)]
-    pub fn run(mut self, limit_s: f64) -> Report {
+    pub(super) fn run(mut self, limit_s: f64) -> Report {
         while self.scheduler.left() > 0 {
             let Some(Reverse(key)) = self.heap.pop() else {
                 self.report.failed = Some("nothing happens any more".to_owned());
@@ -253,7 +249,6 @@ impl World {
     }
 
     fn note(&mut self) {
-        #[allow(clippy::cast_precision_loss)]
         let at = self.now as f64 / 1e9;
         self.report.events.extend(self.scheduler.take_events().into_iter().map(|event| (at, event)));
     }
@@ -328,7 +323,6 @@ impl World {
             Event::Acked(at, bytes) => {
                 let line = &mut self.lines[at];
                 line.on_the_way -= bytes;
-                #[allow(clippy::cast_precision_loss)]
                 let grown = line.window + bytes as f64;
                 line.window = grown.min(WINDOW.1);
                 self.send(at);
@@ -348,7 +342,6 @@ impl World {
         true
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn send(&mut self, at: usize) {
         let (peer, line) = (&self.peers[at], &mut self.lines[at]);
         let full = peer.ramps && line.on_the_way > 0 && line.on_the_way as f64 + QUANTUM as f64 > line.window;

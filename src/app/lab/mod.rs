@@ -3,8 +3,8 @@
 //!
 //! Everything in it is real but the network between: nodes are processes of their own that run the code of every day.
 //! [`scenario`] says what is to happen, [`material`] makes the file, [`children`] keeps the processes, [`peer`] is one of
-//! them, [`faults`] is what a peer does to the bytes that it serves, and [`stage`] plays it all. How far away a peer is,
-//! its socket decides (`net::mesh`). [`soulseek`] is the network there.
+//! them, [`faults`] is what a peer does to the bytes that it serves, [`users`] are those of Soulseek, and [`stage`] plays
+//! it all. How far away a peer is, its socket decides (`net::mesh`). [`soulseek`] is the network there.
 
 mod children;
 pub mod faults;

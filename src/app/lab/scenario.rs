@@ -107,7 +107,7 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
             Some("flac") => Kind::Flac,
             _ => Kind::Random,
         };
-        if mib.is_none() {
+        if !file.places.contains_key("size_mib") {
             file.wrong("size_mib", "is missing");
         } else if PieceList::fits(size).is_err() {
             file.wrong("size_mib", "the file is longer than the mesh exchanges");
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn every_mistake_is_named_with_its_place() {
         for (text, wanted) in [
-            ("", "s.yml:0:1: file: is missing"),
+            ("", "s.yml: file: is missing"),
             ("file: {size_mib: 1}\npeers: []", "s.yml:2:8: peers: 1 to 50"),
             ("file: {size_mib: x}\npeers: [{}]", "s.yml:1:8: file.size_mib: a number"),
             ("file: {size_mib: 1, kind: mp3}\npeers: [{}]", "file.kind: random or flac is wanted, not `mp3`"),

@@ -43,7 +43,7 @@ impl Network {
 pub(super) struct User {
     script: PeerScript,
     file: PathBuf,
-    user: Option<soulseek::Peer>,
+    here: Option<soulseek::Peer>,
 }
 
 impl User {
@@ -62,7 +62,7 @@ impl User {
             // The lab's own clock decides.
             leave_at: None,
         };
-        Self { script, file: file.to_owned(), user: None }
+        Self { script, file: file.to_owned(), here: None }
     }
 
     /// The file as others name it.
@@ -75,19 +75,19 @@ impl User {
         let failed = |error: io::Error| LabError::Child { name: self.script.name.clone(), why: error.to_string() };
         let file = File::open(&self.file).map_err(failed)?;
         let started = soulseek::Peer::start(self.script.clone(), Arc::new(file), network.port);
-        self.user = Some(network.runtime.block_on(started).map_err(failed)?);
+        self.here = Some(network.runtime.block_on(started).map_err(failed)?);
         Ok(())
     }
 
     /// Drops every connection and stays away.
     pub(super) fn leave(&self) {
-        if let Some(user) = &self.user {
+        if let Some(user) = &self.here {
             user.leave();
         }
     }
 
     /// Bytes of the file given to the network.
     pub(super) fn sent(&self) -> u64 {
-        self.user.as_ref().map_or(0, |user| user.report().sent)
+        self.here.as_ref().map_or(0, |user| user.report().sent)
     }
 }

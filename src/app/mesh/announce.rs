@@ -1,7 +1,7 @@
 //! What could be announced in the DHT: the meeting places, and recordings and releases of files that are shared.
 //!
-//! A recording or release counts when the Doctor knows it and at least one of its files is advertised to other users now.
-//! Half of the room is the releases'.
+//! A recording or release counts when the Doctor knows it and at least one of its files is advertised to other users
+//! now. Half of the room is the releases'.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStringExt as _;
@@ -32,7 +32,8 @@ pub(super) fn places(dht: &config::MeshDht) -> Vec<(DhtKey, Announced)> {
     places
 }
 
-/// Recordings and releases that are shared, at most `limits::DHT_ANNOUNCED`. Reads the store: not for the runtime's threads.
+/// Recordings and releases that are shared, at most `limits::DHT_ANNOUNCED`. Reads the store: not for the runtime's
+/// threads.
 ///
 /// # Errors
 /// The store cannot be read.

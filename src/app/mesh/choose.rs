@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{MeshService, Running, locked, unreadable};
 use crate::engine::audio::canonical::{choose, skip_download};
-use crate::engine::mesh::control::{CacheJob, Control, OfferedTrack, WantedTrack};
+use crate::engine::mesh::control::{Ask, CacheJob, Control, Descriptor, OfferedTrack, Sealed, TrackHave, WantedTrack};
 use crate::engine::mesh::gossip::MBID;
 use crate::engine::soulseek::io::Refusal;
-use crate::model::gossip::{Consensus, HashEntry, Mode, Offer};
+use crate::model::gossip::{Consensus, Described, DescribedTrack, HashEntry, Mode, Offer};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::mesh::{FetchRequest, MeshAnswer, RecordingRequest};
+use crate::net::mesh::{Link, spare};
 
 /// For peers to say what they have.
 const OFFERS: Duration = Duration::from_secs(3);
-/// Questions to all peers at once.
-const QUESTIONS: usize = 4;
+/// For all of them to be told.
+const TELLING: Duration = Duration::from_secs(1);
+/// Before another attempt to tell one.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Answers that wait to be read, each at most a frame: one block.
+const ANSWERS: u32 = 8;
 /// Answers to one key that are shown.
 const HASHES: usize = 64;
 
@@ -38,7 +43,7 @@ impl MeshService {
         let read = tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::Full(error.to_string()))?;
         let (known, told) = read.map_err(unreadable)?;
         let known = known.ok_or(Refusal::NotFound)?;
-        let here: BTreeSet<PeerId> = running.mesh.links().iter().map(|link| link.id()).collect();
+        let here: BTreeSet<PeerId> = running.mesh.links().iter().map(Link::id).collect();
         let sources = |content| {
             let has = |(peer, told): &&(PeerId, _)| here.contains(peer) && has(told, content);
             told.iter().filter(has).count()
@@ -94,19 +99,16 @@ impl MeshService {
         let Some(sealed) = Control::CacheJob(Box::new(job)).seal() else {
             return Err(Refusal::Invalid("too many recordings are asked for at once".to_owned()));
         };
-        let (answers, mut answered) = mpsc::channel(limits::MESH_CONNECTIONS);
+        let paid = spare(&running.blocks, ANSWERS);
+        let (answers, mut answered) = mpsc::channel(ANSWERS as usize);
         {
             let mut waiting = locked(&running.answers);
-            if waiting.offers.len() >= QUESTIONS {
-                return Err(Refusal::Full("peers are being asked other things; try again".to_owned()));
+            if paid.is_none() || !waiting.offers.is_empty() {
+                return Err(Refusal::Full("peers are being asked already; try again".to_owned()));
             }
             waiting.offers.insert(job_id, answers);
         }
-        let links = running.mesh.links();
-        let speak = links.iter().filter(|link| link.greeted().features.iter().any(|feature| feature == MBID));
-        let mut asked: BTreeSet<PeerId> =
-            speak.filter(|link| link.tell(sealed.clone())).map(|link| link.id()).collect();
-        let (mut found, until) = (Vec::new(), Instant::now() + OFFERS);
+        let (mut asked, mut found, until) = (running.tell_all(&sealed).await, Vec::new(), Instant::now() + OFFERS);
         while !asked.is_empty() {
             let Ok(Some((peer, job))) = timeout_at(until, answered.recv()).await else { break };
             if asked.remove(&peer) {
@@ -114,6 +116,31 @@ impl MeshService {
             }
         }
         locked(&running.answers).offers.remove(&job_id);
+        Ok(found)
+    }
+
+    /// Asks all connected peers what they have of a release, and waits a moment for what they say.
+    pub(super) async fn releases(&self, release: u128) -> Result<Vec<Described>, Refusal> {
+        let running = self.on()?;
+        let Some(sealed) = Control::Ask(Ask::Release(release)).seal() else { return Ok(Vec::new()) };
+        // What waits, and what is found.
+        let paid = spare(&running.blocks, 3 * ANSWERS);
+        let (answers, mut answered) = mpsc::channel(ANSWERS as usize);
+        {
+            let mut waiting = locked(&running.answers);
+            if paid.is_none() || !waiting.descriptors.is_empty() {
+                return Err(Refusal::Full("peers are being asked already; try again".to_owned()));
+            }
+            waiting.descriptors.insert(release, answers);
+        }
+        let (mut asked, mut found, until) = (running.tell_all(&sealed).await, Vec::new(), Instant::now() + OFFERS);
+        while !asked.is_empty() && found.len() < ANSWERS as usize {
+            let Ok(Some((peer, descriptor))) = timeout_at(until, answered.recv()).await else { break };
+            if asked.remove(&peer) {
+                found.push(described(peer, *descriptor));
+            }
+        }
+        locked(&running.answers).descriptors.remove(&release);
         Ok(found)
     }
 }
@@ -135,6 +162,20 @@ impl MeshService {
 }
 
 impl Running {
+    /// Tells all who speak of recordings, but those who are told something else all the while; answers whom.
+    async fn tell_all(&self, sealed: &Sealed) -> BTreeSet<PeerId> {
+        let mut left = self.mesh.links();
+        left.retain(|link| link.greeted().features.iter().any(|feature| feature == MBID));
+        let (mut told, until) = (BTreeSet::new(), Instant::now() + TELLING);
+        loop {
+            left.retain(|link| !(link.tell(sealed.clone()) && told.insert(link.id())));
+            if left.is_empty() || Instant::now() >= until {
+                return told;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
     /// The owner's choice.
     fn mode(&self) -> Mode {
         if self.canonical.enabled && self.canonical.prefer { Mode::CanonicalMaster } else { Mode::Any }
@@ -164,6 +205,32 @@ fn offer(peer: PeerId, track: &OfferedTrack, recordings: &[u128]) -> Option<Offe
         codec: track.codec,
         bitrate_kbps: track.bitrate_kbps,
     })
+}
+
+/// Of a score that was looked at: 0 to 1.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1,000")]
+fn permille(score: f32) -> u16 {
+    (score.clamp(0.0, 1.0) * 1_000.0).round() as u16
+}
+
+fn described(peer: PeerId, descriptor: Descriptor) -> Described {
+    let track = |track: TrackHave| DescribedTrack {
+        number: track.track_number,
+        title: track.title,
+        recording: track.mb_recording_id,
+        size: track.file_size_bytes,
+        codec: track.codec,
+        bitrate_kbps: track.bitrate_kbps,
+        quality_permille: track.quality_score.map(permille),
+    };
+    Described {
+        peer,
+        title: descriptor.title,
+        artist: descriptor.artist,
+        lossless: descriptor.edition.lossless,
+        has_full_album: descriptor.has_full_album,
+        tracks: descriptor.tracks.into_iter().map(track).collect(),
+    }
 }
 
 /// What files in this container are called.

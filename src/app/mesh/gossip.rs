@@ -14,12 +14,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::tell::Over;
 pub(super) use self::tell::own_offer;
 use super::{Running, locked, serve};
 use crate::engine::mesh::control::{CacheJob, Control, Descriptor, RecordingAdvert};
 use crate::engine::mesh::gossip::{Deed, Gossip, Own};
 use crate::model::gossip::{Claim, HashEntry, Heard};
-use crate::model::health::uuid_text;
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::record::Change;
@@ -50,6 +50,8 @@ const HASHES: usize = 128;
 pub(super) struct Answers {
     /// Of which job.
     pub(super) offers: BTreeMap<u128, mpsc::Sender<(PeerId, Box<CacheJob>)>>,
+    /// Of which release.
+    pub(super) descriptors: BTreeMap<u128, mpsc::Sender<(PeerId, Box<Descriptor>)>>,
 }
 
 /// Tells and hears until the program stops.
@@ -98,8 +100,7 @@ struct Work {
     machine: Gossip,
     /// Connections that the machine knows, by their numbers.
     links: BTreeMap<PeerId, u64>,
-    /// Where the look over everything is; `None`: it is done.
-    over: Option<Option<u128>>,
+    over: Over,
     over_due: Duration,
     /// When the last one began.
     over_at: Duration,
@@ -132,7 +133,7 @@ impl Work {
             bundle_id,
             machine: Gossip::new(own),
             links: BTreeMap::new(),
-            over: Some(None),
+            over: Over::After(None),
             over_due: OVER_ALL,
             over_at: Duration::ZERO,
             unshared: BTreeSet::new(),
@@ -196,7 +197,7 @@ impl Work {
                 }
                 if self.now() >= self.over_due {
                     (self.over_at, self.over_due) = (self.now(), self.now().saturating_add(OVER_ALL));
-                    self.over = Some(None);
+                    self.over = Over::After(None);
                 }
                 let more = self.look().await?;
                 look = Instant::now() + if more { Duration::ZERO } else { LOOK };
@@ -257,7 +258,7 @@ impl Work {
             let bundle_id = self.bundle_id;
             self.machine.on_changed(stored(&self.running, move |running| own(&running.parts.store, bundle_id)).await?);
         }
-        Ok(more || looked.more || looked.next.is_some() || !self.again.is_empty())
+        Ok(more || looked.more || looked.next != Over::Done || !self.again.is_empty())
     }
 
     async fn perform(&mut self, deeds: Vec<Deed>) -> Result<(), StoreError> {
@@ -299,11 +300,11 @@ impl Work {
                 Deed::Keep { peer, heard, void, recordings } => self.keep(peer, heard, void, recordings).await?,
                 Deed::KeepHashes { peer, heard, entries, .. } => self.keep_hashes(peer, heard, entries).await?,
                 Deed::Described(peer, descriptor) => {
-                    let Descriptor { mb_release_id, tracks, .. } = &*descriptor;
-                    tracing::debug!(%peer, release = uuid_text(*mb_release_id), tracks = tracks.len(), "a peer describes");
+                    // Nobody may wait for it, or others were quicker.
+                    let waits = locked(&self.running.answers).descriptors.get(&descriptor.mb_release_id).cloned();
+                    let _ = waits.map(|waits| waits.try_send((peer, descriptor)));
                 }
                 Deed::Offered(peer, job) => {
-                    // Nobody may wait for it, or others were quicker.
                     let waits = locked(&self.running.answers).offers.get(&job.job_id).cloned();
                     let _ = waits.map(|waits| waits.try_send((peer, job)));
                 }

@@ -1,8 +1,8 @@
-//! How nodes meet: asks the DHT and tells it of us as `engine::mesh::meeting` plans it, listens on the own network, and hands
-//! what is found to the mesh.
+//! How nodes meet: asks the DHT and tells it of us as `engine::mesh::meeting` plans it, listens on the own network, and
+//! hands what is found to the mesh.
 //!
-//! Whether others can reach our port decides whether anything is announced: the router says that it forwards it, the owner
-//! says so, our address needs no router, or somebody has called from outside.
+//! Whether others can reach our port decides whether anything is announced: the router says that it forwards it, the
+//! owner says so, our address needs no router, or somebody has called from outside.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -135,8 +135,8 @@ impl Board {
             (None, None) => (
                 None,
                 format!(
-                    "nobody has called yet, and mesh.port_mapping is off: forward UDP port {port} to this machine and say \
-                     `manual`, or let the router be asked with `auto`"
+                    "nobody has called yet, and mesh.port_mapping is off: forward UDP port {port} to this machine \
+                     and say `manual`, or let the router be asked with `auto`"
                 ),
             ),
         }
@@ -196,7 +196,7 @@ pub(super) async fn run(running: Arc<Running>) {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
         IpAddr::V6(_) => {
-            locked(&board.state).problem = "the DHT is IPv4 only, and mesh.address is not".to_owned();
+            "the DHT is IPv4 only, and mesh.address is not".clone_into(&mut locked(&board.state).problem);
             return;
         }
     };

@@ -35,7 +35,7 @@ use crate::engine::library::CanonicalRules;
 use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::downloader::State;
 use crate::engine::mesh::frame::Hello;
-use crate::engine::mesh::session::FEATURES;
+use crate::engine::mesh::session::{FEATURES, FEATURES_SILENT};
 use crate::engine::soulseek::io::Refusal;
 use crate::engine::soulseek::names;
 use crate::engine::swarm::cost::CostSettings;
@@ -143,7 +143,7 @@ impl MeshService {
         tracing::info!(id = %identity.id(), "the mesh is on");
         let (incoming, asked) = mpsc::channel::<Incoming>(limits::MESH_REQUESTS);
         let hello = Hello {
-            features: FEATURES.to_owned(),
+            features: if settings.gossip { FEATURES } else { FEATURES_SILENT }.to_owned(),
             software: concat!("slskdn/", env!("CARGO_PKG_VERSION")).to_owned(),
             username: config.soulseek.username.clone(),
             ..Hello::default()
@@ -283,6 +283,7 @@ impl MeshService {
             MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
             MeshRequest::StartRecording(request) => self.begin_recording(request).await,
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
+            MeshRequest::Release(release) => Ok(MeshAnswer::Releases(self.releases(release).await?)),
             MeshRequest::Hashes(key) => Ok(MeshAnswer::Hashes(self.hashes(key).await?)),
             MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
         }

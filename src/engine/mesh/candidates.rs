@@ -4,9 +4,9 @@
 //! key. Here it is decided which of them are taken at all, whose turn it is, and when somebody is given up; the calls
 //! themselves are `net::mesh`'s. Whoever they are is proven by TLS, never here.
 //!
-//! A stranger in the DHT can invent as many addresses as it likes. So the table is bounded, few are taken of one network,
-//! none that is not reachable from everywhere unless the owner allows it (DECISIONS 10), calls are few a second, and
-//! there are no more once enough strangers are connected.
+//! A stranger in the DHT can invent as many addresses as it likes. So the table is bounded, few are taken of one
+//! network, none that is not reachable from everywhere unless the owner allows it (DECISIONS 10), calls are few a
+//! second, and there are no more once enough strangers are connected.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -264,8 +264,8 @@ impl Candidates {
         Ok(())
     }
 
-    /// Whose turn it is. `strangers` are connected that the owner did not name; `connected` says whether this peer is, or
-    /// somebody at this address. [`Candidates::ended`] must follow.
+    /// Whose turn it is. `strangers` are connected that the owner did not name; `connected` says whether this peer is,
+    /// or somebody at this address. [`Candidates::ended`] must follow.
     pub fn next(
         &mut self,
         strangers: usize,

@@ -252,6 +252,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::match_same_arms, reason = "row by row, as the table")]
     fn every_state_answers_every_event_as_the_table_says() {
         use Action as A;
         use Event as E;

@@ -434,7 +434,6 @@ impl Peer {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     fn hashes_came(
         &mut self,
         peer: PeerId,

@@ -6,9 +6,10 @@
 //! | announce, any key | every announce interval, while others can reach us |
 //!
 //! One errand at a time, with a pause behind each, so that a hundred announcements are spread over their interval and
-//! never a burst. An announcement finds out who else is at its key and counts as a look. While the DHT does not answer the
-//! pauses grow. The errands themselves are `net::dht`'s; what they find goes to [`super::candidates`]. What is announced
-//! besides the rendezvous keys, and whether anything is, the owner decides (C8: it links our address to a title).
+//! never a burst. An announcement finds out who else is at its key and counts as a look. While the DHT does not answer
+//! the pauses grow. The errands themselves are `net::dht`'s; what they find goes to [`super::candidates`]. What is
+//! announced besides the rendezvous keys, and whether anything is, the owner decides (C8: it links our address to a
+//! title).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

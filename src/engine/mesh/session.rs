@@ -31,6 +31,8 @@ pub const PROTOCOL: u16 = 1;
 pub const PROTOCOL_MAX: u16 = 100;
 /// What we can do: abilities by name (SPEC-FACTS 8).
 pub const FEATURES: &str = "mesh chunks mbid hash_sync";
+/// The same of one that says nothing about recordings.
+pub const FEATURES_SILENT: &str = "mesh chunks";
 /// Abilities of one peer that are looked at, and their longest name, bytes; further ones are left out.
 const FEATURES_MAX: usize = 20;
 const FEATURE_LEN: usize = 32;

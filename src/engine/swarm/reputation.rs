@@ -82,6 +82,7 @@ impl Reputation {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "halves and sums of small numbers are exact")]
 mod tests {
     use super::*;
 

@@ -1,9 +1,9 @@
-//! The public DHT of BitTorrent: who is at a key, and that we are.
+//! The public DHT of `BitTorrent`: who is at a key, and that we are.
 //!
 //! The protocol is the crate `mainline`'s (BEP 5, with the defence of BEP 42 against invented neighbours). It runs on a
-//! thread of its own that wakes twenty times a second, so it is opened for an errand and closed when there is none for a
-//! while ([`Dht::rest`]); what it learned of other nodes is kept for the next time. It never lives long enough to become a
-//! server by itself: we ask and announce, and answer nobody. Only IPv4, as the crate is.
+//! thread of its own that wakes twenty times a second, so it is opened for an errand and closed when there is none for
+//! a while ([`Dht::rest`]); what it learned of other nodes is kept for the next time. It never lives long enough to
+//! become a server by itself: we ask and announce, and answer nobody. Only IPv4, as the crate is.
 //!
 //! When to ask is `engine::mesh::meeting`'s decision, what to think of the answers `engine::mesh::candidates`'.
 
@@ -85,16 +85,16 @@ impl Dht {
         inner.look(&node, key).await
     }
 
-    /// Tells the nodes nearest to a key that we listen on this port, and answers like [`Dht::look`]. Our address is the one
-    /// they see.
+    /// Tells the nodes nearest to a key that we listen on this port, and answers like [`Dht::look`]. Our address is the
+    /// one they see.
     ///
     /// # Errors
     /// The DHT is not reached, or nobody took it.
     pub async fn announce(&self, key: DhtKey, port: u16) -> Result<BTreeSet<SocketAddrV4>, DhtError> {
         let mut inner = self.inner.lock().await;
         let node = self.open(&mut inner).await?;
-        // The nodes that answer here give the tokens that an announcement needs; the crate's own search for them asks in
-        // a way that older nodes do not understand.
+        // The nodes that answer here give the tokens that an announcement needs; the crate's own search for them asks
+        // in a way that older nodes do not understand.
         let found = inner.look(&node, key).await?;
         match timeout(TELL, node.announce_peer(id(key), Some(port))).await {
             Ok(Ok(_)) => Ok(found),

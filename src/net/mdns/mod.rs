@@ -1,8 +1,8 @@
 //! Nodes of the own network: tells them of us by multicast DNS, and hears of them (RFC 6762, RFC 6763).
 //!
-//! The protocol is the crate `mdns-sd`'s, on a thread of its own. The service is [`SERVICE`]; its text says our id, which
-//! the connection must prove, and nothing else. Loopback is left out. Anybody on the network can claim anything here; what
-//! to think of it is `engine::mesh::candidates`' decision.
+//! The protocol is the crate `mdns-sd`'s, on a thread of its own. The service is [`SERVICE`]; its text says our id,
+//! which the connection must prove, and nothing else. Loopback is left out. Anybody on the network can claim anything
+//! here; what to think of it is `engine::mesh::candidates`' decision.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub struct Sighting {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Tells others of us and hears of them until cancelled. `bind` is where the mesh listens. When nobody takes the sightings
-/// they are dropped; they come again.
+/// Tells others of us and hears of them until cancelled. `bind` is where the mesh listens. When nobody takes the
+/// sightings they are dropped; they come again.
 ///
 /// # Errors
 /// It does not start, or stopped by itself.

@@ -61,7 +61,7 @@ pub(super) async fn keep(shared: Arc<Shared>, peer: PeerId) {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = shared.cancel.cancelled() => return,
@@ -134,7 +134,8 @@ pub(super) enum Missed {
     Failed(String),
 }
 
-/// Calls an address. `met` is told whose key was proven before anything is said. `Ok`: there was a connection, and it is over.
+/// Calls an address. `met` is told whose key was proven before anything is said. `Ok`: there was a connection, and it
+/// is over.
 pub(super) async fn connect(
     shared: &Arc<Shared>,
     address: SocketAddr,

@@ -18,6 +18,8 @@ use crate::net::mesh::{Answer, Identity, Incoming, Mesh, MeshSettings, Named, St
 fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc::Receiver<Incoming>) {
     let (incoming, asked) = mpsc::channel(8);
     let settings = MeshSettings {
+        range: Range::default(),
+        strangers_max: 0,
         bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         identity: Identity::from_secret(&Identity::make().unwrap()).unwrap(),
         peers: peer.map(|(id, port)| Named { id, address: format!("127.0.0.1:{port}") }).into_iter().collect(),
@@ -25,8 +27,6 @@ fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc:
         connections_max: 4,
         gso: false,
         hello: Hello::default(),
-        range: Range { private: Vec::new(), server_near: false },
-        strangers_max: 0,
         blocks: Arc::new(Semaphore::new(limits::BLOCKS)),
         delay: Duration::ZERO,
     };

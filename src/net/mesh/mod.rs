@@ -2,8 +2,8 @@
 //!
 //! One UDP port, TLS 1.3 with both keys proven ([`identity`]), one control stream per connection driven by
 //! `engine::mesh::session` ([`link`]), and a stream of its own for each request ([`exchange`]). Named peers are called
-//! until they answer, with growing pauses ([`dial`]); others that were found are called as `engine::mesh::candidates` says
-//! ([`meet`]). Who may connect how often is `engine::mesh::guard`'s decision;
+//! until they answer, with growing pauses ([`dial`]); others that were found are called when
+//! `engine::mesh::candidates` says so ([`meet`]). Who may connect how often is `engine::mesh::guard`'s decision;
 //! what is served, and what is asked for, is decided by whoever holds the [`Mesh`] and takes its [`Incoming`].
 //!
 //! Buffers of connections are paid for in blocks of the one pool: without a free block there is no connection, and
@@ -56,9 +56,9 @@ const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Bytes a sender has on the way before it knows how many the way bears: 32 packets, as Chromium's QUIC. The first piece
-/// then takes two round trips instead of four.
-const FIRST_WINDOW: u64 = 32 * 1_200;
+/// Bytes a sender has on the way before it knows how many the way bears: 56 packets, evenly over a round trip. A piece, or
+/// the list of a long file, then comes in one round trip instead of three; what a way does not bear is sent again.
+const FIRST_WINDOW: u64 = 56 * 1_200;
 
 /// What the kernel may hold for the socket, bytes, as far as it lets us (`net.core.rmem_max`): a tenth of a second at
 /// 10 MB/s. The usual 208 KiB overflow when the processor is busy for 50 ms, and QUIC takes that for a crowded network.

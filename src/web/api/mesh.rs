@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Done, Problem, shape};
-use crate::model::gossip::{HashEntry, Mode, Offer};
+use crate::model::gossip::{Described, DescribedTrack, HashEntry, Mode, Offer};
 use crate::model::health::uuid_text;
 use crate::model::id::{ContentHash, PeerId, TransferId, Username};
 use crate::model::limits;
@@ -21,6 +21,7 @@ use crate::model::mesh::{
 };
 use crate::model::music::WireText;
 use crate::model::swarm::Source;
+use crate::model::variant::Codec;
 use crate::web::routes::{Route, route};
 use crate::web::server::Web;
 use crate::web::settings::Role::{Readonly, Readwrite};
@@ -43,6 +44,7 @@ pub(super) fn table() -> Vec<Route> {
             "Fetch the best copy of a recording",
             start_recording,
         ),
+        route("GET", "/api/mesh/releases/{id}", Readonly, "Ask peers what they have of a release", release),
         route("GET", "/api/mesh/hashes/{key}", Readonly, "What peers say is behind a flac key", hashes),
         route("GET", "/api/mesh/recordings/{id}/offers", Readonly, "Ask peers which copies they offer", offers),
         route("GET", "/api/mesh/fetches/{hash}", Readonly, "One file fetched from the mesh", fetch),
@@ -233,9 +235,10 @@ struct WantedRecording {
     folder: String,
 }
 
-fn recording(text: &str) -> Result<u128, Problem> {
+/// The id of a recording or a release.
+fn mbid(text: &str) -> Result<u128, Problem> {
     let id: Result<TransferId, _> = text.parse();
-    id.map(|id| id.0).map_err(|_| bad(format!("`{text}` is no recording's id")))
+    id.map(|id| id.0).map_err(|_| bad(format!("`{text}` is no MusicBrainz id")))
 }
 
 async fn start_recording(State(web): Here, Path(id): Path<String>, body: Bytes) -> Result<Response, Problem> {
@@ -249,7 +252,7 @@ async fn start_recording(State(web): Here, Path(id): Path<String>, body: Bytes) 
             .ok_or_else(|| bad(format!("`{name}` is no mode; there are any, canonical_master, no_transcodes")))
     };
     let mode = wanted.mode.map(known).transpose()?;
-    let request = RecordingRequest { recording: recording(&id)?, mode, name: wanted.name, folder: wanted.folder };
+    let request = RecordingRequest { recording: mbid(&id)?, mode, name: wanted.name, folder: wanted.folder };
     match web.desk.mesh(MeshRequest::StartRecording(request)).await? {
         MeshAnswer::Chosen { content, by_hash } => {
             let told = json!({ "content_hash": content.to_string(), "by_hash": by_hash });
@@ -267,8 +270,28 @@ async fn offers(State(web): Here, Path(id): Path<String>) -> Answer {
             "codec": offer.codec.name(), "bitrate_kbps": offer.bitrate_kbps,
         })
     };
-    match web.desk.mesh(MeshRequest::Offers(vec![recording(&id)?])).await? {
+    match web.desk.mesh(MeshRequest::Offers(vec![mbid(&id)?])).await? {
         MeshAnswer::Offers(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
+        _ => Err(mismatch()),
+    }
+}
+
+async fn release(State(web): Here, Path(id): Path<String>) -> Answer {
+    let track = |t: &DescribedTrack| {
+        json!({
+            "track_number": t.number, "title": t.title, "mb_recording_id": t.recording.map(uuid_text),
+            "file_size_bytes": t.size, "codec": t.codec.map(Codec::name), "bitrate_kbps": t.bitrate_kbps,
+            "quality_score": t.quality_permille.map(|permille| f64::from(permille) / 1_000.0),
+        })
+    };
+    let shown = |d: &Described| {
+        json!({
+            "peer": d.peer.to_string(), "title": d.title, "artist": d.artist, "lossless": d.lossless,
+            "has_full_album": d.has_full_album, "tracks": d.tracks.iter().map(track).collect::<Vec<_>>(),
+        })
+    };
+    match web.desk.mesh(MeshRequest::Release(mbid(&id)?)).await? {
+        MeshAnswer::Releases(found) => Ok(Json(json!(found.iter().map(shown).collect::<Vec<_>>()))),
         _ => Err(mismatch()),
     }
 }

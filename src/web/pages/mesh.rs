@@ -64,7 +64,8 @@ fn told(view: &MeetingView) -> &'static str {
     match (view.dht, view.announce_content, view.reachable) {
         (false, _, _) => {
             "Nothing: the DHT is off. With mesh.enabled and mesh.dht.enabled the meeting places below are announced, \
-             and with mesh.dht.announce_content the recordings and releases too. Everybody can see there which address announced what."
+             and with mesh.dht.announce_content the recordings and releases too. Everybody can see there which address \
+             announced what."
         }
         (true, _, false) => "Nothing yet: others cannot reach our port, as far as we know.",
         (true, false, true) => {

@@ -10,10 +10,11 @@ mod report;
 mod server;
 mod upload;
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io;
 use std::time::Duration;
 
+use md5::{Digest as _, Md5};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 pub use self::peer::{Content, Peer, PeerScript};
@@ -29,6 +30,15 @@ const OUTBOX: usize = 64;
 
 fn invalid(error: impl Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+/// As Login carries it.
+fn md5_hex(text: &[u8]) -> String {
+    Md5::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// Reads a server or peer message: its code and its body.

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::report::PeerReport;
-use super::{OUTBOX, PATIENCE, invalid, read_init, read_wide, upload};
+use super::{OUTBOX, PATIENCE, invalid, md5_hex, read_init, read_wide, upload};
 use crate::app::pump::Bucket;
 use crate::engine::soulseek::frame::Writer;
 use crate::engine::soulseek::peer::{Init, PeerMessage, RemoteFile, RemoteFolder, SearchReply, UserInfo, frame_max};
@@ -210,8 +209,7 @@ impl Drop for Peer {
 
 fn login(name: &str) -> Vec<u8> {
     let password = "lab";
-    let digest = Md5::digest([name, password].concat());
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = md5_hex([name, password].concat().as_bytes());
     // 177 is for development (SLSKPROTOCOL).
     ToServer::Login { user: name.into(), password: password.into(), major: 177, hash: hash.into(), minor: 1 }.encode()
 }

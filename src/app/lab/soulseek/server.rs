@@ -5,7 +5,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use md5::{Digest as _, Md5};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -13,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{OUTBOX, PATIENCE, invalid, read_wide};
+use super::{OUTBOX, PATIENCE, invalid, md5_hex, read_wide};
 use crate::engine::soulseek::server::{
     FromServer, LoginGreeting, LoginRefusal, Obfuscation, ToServer, UserStats, UserStatus,
 };
@@ -66,10 +65,6 @@ impl User {
 
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn md5_hex(text: &[u8]) -> String {
-    Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Server {

@@ -108,6 +108,17 @@ async fn cancel(parts: &Parts, id: TransferId) {
     let _ = parts.node.command(Command::Cancel { direction: Direction::Download, id, remove: false }).await;
 }
 
+/// The user who was asked the least, in the owner's order; nobody who must rest or has failed too often, and for anything
+/// but the beginning nobody who refuses offsets.
+fn choose(users: usize, known: &BTreeMap<usize, Experience>, from_zero: bool, now: Instant) -> Option<usize> {
+    let fits = |user: &Experience| {
+        let rested = user.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= REST);
+        user.failed < TRIES && rested && (from_zero || !user.no_offset)
+    };
+    let asked = |at: &usize| known.get(at).map_or(0, |user| user.tries);
+    (0..users).filter(|at| known.get(at).is_none_or(fits)).min_by_key(asked)
+}
+
 /// Asks one user after the other for as long as a run is wanted.
 pub(super) struct Caller {
     pub(super) parts: Arc<Parts>,
@@ -129,7 +140,8 @@ impl Caller {
             if self.wish.wait_for(|wish| wish.wanted).await.is_err() {
                 return;
             }
-            let Some(index) = self.choose(&known) else {
+            let from_zero = self.wish.borrow().from_zero;
+            let Some(index) = choose(self.users.len(), &known, from_zero, Instant::now()) else {
                 sleep(LOOK).await;
                 continue;
             };
@@ -147,17 +159,6 @@ impl Caller {
                 user.failed_at = Some(Instant::now());
             }
         }
-    }
-
-    /// The user who was asked the least, in the owner's order.
-    fn choose(&self, known: &BTreeMap<usize, Experience>) -> Option<usize> {
-        let from_zero = self.wish.borrow().from_zero;
-        let fits = |user: &Experience| {
-            let rested = user.failed_at.is_none_or(|at| at.elapsed() >= REST);
-            user.failed < TRIES && rested && (from_zero || !user.no_offset)
-        };
-        let asked = |at: &usize| known.get(at).map_or(0, |user| user.tries);
-        (0..self.users.len()).filter(|at| known.get(at).is_none_or(fits)).min_by_key(asked)
     }
 
     /// One download, from the question to the end of its run. `None`: it came to no run.
@@ -308,5 +309,42 @@ impl Stream {
             let _ = self.told.send(Told::Piece(run, piece, good)).await;
         }
         Ended::Whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_asked_in_turn_and_rest_after_a_failure() {
+        let now = Instant::now();
+        let mut known = BTreeMap::new();
+        assert_eq!(choose(0, &known, true, now), None);
+        assert_eq!(choose(3, &known, false, now), Some(0));
+        known.insert(0, Experience { tries: 1, failed: 1, failed_at: Some(now), ..Experience::default() });
+        assert_eq!(choose(3, &known, false, now), Some(1));
+        assert_eq!(choose(1, &known, false, now), None, "it rests");
+        assert_eq!(choose(1, &known, false, now + REST), Some(0));
+        known.insert(0, Experience { tries: 2, failed: TRIES, failed_at: Some(now), ..Experience::default() });
+        assert_eq!(choose(1, &known, true, now + 10 * REST), None, "it failed too often");
+        known.insert(1, Experience { tries: 5, ..Experience::default() });
+        assert_eq!(choose(2, &known, false, now), Some(1), "it brought what it was to bring");
+    }
+
+    #[test]
+    fn whoever_refuses_offsets_is_asked_for_the_beginning_alone() {
+        let now = Instant::now();
+        let refuses = Experience { tries: 1, failed: 1, no_offset: true, failed_at: Some(now) };
+        let known = BTreeMap::from([(0, refuses)]);
+        assert_eq!(choose(1, &known, false, now + REST), None);
+        assert_eq!(choose(1, &known, true, now + REST), Some(0));
+    }
+
+    #[test]
+    fn the_batch_is_that_of_the_content() {
+        let content = ContentHash([7; 32]);
+        assert_eq!(batch(content), batch(content));
+        assert_ne!(batch(content), batch(ContentHash([8; 32])));
     }
 }

@@ -58,13 +58,23 @@ fn digest(told: &RecordingAdvert) -> [u8; 16] {
     first
 }
 
+/// Where the look over everything is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Over {
+    /// At its end.
+    #[default]
+    Done,
+    /// Behind this recording, or at the beginning.
+    After(Option<u128>),
+}
+
 /// What came of a look.
 #[derive(Default)]
 pub(super) struct Looked {
     /// There is something new to tell.
     pub(super) changed: bool,
     /// Where the look over everything goes on.
-    pub(super) next: Option<Option<u128>>,
+    pub(super) next: Over,
     /// More copies have changed.
     pub(super) more: bool,
     /// Recordings with changed copies that are not shared.
@@ -72,13 +82,7 @@ pub(super) struct Looked {
 }
 
 /// Looks at the next recordings that changed, at some `again`, and at the next of all while `over` says where.
-#[expect(clippy::option_option, reason = "done, at the beginning, or behind a recording")]
-pub(super) fn look(
-    running: &Running,
-    over: Option<Option<u128>>,
-    again: Vec<u128>,
-    batch: usize,
-) -> Result<Looked, StoreError> {
+pub(super) fn look(running: &Running, over: Over, again: Vec<u128>, batch: usize) -> Result<Looked, StoreError> {
     let store = &running.parts.store;
     let mut looked = Looked::default();
     let todo = store.read(|txn, tables| tables.library.todo(txn, TodoKind::Tell, None, batch))?;
@@ -98,9 +102,9 @@ pub(super) fn look(
             looked.unshared.push(*id);
         }
     }
-    if let Some(after) = over {
+    if let Over::After(after) = over {
         let page = store.read(|txn, tables| tables.library.recordings_after(txn, after, batch))?;
-        looked.next = (page.len() == batch).then(|| page.last().copied());
+        looked.next = if page.len() == batch { Over::After(page.last().copied()) } else { Over::Done };
         ids.extend(page);
     }
     let mut told = Vec::with_capacity(ids.len());

@@ -2,14 +2,15 @@
 //!
 //! The rate is measured while bytes are owed: a sample closes after a tenth of a second or a round trip, whichever is
 //! longer, and at a piece's end. A newcomer is asked for one piece, then for more with each that comes. It ramps: it is asked
-//! for four times its bandwidth × delay until that brings no more, as QUIC's own window grows likewise; from then on for once
-//! its bandwidth × delay and a little on top.
+//! for four times its bandwidth × delay until that brings no more, from then on for once its bandwidth × delay and a
+//! little on top.
 
 use std::time::Duration;
 
 use crate::engine::mesh::exchange::PIECE_LEN;
 
 /// Bytes of a piece.
+#[expect(clippy::cast_precision_loss, reason = "a power of two")]
 pub(super) const PIECE: f64 = PIECE_LEN as f64;
 /// Seconds of work a source has beyond its bandwidth × delay, so that it never waits for us: a run, and half of one on
 /// top.
@@ -20,8 +21,7 @@ const RUN: f64 = 0.25;
 const SAMPLE: f64 = 0.1;
 /// Weight of a new sample (C13).
 const ALPHA: f64 = 0.3;
-/// While it ramps it is asked for so many times its bandwidth × delay: QUIC's own window doubles in a round trip, and what
-/// is measured is a round trip old.
+/// Round trips of work a source has in its ramp: QUIC's window doubles with each, and what is measured is one old.
 const RAMP: f64 = 4.0;
 /// A ramp goes on while a round brings so many times more.
 const GROWTH: f64 = 1.2;
@@ -126,7 +126,7 @@ impl Flow {
     /// Bytes to be asked for at once.
     pub(super) fn window(&self, now: Duration) -> f64 {
         let cap = f64::from(self.cap) * PIECE;
-        let Some(rate) = self.rate(now) else { return cap };
+        let Some(rate) = self.rate.and_then(|_| self.rate(now)) else { return cap };
         let rtts = if self.ramp.is_some() { RAMP } else { 1.0 };
         (rate * (self.rtt() * rtts + AHEAD)).max(2.0 * PIECE).min(cap)
     }
