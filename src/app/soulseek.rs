@@ -111,7 +111,6 @@ pub struct Parts {
 }
 
 /// Makes the parts and the handle to what will run on them.
-#[expect(clippy::too_many_arguments, reason = "each part once")]
 pub fn parts(
     clock: Clock,
     store: Store,

@@ -115,13 +115,11 @@ fn here(sources: &Sources, id: &str, whole: bool) -> Result<Value, Problem> {
     }
     let store = Store::open(&dir, StoreOptions::default())?;
     let limit = if whole { limits::TRACE_PAGE } else { 0 };
-    let found = match look::job(&store, id, 0, limit)? {
-        Some(view) => Some(view),
-        None => {
-            let jobs = look::jobs(&store)?;
-            look::job(&store, &only(jobs.iter().map(|job| job.job_id.as_str()), id)?, 0, limit)?
-        }
-    };
+    let mut found = look::job(&store, id, 0, limit)?;
+    if found.is_none() {
+        let jobs = look::jobs(&store)?;
+        found = look::job(&store, &only(jobs.iter().map(|job| job.job_id.as_str()), id)?, 0, limit)?;
+    }
     let mut view: TraceView = found.ok_or(Problem::Unknown)?;
     while whole && (view.events.len() as u64) < view.summary.events {
         let more = look::job(&store, &view.summary.job_id, view.events.len() as u64, limit)?;

@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn numbers_are_coded_as_utf_8_does() {
-        for number in [0, 0x7f, 0x80, 0x7ff, 0x800, 0xfffd, 0x10000, 0x10ffff] {
+        for number in [0, 0x7f, 0x80, 0x7ff, 0x800, 0xfffd, 0x0001_0000, 0x0010_ffff] {
             let mut coded = Vec::new();
             coded_number(&mut coded, number);
             assert_eq!(coded, char::from_u32(number).unwrap().to_string().into_bytes(), "{number:x}");

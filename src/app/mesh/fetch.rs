@@ -272,7 +272,8 @@ impl Work {
         let (content, size) = (self.fetch.content, self.fetch.size);
         let mut holders = BTreeSet::new();
         let (mut questions, mut lists) = (JoinSet::new(), JoinSet::new());
-        for link in links.iter().take(limits::MESH_SOURCES).cloned() {
+        for link in links.iter().take(limits::MESH_SOURCES) {
+            let link = link.clone();
             questions.spawn(async move { (link.id(), link.ask(content).await == Some(size)) });
         }
         let mut links = links.into_iter();

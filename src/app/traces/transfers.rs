@@ -36,7 +36,9 @@ impl Transfers {
             let mut lines = Vec::new();
             if let Some((job, attempt)) = self.moving.get_mut(&record.id) {
                 let over = attempt.on_record(record, &mut lines);
-                lines.into_iter().for_each(|line| job.record(line));
+                for line in lines {
+                    job.record(line);
+                }
                 if over {
                     self.moving.remove(&record.id);
                 }
@@ -59,7 +61,9 @@ impl Transfers {
         let mut lines = Vec::new();
         if let Some((job, attempt)) = self.moving.get_mut(&transfer) {
             attempt.on_event(event, now.mono, &mut lines);
-            lines.into_iter().for_each(|line| job.record(line));
+            for line in lines {
+                job.record(line);
+            }
         }
     }
 }

@@ -181,7 +181,9 @@ impl Upload {
             (S::Idle | S::Pending | S::Serving | S::Throttled | S::Done, E::Capped) => {
                 self.go(S::Throttled, now, Some(Action::Refuse(ErrorCode::RateLimited)))
             }
-            (S::Rejected(code), E::Requested(_) | E::Capped) => Some(Action::Refuse(code)),
+            (S::Rejected(code), E::Requested(_) | E::Capped) | (S::Teardown | S::Done, E::Failed(code)) => {
+                Some(Action::Refuse(code))
+            }
             (S::Teardown, E::Requested(_) | E::Capped) => Some(Action::Refuse(ErrorCode::RateLimited)),
             (S::Throttled, E::Room) => self.go(S::Serving, now, None),
             (S::Serving | S::Throttled, E::Sent(bytes)) => {
@@ -201,7 +203,6 @@ impl Upload {
             (S::Idle | S::Pending | S::Serving | S::Throttled | S::Rejected(_), E::Failed(code)) => {
                 self.go(S::Rejected(code), now, Some(Action::Refuse(code)))
             }
-            (S::Teardown | S::Done, E::Failed(code)) => Some(Action::Refuse(code)),
             (S::Teardown, E::Cleaned) => self.go(S::Done, now, None),
             (_, E::Tick) => self.tick(now),
             (_, E::Offered | E::Room | E::Sent(_) | E::Cleaned) => None,
@@ -274,7 +275,7 @@ struct Seat {
 #[derive(Debug)]
 pub struct Uploads {
     slots: usize,
-    uploads: BTreeMap<Key, Upload>,
+    transfers: BTreeMap<Key, Upload>,
     /// Who holds a slot; at most as many as there are.
     seats: BTreeMap<PeerId, Seat>,
 }
@@ -282,7 +283,7 @@ pub struct Uploads {
 impl Uploads {
     /// With so many slots.
     pub fn new(slots: usize) -> Self {
-        Self { slots, uploads: BTreeMap::new(), seats: BTreeMap::new() }
+        Self { slots, transfers: BTreeMap::new(), seats: BTreeMap::new() }
     }
 
     /// A peer was told that we have the file.
@@ -295,7 +296,7 @@ impl Uploads {
     /// Why a peer is refused without a look at the file: it was a moment ago.
     pub fn cooling(&mut self, key: Key, now: Duration) -> Option<ErrorCode> {
         self.tick(now);
-        match self.uploads.get(&key)?.state {
+        match self.transfers.get(&key)?.state {
             State::Rejected(code) => Some(code),
             _ => None,
         }
@@ -306,7 +307,7 @@ impl Uploads {
     pub fn requested(&mut self, key: Key, size: u64, bytes: u64, rate: u64, now: Duration) -> Option<ErrorCode> {
         self.tick(now);
         let slot = self.seats.contains_key(&key.0) || self.seats.len() < self.slots;
-        let owed = self.uploads.values().fold(0_u64, |sum, upload| sum.saturating_add(upload.owed));
+        let owed = self.transfers.values().fold(0_u64, |sum, upload| sum.saturating_add(upload.owed));
         // Alone, a request is granted however slow the line.
         let most = rate.saturating_mul(QUEUE.as_secs()).max(QUEUE_MIN);
         let fits = rate == 0 || owed == 0 || owed.saturating_add(bytes) <= most;
@@ -327,7 +328,7 @@ impl Uploads {
 
     /// Bytes of a granted request went out.
     pub fn sent(&mut self, key: Key, bytes: u64, now: Duration) {
-        if let Some(upload) = self.uploads.get_mut(&key) {
+        if let Some(upload) = self.transfers.get_mut(&key) {
             upload.handle(Event::Sent(bytes), now);
         }
     }
@@ -353,7 +354,7 @@ impl Uploads {
     /// How many transfers are in each state, by its name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
-        for upload in self.uploads.values() {
+        for upload in self.transfers.values() {
             *counts.entry(upload.state.name()).or_insert(0) += 1;
         }
         counts
@@ -362,7 +363,7 @@ impl Uploads {
     /// Time passed.
     pub fn tick(&mut self, now: Duration) {
         let due: Vec<Key> =
-            self.uploads.iter().filter(|(_, upload)| upload.until <= now).map(|(key, _)| *key).collect();
+            self.transfers.iter().filter(|(_, upload)| upload.until <= now).map(|(key, _)| *key).collect();
         for key in due {
             self.tell(key, Event::Tick, now);
         }
@@ -373,18 +374,18 @@ impl Uploads {
     /// Whoever was told to come later and could be served now is.
     fn room(&mut self, now: Duration) {
         if self.seats.len() < self.slots {
-            for upload in self.uploads.values_mut() {
+            for upload in self.transfers.values_mut() {
                 upload.handle(Event::Room, now);
             }
         }
     }
 
     fn tell(&mut self, key: Key, event: Event, now: Duration) {
-        let Some(upload) = self.uploads.get_mut(&key) else { return };
+        let Some(upload) = self.transfers.get_mut(&key) else { return };
         match upload.handle(event, now) {
             Some(Action::Close) => {
                 // A peer that wants nothing more of its only file leaves its slot at once.
-                let others = self.uploads.iter().any(|(other, upload)| {
+                let others = self.transfers.iter().any(|(other, upload)| {
                     other.0 == key.0 && *other != key && matches!(upload.state, State::Serving | State::Throttled)
                 });
                 if !others && self.seats.get(&key.0).is_some_and(|seat| seat.open == 0) {
@@ -392,7 +393,7 @@ impl Uploads {
                 }
                 self.tell(key, Event::Cleaned, now);
             }
-            Some(Action::Forget) => _ = self.uploads.remove(&key),
+            Some(Action::Forget) => _ = self.transfers.remove(&key),
             Some(Action::Grant | Action::Refuse(_)) | None => {}
         }
     }
@@ -400,12 +401,12 @@ impl Uploads {
     /// A transfer, new if need be. When there is no room for one, one that is not being served is forgotten; `None` if
     /// all are.
     fn of(&mut self, key: Key, size: u64, now: Duration) -> Option<&mut Upload> {
-        if !self.uploads.contains_key(&key) && self.uploads.len() >= limits::MESH_UPLOADS {
+        if !self.transfers.contains_key(&key) && self.transfers.len() >= limits::MESH_UPLOADS {
             let rank = |upload: &Upload| (upload.state != State::Done, upload.until);
-            let idle = self.uploads.iter().filter(|(_, upload)| upload.open == 0);
+            let idle = self.transfers.iter().filter(|(_, upload)| upload.open == 0);
             let gone = idle.min_by_key(|(_, upload)| rank(upload)).map(|(key, _)| *key)?;
-            self.uploads.remove(&gone);
+            self.transfers.remove(&gone);
         }
-        Some(self.uploads.entry(key).or_insert_with(|| Upload::new(size, now)))
+        Some(self.transfers.entry(key).or_insert_with(|| Upload::new(size, now)))
     }
 }

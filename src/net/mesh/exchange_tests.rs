@@ -18,7 +18,7 @@ use crate::net::mesh::{Answer, Identity, Incoming, Mesh, MeshSettings, Named, St
 fn node(peer: Option<(PeerId, u16)>, cancel: &CancellationToken) -> (Mesh, mpsc::Receiver<Incoming>) {
     let (incoming, asked) = mpsc::channel(8);
     let settings = MeshSettings {
-        range: Range { private: Vec::new(), server_near: false },
+        range: Range::default(),
         strangers_max: 0,
         bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         identity: Identity::from_secret(&Identity::make().unwrap()).unwrap(),
