@@ -44,6 +44,9 @@ const REJECTED: State = State::Rejected(ErrorCode::IoError);
 const STATES: [State; 7] =
     [State::Idle, State::Pending, State::Serving, State::Throttled, State::Teardown, REJECTED, State::Done];
 
+/// An event, and what each state, in the order of `STATES`, becomes and does.
+type Row = (Event, [(State, Option<Action>); 7]);
+
 #[test]
 fn every_state_answers_every_event() {
     use Action as A;
@@ -54,7 +57,7 @@ fn every_state_answers_every_event() {
     let not_found = Some(A::Refuse(ErrorCode::NotFound));
     let gone = S::Rejected(ErrorCode::NotFound);
     // What each state, in the order of STATES, becomes and does.
-    let table: [(Event, [(State, Option<Action>); 7]); 12] = [
+    let table: [Row; 12] = [
         (
             E::Offered,
             [
@@ -145,7 +148,11 @@ fn every_state_ends_at_its_deadline() {
         }
         assert_eq!(upload.deadline(), NOW + after, "{before:?}");
         if after > Duration::ZERO {
-            assert_eq!(upload.handle(Event::Tick, NOW + after - Duration::from_millis(1)), None, "{before:?}");
+            assert_eq!(
+                upload.handle(Event::Tick, (NOW + after).saturating_sub(Duration::from_millis(1))),
+                None,
+                "{before:?}"
+            );
             assert_eq!(upload.state(), before);
         }
         assert_eq!(upload.handle(Event::Tick, NOW + after), action, "{before:?}");
