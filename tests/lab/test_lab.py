@@ -1,4 +1,8 @@
-"""Scenarios, their reports, and their ends."""
+"""Scenarios, their reports, and their ends.
+
+`SLSKDN_SOAK_ROUNDS` sets the kills, `SLSKDN_SOAK_SEED` repeats their moments (the kernel's timing stays its own)."""
+import os
+import secrets
 import signal
 import subprocess
 from pathlib import Path
@@ -123,6 +127,32 @@ LONG_ONE = """
     file: {size_mib: 8, kind: random}
     peers: [{name: one, rate_kib_s: 10}, {name: two, rate_kib_s: 10}]
 """
+
+
+def test_kills_of_the_fetching_node_cost_what_was_under_way(lab):
+    left = max(1, int(os.environ.get("SLSKDN_SOAK_ROUNDS", 5)))
+    seed = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
+    print(f"\n{left} kills, SLSKDN_SOAK_SEED={seed}", flush=True)
+    while left > 0:
+        kills = min(left, 10)
+        # Four MiB a kill, so that none comes when all is there.
+        report = lab.play(f"""
+            file: {{size_mib: {kills * 4}, kind: random}}
+            seed: {seed}
+            kills: {kills}
+            time_limit_s: {60 + kills * 10}
+            peers:
+              - {{name: fast, rate_kib_s: 1500}}
+              - {{name: slow, rate_kib_s: 500}}
+              - {{name: silent, rate_kib_s: 1000, stall_after_kib: 1000}}
+              - {{name: corrupter, rate_kib_s: 500, corrupt_every: 1}}
+        """)
+        wasted = report["wasted_bytes"] // 1024
+        print(f"{report['kills']} kills, {wasted} KiB sent in vain", flush=True)
+        assert report["completed"] and report["identical"] and report["kills"] == kills, report
+        # Under way at a kill is what the sources send in six tenths of a second; the liar is found out anew each time.
+        assert wasted <= kills * (3_500 * 6 // 10 + 4 * 64) + 1024, report
+        left, seed = left - kills, seed + 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -272,4 +272,11 @@ impl Fetcher {
     pub(super) fn stop(&mut self) {
         self.process.stop();
     }
+
+    /// Kills it, as a power cut would end the process.
+    pub(super) fn kill(&mut self) {
+        // Fails only when it has ended.
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
+    }
 }

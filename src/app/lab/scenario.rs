@@ -66,6 +66,8 @@ pub struct Scenario {
     pub seed: u64,
     /// The fetch is given up after that.
     pub time_limit: Duration,
+    /// So often the fetching node is killed, at moments that the seed chooses.
+    pub kills: u32,
 }
 
 /// Reads a scenario.
@@ -89,6 +91,7 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
     let cost_function = whole.flag("cost_function", true);
     let seed = whole.number("seed", 0.0..=9e15).unwrap_or(1.0);
     let time_limit = whole.number("time_limit_s", 0.001..=86_400.0).unwrap_or(300.0);
+    let kills = whole.number("kills", 0.0..=1e4).unwrap_or(0.0);
     let file = whole.take("file");
     let peers = whole.take("peers");
     if file.is_none() {
@@ -148,6 +151,7 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
         cost_function,
         seed: bytes(seed, 1),
         time_limit: Duration::from_secs_f64(time_limit),
+        kills: u32::try_from(bytes(kills, 1)).unwrap_or(u32::MAX),
     }
 }
 

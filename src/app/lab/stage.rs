@@ -29,6 +29,8 @@ const PAGE: usize = 500;
 const LINES: usize = 200_000;
 /// The last line of a trace is written by then.
 const WRITTEN: Duration = Duration::from_secs(3);
+/// The fetching node is killed so long after it brought the last bytes, at least and at most, where kills are asked for.
+const KILL_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1_500));
 /// A port where nobody listens: for the address of a peer that calls when it comes.
 const NO_PORT: u16 = 1;
 
@@ -53,12 +55,20 @@ pub struct Report {
     pub wasted_bytes: u64,
     /// Proven bad pieces, of those who sent any.
     pub corrupt_pieces_by_source: BTreeMap<String, u64>,
+    /// How often the fetching node was killed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kills: u32,
     /// There is no rescue yet.
     pub rescue: Option<()>,
     /// The fetcher's.
     pub peak_rss_kib: u64,
     /// What was written down about it, if the node writes traces.
     pub trace: Option<Vec<Value>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The fetch at one moment.
@@ -112,6 +122,8 @@ struct Stage<'s> {
     /// Key and value by which the API names each.
     ids: Vec<(&'static str, String)>,
     fetcher: Fetcher,
+    /// Where its data lie, and what it is told: peers and settings.
+    fetcher_home: (PathBuf, Vec<String>, Vec<String>),
     /// As a peer names it.
     fetcher_name: String,
 }
@@ -129,6 +141,16 @@ struct Made {
     path: PathBuf,
     list: PathBuf,
     content: ContentHash,
+}
+
+/// When the next kill is due.
+fn moment(dice: &mut u64) -> Duration {
+    // Xorshift; Marsaglia 2003.
+    *dice ^= *dice << 13;
+    *dice ^= *dice >> 7;
+    *dice ^= *dice << 17;
+    let (least, most) = KILL_AFTER;
+    least + Duration::from_micros(*dice % u64::try_from((most - least).as_micros()).unwrap_or(1))
 }
 
 impl<'s> Stage<'s> {
@@ -195,7 +217,9 @@ impl<'s> Stage<'s> {
         let port = fetcher.ask("GET", "/api/mesh", None)?.get("port").and_then(Value::as_u64).unwrap_or(0);
         let fetcher_name = format!("{own}@127.0.0.1:{port}");
         let content = made.content;
-        let mut stage = Self { scenario, stop, clock, content, network, peers, ids, fetcher, fetcher_name };
+        let fetcher_home = (data, named, more);
+        let mut stage =
+            Self { scenario, stop, clock, content, network, peers, ids, fetcher, fetcher_home, fetcher_name };
         watch.prepares("connecting");
         stage.connect()?;
         Ok(stage)
@@ -265,9 +289,17 @@ impl<'s> Stage<'s> {
         self.fetcher.ask("POST", "/api/mesh/fetches", Some(&wanted))?;
         let path = format!("/api/mesh/fetches/{}", self.content);
         let mut peak = 0;
+        let (mut kills, mut alive, mut dice) = (0, None, self.scenario.seed | 1);
         let (fetch, elapsed) = loop {
             stopped(self.stop)?;
             let elapsed = self.clock.now().mono.saturating_sub(began);
+            if kills < self.scenario.kills && alive.is_some_and(|until| elapsed >= until) {
+                self.fetcher.kill();
+                let (home, peers, settings) = &self.fetcher_home;
+                self.fetcher = Fetcher::start(home, peers, settings)?;
+                (kills, alive) = (kills + 1, None);
+                continue;
+            }
             while let Some((_, what)) = happens.next_if(|(when, _)| *when <= elapsed) {
                 match what {
                     Happens::Begin(at) => self.begin(at)?,
@@ -279,12 +311,18 @@ impl<'s> Stage<'s> {
             }
             let fetch = self.fetcher.ask("GET", &path, None)?;
             peak = self.fetcher.peak_rss_kib().unwrap_or(0).max(peak);
-            watch.looks(&self.look(&fetch, elapsed));
+            let look = self.look(&fetch, elapsed);
+            if alive.is_none() && look.sources.iter().any(|source| source.0 > 0) {
+                alive = Some(elapsed + moment(&mut dice));
+            }
+            watch.looks(&look);
             if fetch["state"] == "done" || elapsed > self.scenario.time_limit {
                 break (fetch, elapsed);
             }
             let next = happens.peek().map_or(LOOK, |(when, _)| when.saturating_sub(elapsed));
-            std::thread::sleep(next.min(LOOK));
+            let kill =
+                alive.filter(|_| kills < self.scenario.kills).map_or(LOOK, |until| until.saturating_sub(elapsed));
+            std::thread::sleep(next.min(kill).min(LOOK));
         };
         let look = self.look(&fetch, elapsed);
         let mut sent = 0;
@@ -312,6 +350,7 @@ impl<'s> Stage<'s> {
             bytes_by_source: names().zip(look.sources.iter().map(|source| source.0)).collect(),
             wasted_bytes: sent.saturating_sub(look.bytes),
             corrupt_pieces_by_source: corrupt.filter(|(_, pieces)| *pieces > 0).collect(),
+            kills,
             rescue: None,
             peak_rss_kib: peak,
             trace,
