@@ -8,6 +8,9 @@
     reason = "a simulation of times and rates, whose failures are told"
 )]
 
+mod crowd;
 mod faults;
+mod mesh;
+mod node;
 mod scenarios;
 mod world;
