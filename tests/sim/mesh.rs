@@ -78,6 +78,12 @@ pub(super) struct Crowd {
     pub(super) captured: (usize, Vec<u8>),
 }
 
+/// 10 to 100 ms, always the same between two.
+fn delay(one: usize, other: usize) -> Duration {
+    let pair = (one.min(other) * 1_000_003 + one.max(other)) as u64;
+    Duration::from_millis(10 + Chance::new(pair).below(91))
+}
+
 impl Crowd {
     pub(super) fn new(count: usize, seed: u64, private: &Private) -> Self {
         let mut chance = Chance::new(seed);
@@ -105,7 +111,7 @@ impl Crowd {
             while node.copies.len() < SHARED {
                 let recording = crowd.draw();
                 let version = crowd.chance.below(3);
-                node.share(recording, &[version, version + 3][..1 + (version % 2) as usize]);
+                node.share(recording, &[version, version + 3][..=(version % 2) as usize]);
             }
             crowd.nodes.push(node);
             let start = Duration::from_millis(crowd.chance.below(300_000));
@@ -128,8 +134,12 @@ impl Crowd {
     }
 
     fn after(&mut self, pause: Duration, event: Event) {
+        self.at(self.now + pause, event);
+    }
+
+    fn at(&mut self, due: Duration, event: Event) {
         self.count += 1;
-        self.events.insert((self.now + pause, self.count), event);
+        self.events.insert((due, self.count), event);
     }
 
     pub(super) fn run(&mut self, until: Duration) {
@@ -201,7 +211,7 @@ impl Crowd {
     fn wake_at(&mut self, at: usize, due: Duration) {
         if self.nodes[at].up && due < self.nodes[at].wake_at {
             self.nodes[at].wake_at = due;
-            self.after(due - self.now, Event::Wake(at));
+            self.at(due, Event::Wake(at));
         }
     }
 
@@ -237,7 +247,7 @@ impl Crowd {
                 continue;
             }
             let there = self.nodes[to].up && self.nodes[to].reachable;
-            let pause = if there { self.delay(at, to) * 2 } else { HANDSHAKE };
+            let pause = if there { delay(at, to) * 2 } else { HANDSHAKE };
             self.after(pause, Event::Met(at, life, call.number, to));
         }
         let node = &self.nodes[at];
@@ -245,12 +255,6 @@ impl Crowd {
         // Whoever is due and not called waits for somebody to go.
         let due = [due[0], due[1], due[2].filter(|due| *due > now)].into_iter().flatten().min();
         self.wake_at(at, due.unwrap_or(NEVER).max(now + Duration::from_millis(1)));
-    }
-
-    /// 10 to 100 ms, always the same between two.
-    fn delay(&self, one: usize, other: usize) -> Duration {
-        let pair = (one.min(other) * 1_000_003 + one.max(other)) as u64;
-        Duration::from_millis(10 + Chance::new(pair).below(91))
     }
 
     fn sample(&mut self, key: DhtKey, at: usize) -> Vec<usize> {
@@ -320,7 +324,7 @@ impl Crowd {
             };
             End { node: at, session: Session::new(side, hello), ready: false, closed: false, tick_at: NEVER }
         });
-        self.links.push(Link { ends, delay: self.delay(from, to), began: now, call });
+        self.links.push(Link { ends, delay: delay(from, to), began: now, call });
         self.feed(link, 1, Input::Opened);
         self.feed(link, 0, Input::Opened);
     }
@@ -340,7 +344,7 @@ impl Crowd {
             // Later deadlines are found when the earlier one comes.
             end.tick_at = due.max(self.now);
             let due = end.tick_at;
-            self.after(due - self.now, Event::Tick(link, side));
+            self.at(due, Event::Tick(link, side));
         }
     }
 
