@@ -3,10 +3,10 @@
 //! Real: the control sessions of both ends of each connection with every byte they send, gossip, the sealed messages,
 //! the plan of meeting, the table of candidates, the guard at the door, and claims made of the Doctor's copies.
 //!
-//! Modelled: the DHT, TLS and QUIC, the store, and what is made of a copy besides its claim (titles, descriptors). A key
-//! of the DHT holds the addresses announced there; a look-up hears of at most 32 of those of the last half hour, in no
-//! order. It costs ceil(log2 N) messages of 100 bytes, and so does an announcement, which is a look-up first. A line has
-//! one delay and loses nothing; handshakes and the headers of packets are not counted. Of two nodes that call one
+//! Modelled: the DHT, TLS and QUIC, the store, and what is told of a copy besides its claim (titles, descriptors). A
+//! key of the DHT holds the addresses announced there; a look-up hears of at most 32 of those of the last half hour, in
+//! no order. It costs ceil(log2 N) messages of 100 bytes, and so does an announcement, which is a look-up first. A line
+//! has one delay and loses nothing; handshakes and the headers of packets are not counted. Of two nodes that call one
 //! another at once the second one finds itself connected. The program looks only at the meeting places and announces
 //! recordings for others to find; a look-up at a recording's key is counted for success, not for cost. A holder counts
 //! as found if it is there and has room for one more connection.
