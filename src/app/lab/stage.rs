@@ -150,7 +150,7 @@ fn moment(dice: &mut u64) -> Duration {
     *dice ^= *dice >> 7;
     *dice ^= *dice << 17;
     let (least, most) = KILL_AFTER;
-    least + Duration::from_micros(*dice % u64::try_from((most - least).as_micros()).unwrap_or(1))
+    least + Duration::from_micros(*dice % u64::try_from(most.saturating_sub(least).as_micros()).unwrap_or(1))
 }
 
 impl<'s> Stage<'s> {
