@@ -37,6 +37,8 @@ use crate::model::trace::TraceKind;
 use crate::net::mesh::{Link, spare};
 use crate::store::StoreError;
 
+/// What a fetch waits for that nobody can serve.
+const NOBODY: &str = "no connected peer has the file";
 /// Between two rounds of questions to peers that did not have the file.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// Before another attempt when the disk is full or fails.
@@ -135,13 +137,6 @@ pub(super) async fn run(
         // What was under way when the program ended would go on as a download of its own.
         soulseek::call_off(&running.parts, fetch.content, &cancel).await;
     }
-    wait("other fetches come first");
-    let turn = tokio::select! {
-        () = cancel.cancelled() => return,
-        turn = Arc::clone(&running.turns).acquire_owned() => turn,
-    };
-    let Ok(_turn) = turn else { return };
-    wait("");
     let trace = running.parts.traces.begin(fetch.content.to_string(), fetch.name.clone());
     let mut work = Work {
         running: Arc::clone(&running),
@@ -151,23 +146,37 @@ pub(super) async fn run(
         trace: trace.clone(),
         users: Vec::new(),
     };
+    let called_off = || {
+        // A fetch that goes on after a restart is not over.
+        if !running.cancel.is_cancelled() {
+            trace.record(TraceKind::JobComplete(Some("called off".to_owned())));
+        }
+    };
     loop {
+        wait("other fetches come first");
+        let turn = tokio::select! {
+            () = cancel.cancelled() => return called_off(),
+            turn = Arc::clone(&running.turns).acquire_owned() => turn,
+        };
+        let Ok(turn) = turn else { return };
+        wait("");
         let attempt = work.attempt().await;
+        // Whoever waits now lets others try.
+        drop(turn);
         if !work.users.is_empty() {
             soulseek::call_off(&running.parts, work.fetch.content, &running.cancel).await;
         }
         let why = match attempt {
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
-            Err(Stop::Cancelled) if running.cancel.is_cancelled() => return,
-            Err(Stop::Cancelled) => return trace.record(TraceKind::JobComplete(Some("called off".to_owned()))),
+            Err(Stop::Cancelled) => return called_off(),
             Err(Stop::Later(why)) => why,
         };
         trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
         wait(&why);
         tokio::select! {
-            () = cancel.cancelled() => return,
-            () = sleep(AGAIN) => wait(""),
+            () = cancel.cancelled() => return called_off(),
+            () = sleep(AGAIN) => {}
         }
     }
 }
@@ -245,13 +254,21 @@ impl Work {
                 self.wait("");
                 return Ok((list, holders));
             }
-            self.wait("no connected peer has the file");
+            if self.others_wait() {
+                return Err(Stop::Later(NOBODY.to_owned()));
+            }
+            self.wait(NOBODY);
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Stop::Cancelled),
                 () = sleep(ASK_AGAIN) => {}
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// Whether this fetch takes the turn of another.
+    fn others_wait(&self) -> bool {
+        self.running.turns.available_permits() == 0
     }
 
     /// Connected peers, those that were quick and good before at the head.
@@ -353,6 +370,9 @@ impl Work {
         let disk = self.running.parts.pump.disk();
         let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
         loop {
+            if self.cancel.is_cancelled() {
+                return Err(Stop::Cancelled);
+            }
             let blocks = disk.pool().take_many(BATCH).await;
             let blocks = disk.read(file, at, blocks).await?;
             let read: usize = blocks.iter().map(Block::len).sum();

@@ -362,7 +362,9 @@ impl MeshService {
         if self.fetches(Some(content)).await?.is_empty() {
             return Err(Refusal::NotFound);
         }
+        let mut _alone = None;
         if let Some(running) = &self.running {
+            _alone = Some(running.changing.lock().await);
             let live = locked(&running.live).get(&content).cloned();
             if let Some(live) = live {
                 live.cancel.cancel();

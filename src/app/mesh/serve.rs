@@ -123,9 +123,13 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
                 let _ = reply.send(size);
             }
             Some(Incoming::Request { wanted, answer }) => {
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
                 let running = Arc::clone(&running);
                 let tasks = running.tasks.clone();
+                // Nobody's requests keep others' questions waiting.
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                    tasks.spawn(answer.refuse(ErrorCode::RateLimited));
+                    continue;
+                };
                 tasks.spawn(async move {
                     let cancel = running.cancel.clone();
                     tokio::select! {

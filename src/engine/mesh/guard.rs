@@ -12,6 +12,8 @@ use crate::model::limits;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BAN: Duration = Duration::from_secs(limits::MESH_BAN_S);
+/// An address is banned when so many keys could have been banned behind it. Chosen.
+const KEYS_PER_ADDRESS: u32 = 5;
 
 /// Why a caller is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,10 +54,10 @@ impl Record {
         self.banned_until.is_some()
     }
 
-    fn strike(&mut self, now: Duration) {
+    fn strike(&mut self, violations_max: u32, now: Duration) {
         self.last = now;
         self.violations = self.violations.saturating_add(1);
-        if self.violations >= limits::MESH_VIOLATIONS {
+        if self.violations >= violations_max {
             self.banned_until = Some(now.saturating_add(BAN));
         }
     }
@@ -135,10 +137,16 @@ impl Guard {
 
     /// It did what it must not. The key is `None` before it is proven.
     pub fn strike(&mut self, address: IpAddr, key: Option<PeerId>, now: Duration) {
-        // Behind one address may be many; a proven key answers for itself.
-        match key {
-            Some(key) => entry(&mut self.keys, key, now).strike(now),
-            None => entry(&mut self.addresses, address.to_canonical(), now).strike(now),
+        let address = address.to_canonical();
+        // Behind one address may be many, so a proven key answers for itself; but keys cost nothing.
+        let most = if let Some(key) = key {
+            entry(&mut self.keys, key, now).strike(limits::MESH_VIOLATIONS, now);
+            limits::MESH_VIOLATIONS * KEYS_PER_ADDRESS
+        } else {
+            limits::MESH_VIOLATIONS
+        };
+        if key.is_none() || !address.is_loopback() {
+            entry(&mut self.addresses, address, now).strike(most, now);
         }
     }
 

@@ -62,7 +62,8 @@ impl Reputation {
         for counter in self.counters() {
             *counter *= left;
         }
-        self.last_at = now;
+        // A calendar that went back and comes right again has not let years pass.
+        self.last_at = self.last_at.max(now);
         self
     }
 

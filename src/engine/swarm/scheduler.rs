@@ -151,6 +151,8 @@ pub struct Worth {
 struct Site {
     share: Share,
     metrics: SourceMetrics,
+    /// As they were told last.
+    kept: Option<SourceMetrics>,
     /// As it was known when the source came.
     known: Reputation,
     /// What it did since.
@@ -277,16 +279,20 @@ impl Scheduler {
     /// What was measured of each source and what it did since this was last asked, to be kept.
     pub fn records(&mut self) -> Vec<(Source, SourceMetrics, Reputation)> {
         let take = |(source, site): (&Source, &mut Site)| {
+            if site.kept.as_ref() == Some(&site.metrics) && site.deeds == Reputation::default() {
+                return None;
+            }
             let deeds = std::mem::take(&mut site.deeds);
             site.known = site.known.with(&deeds);
-            (source.clone(), site.metrics.clone(), deeds)
+            site.kept = Some(site.metrics.clone());
+            Some((source.clone(), site.metrics.clone(), deeds))
         };
-        self.sources.iter_mut().map(take).collect()
+        self.sources.iter_mut().filter_map(take).collect()
     }
 
     /// Whether this source is known, here and not dropped.
     pub fn has(&self, source: &Source) -> bool {
-        self.sources.get(source).is_some_and(|site| site.here)
+        self.sources.get(source).is_some_and(|site| site.here && !site.share.dropped)
     }
 
     /// Sources that are here and not dropped.
@@ -300,6 +306,7 @@ impl Scheduler {
         let good = metrics.completed > 0 && known.score() > NEUTRAL;
         let site = self.sources.entry(source).or_insert_with(|| Site {
             share: Share::default(),
+            kept: Some(metrics.clone()),
             metrics,
             known,
             deeds: Reputation::default(),
@@ -394,6 +401,10 @@ impl Scheduler {
             site.metrics.throughput_sample(sample);
         }
         if !good {
+            if matches!(source, Source::Soulseek(_)) {
+                // It goes on behind the bad piece: who mends that is no end of the run.
+                run.got = run.got.max((piece + 1).saturating_sub(run.pieces.start));
+            }
             return self.bad(&source, piece);
         }
         run.got = run.got.max((piece + 1).saturating_sub(run.pieces.start));

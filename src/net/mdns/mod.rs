@@ -115,7 +115,7 @@ fn sighting(service: &ResolvedService) -> Option<Sighting> {
             ScopedIp::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.addr(), port, 0, v6.scope_id().index)),
             other => SocketAddr::new(other.to_ip_addr(), port),
         })
-        .filter(|address| port != 0 && !address.ip().is_loopback())
+        .filter(|address| port != 0 && !address.ip().to_canonical().is_loopback())
         .collect();
     // The set has no order; the same words shall give the same list, shorter ways first.
     addresses.sort_by_key(|address| (matches!(address.ip(), IpAddr::V6(_)), *address));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::link::{Link, Wide};
 use super::{Incoming, Shared};
@@ -16,8 +16,13 @@ use crate::model::swarm::CancelReason;
 
 /// For a request to come whole once its stream is open.
 const REQUEST: Duration = Duration::from_secs(10);
-/// For the peer to take some of what we send.
+/// For the peer to take what we send, in all, beside [`FLOOR`].
 const STALL: Duration = Duration::from_secs(30);
+/// And a second more for each so many bytes of an answer, so that a slow line is no offence and a byte now and then is.
+/// Time that our own limits take does not count.
+const FLOOR: u64 = 2 * 1024;
+/// For a refusal to be taken: who reads at all needs no longer.
+const REFUSAL: Duration = Duration::from_secs(2);
 /// A stream that is taken back without a reason; those with one are `engine::mesh::exchange::cancel_code`'s.
 const CANCELLED: u32 = 0;
 
@@ -128,6 +133,9 @@ pub struct Answer {
     link: Link,
     wide: Option<Wide>,
     taken_back: Option<CancelReason>,
+    /// Time it took the peer to take what was sent, and those bytes.
+    waited: Duration,
+    taken: u64,
 }
 
 impl Answer {
@@ -150,7 +158,12 @@ impl Answer {
     pub async fn refuse(mut self, code: ErrorCode) {
         Shared::count(&self.link.shared().counters.refused);
         let bytes = self.serving.refuse(code);
-        if self.write(&bytes).await {
+        self.last(&bytes).await;
+    }
+
+    /// These bytes and no more.
+    async fn last(&mut self, bytes: &[u8]) {
+        if matches!(timeout(REFUSAL, self.write(bytes)).await, Ok(true)) {
             // Nobody may be there to hear it.
             let _ = self.send.finish();
         }
@@ -179,7 +192,9 @@ impl Answer {
 
     async fn write(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let count = match timeout(STALL, self.send.write(bytes)).await {
+            let patience = STALL + Duration::from_secs(self.taken / FLOOR);
+            let began = Instant::now();
+            let count = match timeout(patience.saturating_sub(self.waited), self.send.write(bytes)).await {
                 Ok(Ok(count)) => count,
                 failed => {
                     if let Ok(Err(WriteError::Stopped(code))) = failed {
@@ -189,6 +204,8 @@ impl Answer {
                     return false;
                 }
             };
+            self.waited += began.elapsed();
+            self.taken += count as u64;
             if let Some(wide) = &self.wide {
                 wide.moved(count as u64);
             }
@@ -230,7 +247,9 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     };
     // What follows a request means nothing.
     let _ = receive.stop(VarInt::from_u32(CANCELLED));
-    let mut answer = Box::new(Answer { serving, send, link: link.clone(), wide: None, taken_back: None });
+    let (link_of_it, waited) = (link.clone(), Duration::ZERO);
+    let mut answer =
+        Box::new(Answer { serving, send, link: link_of_it, wide: None, taken_back: None, waited, taken: 0 });
     match served {
         Some(Served::Decide(wanted)) => {
             // Waits for room; whoever serves may be gone, then the answer is dropped.
@@ -238,9 +257,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
         }
         Some(Served::Refuse(bytes)) => {
             Shared::count(&link.shared().counters.refused);
-            if answer.write(&bytes).await {
-                let _ = answer.send.finish();
-            }
+            answer.last(&bytes).await;
         }
         Some(Served::More) | None => {}
     }

@@ -369,9 +369,10 @@ impl Mesh {
 
     /// Waits until all connections are closed. To be called after the cancellation.
     pub async fn stopped(&self) {
+        // Before the tasks: a stranger in the middle of a handshake ends with it.
+        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
         self.shared.endpoint.wait_idle().await;
     }
 

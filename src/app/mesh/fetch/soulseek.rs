@@ -260,7 +260,7 @@ impl Stream {
         tracing::debug!(%user, offset, end = connection.position(), ?how, "the run of a Soulseek user is over");
         // Nobody listens any more once the file is whole.
         let _ = told.send(Told::Ended(assignment.run, how)).await;
-        let unwanted = connection.is_stopped();
+        let unwanted = connection.is_stopped() || stop.is(CancelReason::Error);
         let _ = over.send(Over { _connection: connection, no_offset, whole, unwanted });
     }
 

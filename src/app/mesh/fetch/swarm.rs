@@ -30,6 +30,8 @@ use crate::net::mesh::{Link, StopCode};
 
 /// While others use all runs there may be.
 const SOON: Duration = Duration::from_millis(100);
+/// A fetch without a source gives its turn to others after that.
+const ALONE: Duration = Duration::from_secs(60);
 /// Events of runs waiting to be counted; the runs wait.
 const EVENTS: usize = 64;
 /// What is measured is kept so often: a kill costs that much of it.
@@ -148,8 +150,14 @@ impl<'a> Swarm<'a> {
     async fn gather(&mut self) -> Result<(), Stop> {
         let mut changes = self.work.running.mesh.changes();
         self.call_users();
+        let mut served = Instant::now();
         while self.scheduler.left() > 0 {
             self.look_for_sources();
+            if self.scheduler.here() > 0 || self.called.is_some() {
+                served = Instant::now();
+            } else if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
+                return Err(Stop::Later(super::NOBODY.to_owned()));
+            }
             let starved = self.assign();
             self.wish();
             self.show();
@@ -437,12 +445,13 @@ impl<'a> Swarm<'a> {
     fn count(&mut self, source: Option<Source>, piece: usize, good: bool, first: bool) {
         let running = &self.work.running;
         let len = self.list.piece_len(piece) as u64;
+        let mesh = matches!(source, Some(Source::Mesh(_)));
         if !good {
-            running.bad_pieces.fetch_add(1, Ordering::Relaxed);
+            running.bad_pieces.fetch_add(u64::from(mesh), Ordering::Relaxed);
             let peer = source.map(|source| source.to_string());
             tracing::warn!(content = %self.list.content(), piece, peer, "a peer sent a bad piece");
         } else if first {
-            running.bytes_in.fetch_add(len, Ordering::Relaxed);
+            running.bytes_in.fetch_add(if mesh { len } else { 0 }, Ordering::Relaxed);
             if let Some(source) = source {
                 *self.bytes.entry(source).or_default() += len;
             }
