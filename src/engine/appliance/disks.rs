@@ -23,7 +23,8 @@ pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)>
 pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
     let clean = |text: &str| {
         let mut out = String::new();
-        for c in text.trim().chars() {
+        // blkid puts a backslash before what a shell would not take.
+        for c in text.trim().chars().filter(|c| *c != '\\') {
             let c = if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
             if out.len() + c.len_utf8() > NAME_LEN {
                 break;
