@@ -41,7 +41,7 @@ pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
     if !taken(&base) {
         return base;
     }
-    (2_u32..).map(|number| format!("{base}-{number}")).find(|name| !taken(name)).unwrap_or(base)
+    (2..1_000).map(|number| format!("{base}-{number}")).find(|name| !taken(name)).unwrap_or(base)
 }
 
 /// `KEY=value` lines of `blkid -o export` or `udevadm`; values with backslashes are taken as they are.
