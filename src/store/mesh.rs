@@ -9,7 +9,8 @@
 //! | `reputation-1` | source | [`Reputation`] |
 //!
 //! A list proves itself, so nothing else is kept of it; one that is forgotten can be had again. Of lists there are at most
-//! `limits::PIECE_LISTS`: for one more, the one whose hash follows is forgotten, which is as good as any.
+//! `limits::PIECE_LISTS`, and `limits::PIECE_LISTS_BYTES` of long ones: for one more, the one whose hash follows is
+//! forgotten, which is as good as any.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -135,18 +136,25 @@ impl MeshTables {
     /// Keeps a piece list.
     pub fn put_list(&self, txn: &mut RwTxn<'_>, content: ContentHash, list: &[u8]) -> Result<(), StoreError> {
         self.lists.put(txn, &content.0, list)?;
-        if self.lists.len(txn)? > limits::PIECE_LISTS {
+        loop {
+            let stat = self.lists.stat(txn)?;
+            // Long values have pages of their own.
+            let long = stat.overflow_pages as u64 * u64::from(stat.page_size);
+            let full = stat.entries as u64 > limits::PIECE_LISTS || long > limits::PIECE_LISTS_BYTES;
+            if !full || stat.entries <= 1 {
+                return Ok(());
+            }
             let behind = (Bound::Excluded(content.0.as_slice()), Bound::Unbounded);
             let next = self.lists.range(txn, &behind)?.next().transpose()?.map(|(key, _)| key.to_vec());
             let next = match next {
                 Some(next) => Some(next),
                 None => self.lists.first(txn)?.map(|(key, _)| key.to_vec()),
             };
-            if let Some(next) = next {
-                self.lists.delete(txn, &next)?;
-            }
+            match next {
+                Some(next) => self.lists.delete(txn, &next)?,
+                None => return Ok(()),
+            };
         }
-        Ok(())
     }
 
     /// What is known of a source: nothing, if nothing is.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::{Instant, timeout};
 
-use super::link::{Link, Wide};
+use super::link::Link;
+use super::window::Wide;
 use super::{Incoming, Shared};
 use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted, cancel_code, cancel_reason};
 use crate::engine::mesh::frame::{ErrorCode, MessageId};
@@ -76,17 +77,30 @@ impl Body {
         let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
         let mut filled = 0;
         while filled < wanted {
-            match self.receive.read(&mut buffer[filled..wanted]).await {
+            filled += self.read(&mut buffer[filled..wanted]).await?;
+        }
+        Ok(filled)
+    }
+
+    /// Waits for bytes and takes as many as there are and find room: 0 only without room, or when none are left. Can be
+    /// given up and called again.
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RequestError> {
+        let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
+        while wanted > 0 {
+            match self.receive.read(&mut buffer[..wanted]).await {
                 Ok(Some(count)) => {
                     self.asking.body(count as u64)?;
                     self.wide.moved(count as u64);
-                    filled += count;
+                    return Ok(count);
                 }
                 Ok(None) => self.asking.end(false)?,
                 Err(error) => return Err(RequestError::Gone(error.to_string())),
             }
         }
-        Ok(filled)
+        Ok(0)
     }
 }
 
