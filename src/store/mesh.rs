@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
 use super::tables::{Env, KEY_LEN, Table, open_table};
+use super::writer::JOB_BYTES;
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
 use crate::engine::swarm::reputation::Reputation;
@@ -136,11 +137,16 @@ impl MeshTables {
     /// Keeps a piece list.
     pub fn put_list(&self, txn: &mut RwTxn<'_>, content: ContentHash, list: &[u8]) -> Result<(), StoreError> {
         self.lists.put(txn, &content.0, list)?;
+        self.forget_lists(txn, content, limits::PIECE_LISTS, limits::PIECE_LISTS_BYTES)
+    }
+
+    /// Until there are no more than so many, and no more bytes of long ones than so many, or only this one is left.
+    fn forget_lists(&self, txn: &mut RwTxn<'_>, content: ContentHash, most: u64, bytes: u64) -> Result<(), StoreError> {
         loop {
             let stat = self.lists.stat(txn)?;
             // Long values have pages of their own.
             let long = stat.overflow_pages as u64 * u64::from(stat.page_size);
-            let full = stat.entries as u64 > limits::PIECE_LISTS || long > limits::PIECE_LISTS_BYTES;
+            let full = stat.entries as u64 > most || long > bytes;
             if !full || stat.entries <= 1 {
                 return Ok(());
             }
@@ -256,7 +262,8 @@ impl Store {
 
     /// Keeps a piece list.
     pub async fn put_piece_list(&self, content: ContentHash, list: Vec<u8>) -> Result<(), StoreError> {
-        self.write(move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
+        let bytes = JOB_BYTES.max(list.len() as u64);
+        self.write_sized(bytes, move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
     }
 }
 
@@ -314,6 +321,20 @@ mod tests {
             Ok((tables.mesh.lists.len(txn)?, last))
         });
         assert_eq!(lists.await.unwrap(), (limits::PIECE_LISTS, true));
+        let long = store.write(move |txn, tables| {
+            tables.mesh.lists.clear(txn)?;
+            let mut counts = Vec::new();
+            for n in 0..8 {
+                tables.mesh.put_list(txn, hash(n), &vec![0; 60_000])?;
+                tables.mesh.forget_lists(txn, hash(n), 100, 200_000)?;
+                assert!(tables.mesh.list(txn, hash(n))?.is_some(), "the newest is kept");
+                counts.push(tables.mesh.lists.len(txn)?);
+            }
+            tables.mesh.forget_lists(txn, hash(7), 100, 0)?;
+            counts.push(tables.mesh.lists.len(txn)?);
+            Ok(counts)
+        });
+        assert_eq!(long.await.unwrap(), [1, 2, 3, 3, 3, 3, 3, 3, 1]);
         let kept = store.write(move |txn, tables| {
             for n in 0..limits::MESH_FETCHES_KEPT as u64 + 5 {
                 let over = if n == 0 { FetchState::Running } else { FetchState::Done("x".into()) };

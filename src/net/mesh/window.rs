@@ -264,7 +264,7 @@ mod tests {
             window.enter(&blocks, |size| quic.set(size));
             // Some rounds bring much and the window grows, some next to nothing.
             for _ in 0..(round % 4) * 40 {
-                let bytes = quic.may_come().min(1_000_000);
+                let bytes = quic.may_come();
                 quic.comes(bytes);
                 tokio::time::advance(ROUND_MIN).await;
                 window.moved(bytes, &blocks, || ROUND_MIN, |size| quic.set(size));
