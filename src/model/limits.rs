@@ -360,6 +360,8 @@ pub const DHT_ANNOUNCED: usize = 100;
 pub const MESH_SOURCES_KEPT: u64 = 2_000;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
+/// Bytes of those longer than about 2 KiB, on the disk; for one more others are forgotten. Chosen: 256 GiB of music.
+pub const PIECE_LISTS_BYTES: u64 = 128 * MIB;
 
 // ---- Traces (SPEC-FACTS 15) ----
 

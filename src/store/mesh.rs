@@ -9,7 +9,8 @@
 //! | `reputation-1` | source | [`Reputation`] |
 //!
 //! A list proves itself, so nothing else is kept of it; one that is forgotten can be had again. Of lists there are at most
-//! `limits::PIECE_LISTS`: for one more, the one whose hash follows is forgotten, which is as good as any.
+//! `limits::PIECE_LISTS`, and `limits::PIECE_LISTS_BYTES` of long ones: for one more, the one whose hash follows is
+//! forgotten, which is as good as any.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
 use super::tables::{Env, KEY_LEN, Table, open_table};
+use super::writer::JOB_BYTES;
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
 use crate::engine::swarm::reputation::Reputation;
@@ -135,18 +137,30 @@ impl MeshTables {
     /// Keeps a piece list.
     pub fn put_list(&self, txn: &mut RwTxn<'_>, content: ContentHash, list: &[u8]) -> Result<(), StoreError> {
         self.lists.put(txn, &content.0, list)?;
-        if self.lists.len(txn)? > limits::PIECE_LISTS {
+        self.forget_lists(txn, content, limits::PIECE_LISTS, limits::PIECE_LISTS_BYTES)
+    }
+
+    /// Until there are no more than so many, and no more bytes of long ones than so many, or only this one is left.
+    fn forget_lists(&self, txn: &mut RwTxn<'_>, content: ContentHash, most: u64, bytes: u64) -> Result<(), StoreError> {
+        loop {
+            let stat = self.lists.stat(txn)?;
+            // Long values have pages of their own.
+            let long = stat.overflow_pages as u64 * u64::from(stat.page_size);
+            let full = stat.entries as u64 > most || long > bytes;
+            if !full || stat.entries <= 1 {
+                return Ok(());
+            }
             let behind = (Bound::Excluded(content.0.as_slice()), Bound::Unbounded);
             let next = self.lists.range(txn, &behind)?.next().transpose()?.map(|(key, _)| key.to_vec());
             let next = match next {
                 Some(next) => Some(next),
                 None => self.lists.first(txn)?.map(|(key, _)| key.to_vec()),
             };
-            if let Some(next) = next {
-                self.lists.delete(txn, &next)?;
-            }
+            match next {
+                Some(next) => self.lists.delete(txn, &next)?,
+                None => return Ok(()),
+            };
         }
-        Ok(())
     }
 
     /// What is known of a source: nothing, if nothing is.
@@ -248,7 +262,8 @@ impl Store {
 
     /// Keeps a piece list.
     pub async fn put_piece_list(&self, content: ContentHash, list: Vec<u8>) -> Result<(), StoreError> {
-        self.write(move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
+        let bytes = JOB_BYTES.max(list.len() as u64);
+        self.write_sized(bytes, move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
     }
 }
 
@@ -306,6 +321,20 @@ mod tests {
             Ok((tables.mesh.lists.len(txn)?, last))
         });
         assert_eq!(lists.await.unwrap(), (limits::PIECE_LISTS, true));
+        let long = store.write(move |txn, tables| {
+            tables.mesh.lists.clear(txn)?;
+            let mut counts = Vec::new();
+            for n in 0..8 {
+                tables.mesh.put_list(txn, hash(n), &vec![0; 60_000])?;
+                tables.mesh.forget_lists(txn, hash(n), 100, 200_000)?;
+                assert!(tables.mesh.list(txn, hash(n))?.is_some(), "the newest is kept");
+                counts.push(tables.mesh.lists.len(txn)?);
+            }
+            tables.mesh.forget_lists(txn, hash(7), 100, 0)?;
+            counts.push(tables.mesh.lists.len(txn)?);
+            Ok(counts)
+        });
+        assert_eq!(long.await.unwrap(), [1, 2, 3, 3, 3, 3, 3, 3, 1]);
         let kept = store.write(move |txn, tables| {
             for n in 0..limits::MESH_FETCHES_KEPT as u64 + 5 {
                 let over = if n == 0 { FetchState::Running } else { FetchState::Done("x".into()) };

@@ -3,9 +3,10 @@
 //! Its piece list is proven against its hash first. Then runs of pieces are asked from every connected peer that has the
 //! file ([`swarm`]), as `engine::swarm::scheduler` decides; each piece is checked before it is written ([`run`]). The partial file is the only
 //! memory of what is there: when a fetch goes on, the file is read again and every piece of it checked, so that neither a
-//! kill nor a power cut can make a bad byte count. The finished file is checked whole, synced, and placed without
-//! overwriting anything.
+//! kill nor a power cut can make a bad byte count. The whole file is read back and checked as it comes ([`land`]), synced,
+//! and placed without overwriting anything.
 
+mod land;
 mod run;
 mod soulseek;
 mod swarm;
@@ -18,11 +19,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::land::Landing;
 use self::swarm::Swarm;
 use super::{Running, locked};
 use crate::app::pump::{PlaceOrder, Placing};
 use crate::app::traces::TraceJob;
-use crate::disk::pool::{BLOCK_LEN, Block};
+use crate::disk::pool::BLOCK_LEN;
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::soulseek::io::PlaceError;
@@ -226,11 +228,16 @@ impl Work {
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
-        let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified, holders);
+        let list = Arc::new(list);
+        let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
+        let mut swarm = Swarm::new(self, list, file, landing, verified, holders);
         swarm.run().await?;
         drop(swarm);
-        pump.disk().sync_all(&file).await?;
-        self.check_whole(&file).await?;
+        let held = follower.finish(&self.cancel).await;
+        if !matches!(held, Err(Stop::Cancelled)) {
+            self.trace.record(TraceKind::Verified(held.is_ok()));
+        }
+        held?;
         self.place().await
     }
 
@@ -364,32 +371,6 @@ impl Work {
             piece += count;
         }
         Ok(verified)
-    }
-
-    async fn check_whole(&self, file: &File) -> Result<(), Stop> {
-        let disk = self.running.parts.pump.disk();
-        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
-        loop {
-            if self.cancel.is_cancelled() {
-                return Err(Stop::Cancelled);
-            }
-            let blocks = disk.pool().take_many(BATCH).await;
-            let blocks = disk.read(file, at, blocks).await?;
-            let read: usize = blocks.iter().map(Block::len).sum();
-            if read == 0 {
-                break;
-            }
-            for block in &blocks {
-                hasher.update(block.bytes());
-            }
-            at += read as u64;
-        }
-        let held = at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0;
-        self.trace.record(TraceKind::Verified(held));
-        if held {
-            return Ok(());
-        }
-        Err(Stop::Later("the disk does not give back what was written to it".to_owned()))
     }
 
     /// Moves the whole file to its place and keeps where that is.

@@ -27,8 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
 use self::meet::Board;
-pub use self::serve::KEPT_LIST_LEN;
-use self::serve::Uploading;
+use self::serve::{Opening, Uploading};
 use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::library::CanonicalRules;
@@ -67,6 +66,7 @@ struct Running {
     board: Arc<Board>,
     parts: Arc<Parts>,
     uploading: Uploading,
+    opening: Arc<Opening>,
     /// Whole files are read for their piece lists one at a time.
     listing: Semaphore,
     /// The permits of the pool: long lists pay with blocks.
@@ -174,6 +174,7 @@ impl MeshService {
             board: Arc::clone(&board),
             parts: Arc::clone(&parts),
             uploading: Uploading::new(settings.upload_slots),
+            opening: Arc::default(),
             listing: Semaphore::new(1),
             blocks: parts.pump.disk().pool().permits(),
             turns: Arc::new(Semaphore::new(limits::MESH_FETCHES_AT_ONCE)),

@@ -1,12 +1,14 @@
-//! Two nodes on loopback: why a request is taken back reaches the one who serves it.
+//! Two nodes on loopback: why a request is taken back reaches the one who serves it. And how long a slow one is waited for.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::{FLOOR, Patience, STALL, TooSlow};
 use crate::engine::mesh::candidates::Range;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, Hello};
@@ -83,4 +85,51 @@ async fn the_reason_reaches_whoever_serves() {
         assert_eq!(answer.taken_back(), Some(reason));
     }
     cancel.cancel();
+}
+
+/// A reader that takes so many bytes each time, after such a pause. How many it got until it was given up, and when.
+async fn reads(most: usize, pause: Duration, whole: u64) -> (u64, Duration) {
+    let (mut patience, mut taken, began) = (Patience::default(), 0, Instant::now());
+    while taken < whole {
+        let write = async {
+            sleep(pause).await;
+            Ok::<_, ()>(most)
+        };
+        match patience.take(write).await {
+            Ok(count) => taken += count.unwrap() as u64,
+            Err(TooSlow) => break,
+        }
+    }
+    (taken, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_served_and_one_that_only_pretends_is_not() {
+    let whole = 512 * 1024;
+    // Just above the floor, in all: it gets everything, though that takes minutes.
+    let fair = usize::try_from(FLOOR).unwrap() + 100;
+    assert_eq!(reads(fair, Duration::from_secs(1), whole).await.0, (whole / fair as u64 + 1) * fair as u64);
+    // A byte now and then keeps nobody waiting beyond the first patience.
+    let (taken, took) = reads(1, Duration::from_secs(7), whole).await;
+    assert_eq!((taken, took), (4, STALL));
+    // Half of the floor: what it took buys it half of the time that it needed.
+    let half = usize::try_from(FLOOR / 2).unwrap();
+    let (taken, took) = reads(half, Duration::from_secs(1), whole).await;
+    assert!(taken < whole && took >= STALL && took <= 2 * STALL, "{taken} in {took:?}");
+    // Nothing at all.
+    assert_eq!(reads(1, 2 * STALL, whole).await, (0, STALL));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_our_own_is_not_the_readers() {
+    let mut patience = Patience::default();
+    for _ in 0..100 {
+        // Our limit lets nothing out.
+        sleep(STALL).await;
+        let write = async {
+            sleep(Duration::from_millis(200)).await;
+            Ok::<_, ()>(1_024)
+        };
+        assert_eq!(patience.take(write).await, Ok(Ok(1_024)));
+    }
 }

@@ -15,6 +15,7 @@ mod exchange;
 mod identity;
 mod link;
 mod meet;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

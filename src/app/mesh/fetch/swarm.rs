@@ -15,12 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{locked, source_view};
+use super::land::Landing;
 use super::run::{Run, Told};
 use super::soulseek::{Called, Caller, Stream, Wish};
 use super::{ASK_AGAIN, Progress, Stop, Work};
 use crate::disk::File;
 use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
-use crate::engine::swarm::list::PieceList;
+use crate::engine::swarm::list::{PIECE_LEN, PieceList};
 use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler, Share};
 use crate::model::id::PeerId;
 use crate::model::limits;
@@ -49,6 +50,7 @@ pub(super) struct Swarm<'a> {
     work: &'a Work,
     list: Arc<PieceList>,
     file: File,
+    landing: Landing,
     scheduler: Scheduler,
     began: Instant,
     told: mpsc::Sender<Told>,
@@ -76,6 +78,7 @@ impl<'a> Swarm<'a> {
         work: &'a Work,
         list: Arc<PieceList>,
         file: File,
+        landing: Landing,
         verified: Vec<bool>,
         holders: BTreeSet<PeerId>,
     ) -> Self {
@@ -86,6 +89,7 @@ impl<'a> Swarm<'a> {
             scheduler: Scheduler::new(list.size(), verified, work.running.swarm),
             list,
             file,
+            landing,
             began: now,
             told,
             events,
@@ -350,7 +354,7 @@ impl<'a> Swarm<'a> {
             let run = Run {
                 link,
                 list: Arc::clone(&self.list),
-                file: self.file.clone(),
+                landing: self.landing.clone(),
                 running: Arc::clone(&self.work.running),
                 told: self.told.clone(),
                 until: self.began + assignment.until,
@@ -472,10 +476,20 @@ impl<'a> Swarm<'a> {
         }
     }
 
+    /// Bytes that are there. Asked for with every piece: only the last piece is shorter than the rest.
+    fn there(&self) -> u64 {
+        let last = self.list.pieces().saturating_sub(1);
+        let missing = self.scheduler.left() as u64 * PIECE_LEN;
+        let short = match self.scheduler.verified().last() {
+            Some(false) => PIECE_LEN - self.list.piece_len(last) as u64,
+            Some(true) | None => 0,
+        };
+        (self.list.size() + short).saturating_sub(missing)
+    }
+
     fn show(&self) {
         let now = self.now();
-        let there = |(piece, there): (usize, &bool)| if *there { self.list.piece_len(piece) as u64 } else { 0 };
-        let bytes = self.scheduler.verified().iter().enumerate().map(there).sum();
+        let bytes = self.there();
         let view = |(source, share): (&Source, Share)| {
             let bytes = self.bytes.get(source).copied().unwrap_or(0);
             let worth = self.scheduler.worth(source, now)?;
