@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
-use super::{BLOCK, Incoming, Shared, Told, code, identity, locked, spare};
+use super::{BLOCK, Incoming, Seat, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
+use crate::engine::mesh::guard::{Refused, Who};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
@@ -97,6 +98,16 @@ impl Link {
             Side::Dialler => *address,
             Side::Listener => SocketAddr::new(address.ip(), greeted.port),
         }
+    }
+
+    /// The owner named it.
+    pub fn is_named(&self) -> bool {
+        self.inner.shared.named.contains_key(&self.inner.id)
+    }
+
+    /// We called.
+    pub fn dialled(&self) -> bool {
+        self.inner.side == Side::Dialler
     }
 
     /// Whether the connection is over.
@@ -343,10 +354,23 @@ impl Drop for Wide {
 }
 
 /// Drives a connection until it is over; says why it is.
-pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side, wanted: Option<PeerId>) -> String {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    side: Side,
+    wanted: Option<PeerId>,
+    seat: &mut Seat,
+) -> String {
     let address = connection.remote_address();
     let turned_away = |code: u32, why: &str| {
-        Shared::count(&shared.counters.turned_away);
+        shared.refused(
+            address,
+            match code {
+                code::BANNED => Refused::Banned,
+                code::FULL => Refused::Buffers,
+                _ => Refused::Handshake,
+            },
+        );
         connection.close(VarInt::from_u32(code), why.as_bytes());
         why.to_owned()
     };
@@ -357,7 +381,17 @@ pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side
     if shared.banned.contains(&peer) || !locked(&shared.guard).may(peer, shared.now()) {
         return turned_away(code::BANNED, "banned");
     }
-    let Some(blocks) = spare(&shared.blocks, BLOCKS) else {
+    if let Err(why) = seat.prove(peer) {
+        shared.refused(address, why);
+        connection.close(VarInt::from_u32(code::FULL), why.to_string().as_bytes());
+        return why.to_string();
+    }
+    // Strangers leave a quarter of the pool; whom the owner named may have of that.
+    let blocks = match seat.who {
+        Some(Who::Named) => Arc::clone(&shared.blocks).try_acquire_many_owned(BLOCKS).ok(),
+        _ => spare(&shared.blocks, BLOCKS),
+    };
+    let Some(blocks) = blocks else {
         return turned_away(code::FULL, "no buffers are free");
     };
     let opening = async {
