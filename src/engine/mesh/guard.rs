@@ -55,15 +55,8 @@ pub enum Refused {
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Banned,
-        Self::PerAddress,
-        Self::TooOften,
-        Self::Full,
-        Self::Handshakes,
-        Self::Buffers,
-        Self::Handshake,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Banned, Self::PerAddress, Self::TooOften, Self::Full, Self::Handshakes, Self::Buffers, Self::Handshake];
 
     /// For metrics.
     pub fn name(self) -> &'static str {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
+use super::telling::{Teller, Telling};
 use super::{BLOCK, Incoming, Seat, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
@@ -51,7 +52,7 @@ enum Order {
     Ask(ContentHash, oneshot::Sender<Option<u64>>),
     Answer(MessageId, Option<u64>),
     /// The permits are held until it is written.
-    Tell(Sealed, [OwnedSemaphorePermit; 2]),
+    Tell(Sealed, Telling),
 }
 
 #[derive(Debug)]
@@ -68,8 +69,7 @@ struct Inner {
     shared: Arc<Shared>,
     receiving: Window,
     sending: Window,
-    /// One word about recordings at a time.
-    telling: Arc<Semaphore>,
+    teller: Teller,
     /// The blocks it began with.
     _blocks: OwnedSemaphorePermit,
 }
@@ -127,12 +127,16 @@ impl Link {
         self.inner.nonce
     }
 
-    /// Tells the peer something about recordings, unless the last word is still on its way or too many others are;
-    /// false if so, and when the connection is over.
-    pub fn tell(&self, sealed: Sealed) -> bool {
-        let Ok(alone) = Arc::clone(&self.inner.telling).try_acquire_owned() else { return false };
-        let Ok(all) = Arc::clone(&self.inner.shared.telling).try_acquire_owned() else { return false };
-        self.inner.orders.try_send(Order::Tell(sealed, [alone, all])).is_ok()
+    /// Leave to tell the peer something about recordings; to be had before it is made. `None` while the last word is still
+    /// on its way, while too many others are, and for a while when the peer was slow.
+    pub fn may_tell(&self) -> Option<Telling> {
+        self.inner.teller.leave(&self.inner.shared.telling)
+    }
+
+    /// Tells it; false when the connection is over.
+    pub fn tell(&self, sealed: Sealed, mut leave: Telling) -> bool {
+        leave.goes();
+        self.inner.orders.try_send(Order::Tell(sealed, leave)).is_ok()
     }
 
     /// Asks for bytes on a stream of its own, and waits until they begin to come. Dropping the future or the body takes
@@ -591,7 +595,7 @@ impl Control {
                 shared: Arc::clone(&self.shared),
                 receiving: Window::new(RECEIVE_BLOCKS),
                 sending: Window::new(SEND_BLOCKS),
-                telling: Arc::new(Semaphore::new(1)),
+                teller: Teller::default(),
                 _blocks: blocks,
             }),
         };

@@ -15,6 +15,7 @@ mod exchange;
 mod identity;
 mod link;
 mod meet;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +35,7 @@ use tokio_util::task::TaskTracker;
 pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+pub use self::telling::Telling;
 use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
