@@ -275,7 +275,7 @@ fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>,
     gauge("mesh_fetches", "Files being fetched from the mesh", None, &[("running", u64::from(mesh.fetching))]);
     let requests = [("served", mesh.served), ("refused", mesh.refused)];
     gauge("mesh_requests", "Requests of mesh peers since start", None, &requests);
-    gauge("mesh_connections_refused", "Since start", None, &[("refused", mesh.turned_away)]);
+    gauge("mesh_connections_refused", "Since start, by reason", None, &mesh.turned_away_by);
     let bytes = [("in", mesh.bytes_in), ("out", mesh.bytes_out)];
     gauge("mesh", "Bytes of files exchanged with mesh peers since start", Some(Unit::Bytes), &bytes);
     gauge("mesh_uploads", "Transfers to mesh peers, by state", None, &mesh.uploads);

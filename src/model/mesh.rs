@@ -219,6 +219,8 @@ pub struct MeshView {
     pub refused: u64,
     /// Connections refused since the start: limits, bans, wrong keys.
     pub turned_away: u64,
+    /// The same by reason.
+    pub turned_away_by: Vec<(&'static str, u64)>,
     /// Bytes of files and lists sent to peers since the start.
     pub bytes_out: u64,
     /// Verified bytes fetched since the start.

@@ -168,7 +168,10 @@ impl Running {
         left.retain(|link| link.greeted().features.iter().any(|feature| feature == MBID));
         let (mut told, until) = (BTreeSet::new(), Instant::now() + TELLING);
         loop {
-            left.retain(|link| !(link.tell(sealed.clone()) && told.insert(link.id())));
+            left.retain(|link| {
+                let told_it = link.may_tell().is_some_and(|leave| link.tell(sealed.clone(), leave));
+                !(told_it && told.insert(link.id()))
+            });
             if left.is_empty() || Instant::now() >= until {
                 return told;
             }

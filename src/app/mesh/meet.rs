@@ -229,7 +229,8 @@ pub(super) async fn run(running: Arc<Running>) {
             }
         }
         let (reachable, _) = board.reach(&running.mesh);
-        let neighbours = running.mesh.links().len();
+        // Whoever called us may be anybody: with those alone we go on looking.
+        let neighbours = running.mesh.links().iter().filter(|link| link.dialled() || link.is_named()).count();
         meeting.set_standing(Standing { neighbours, reachable: reachable.is_some() }, now());
         if let Some(errand) = meeting.next(now()) {
             let reached = tokio::select! {

@@ -152,7 +152,7 @@ impl MeshService {
         let mesh = Mesh::start(
             MeshSettings {
                 range: Range { private: config.private_ranges.clone(), server_near: false },
-                strangers_max: settings.dht.neighbors_max,
+                strangers_max: if settings.dht.enabled { settings.dht.neighbors_max } else { 0 },
                 bind: SocketAddr::new(settings.address, settings.port),
                 identity,
                 peers: named.collect(),
@@ -253,6 +253,7 @@ impl MeshService {
             served: stats.served,
             refused: stats.refused,
             turned_away: stats.turned_away,
+            turned_away_by: stats.turned_away_by,
             bytes_out: stats.bytes_out,
             bytes_in: running.bytes_in.load(Ordering::Relaxed),
             bad_pieces: running.bad_pieces.load(Ordering::Relaxed),

@@ -183,7 +183,12 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 
 /// Whether somebody of this claimed name may get anything.
 pub(super) async fn allowed(running: &Running, username: &str) -> bool {
-    username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
+    may(&running.parts.settings.lock().await.banned, username)
+}
+
+/// The same, by the names that the owner bans.
+pub(super) fn may(banned: &[Username], username: &str) -> bool {
+    username.is_empty() || !banned.contains(&Username::from(username))
 }
 
 /// The file of this content, if it is shared and is what it was when it was measured.
