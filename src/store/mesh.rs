@@ -156,8 +156,8 @@ impl MeshTables {
         Ok((metrics, get(self.reputation, txn, &key)?.unwrap_or_default()))
     }
 
-    /// Keeps what was measured of sources and adds what they did to what is known, faded to this moment. Beyond
-    /// `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
+    /// Adds what was newly measured of sources, and what they did, to what is known, faded to this moment: of one source
+    /// several files may come at once. Beyond `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
     pub fn learn(
         &self,
         txn: &mut RwTxn<'_>,
@@ -165,11 +165,11 @@ impl MeshTables {
         now: UnixMs,
         half_life: Duration,
     ) -> Result<(), StoreError> {
-        for (source, metrics, deeds) in records {
+        for (source, news, deeds) in records {
             let key = source_key(source);
             let (old, known) = self.source(txn, source)?;
             let first_seen = if old.first_seen == UnixMs(0) { now } else { old.first_seen };
-            let metrics = SourceMetrics { first_seen, last_updated: now, ..metrics.clone() };
+            let metrics = SourceMetrics { first_seen, last_updated: now, ..old.with(news) };
             put(self.metrics, txn, &key, &metrics)?;
             let first_at = if known.first_at == UnixMs(0) { now } else { known.first_at };
             let known = Reputation { first_at, ..known.faded(now, half_life).with(deeds) };
@@ -201,7 +201,7 @@ impl Store {
         self.read(|txn, tables| tables.mesh.source(txn, source))
     }
 
-    /// Keeps what was measured of sources, and what they did since it was last kept.
+    /// Keeps what was measured of sources, and what they did, since it was last kept.
     pub async fn learn(
         &self,
         records: Vec<(Source, SourceMetrics, Reputation)>,
@@ -343,12 +343,20 @@ mod tests {
         assert_eq!((found.requested, found.first_seen, known.corrupt), (7, UnixMs(week), 4.0));
         assert_eq!(store.source(&user).unwrap().0.requested, 7);
         assert_eq!(store.source(&source(2)).unwrap(), Default::default());
-        store.learn(vec![(source(1), found, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        // Two files at once, each of which knows nothing of what the other measures.
+        for requested in [2, 5] {
+            let mut news = SourceMetrics { requested, ..SourceMetrics::default() };
+            news.throughput_sample(1_000.0);
+            let deeds = Reputation { corrupt: 2.0, ..Reputation::default() };
+            store.learn(vec![(source(1), news, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        }
         let (found, known) = store.source(&source(1)).unwrap();
         assert_eq!((known.corrupt, known.first_at, found.first_seen), (6.0, UnixMs(week), UnixMs(week)));
+        assert_eq!((found.requested, found.sample_count, found.throughput.samples()), (14, 2, 2));
         // A clock that went back fades nothing; a source met then is the one longest not met.
         let many = (2..limits::MESH_SOURCES_KEPT + 5).map(|n| (source(n), SourceMetrics::default(), deeds)).collect();
-        store.learn(vec![(source(1), found, Reputation::default())], UnixMs(5), half_life).await.unwrap();
+        let nothing = (source(1), SourceMetrics::default(), Reputation::default());
+        store.learn(vec![nothing], UnixMs(5), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap().1.corrupt, 6.0);
         store.learn(many, UnixMs(3 * week), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap(), Default::default());

@@ -69,7 +69,7 @@ impl Run {
         match self.pieces(assignment).await {
             Ok(how) => how,
             Err(RequestError::Failed(Failure::Refused(ErrorCode::NotFound | ErrorCode::PolicyViolation))) => {
-                Ended::Never
+                Ended::Gone
             }
             Err(RequestError::Failed(Failure::Refused(ErrorCode::RateLimited))) => Ended::Busy,
             Err(error) => {
