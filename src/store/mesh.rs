@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mesh-fetches-1` | content hash | [`Fetch`] |
 //! | `fetch-users-1` | content hash | [`FetchUsers`] |
+//! | `fetch-recordings-1` | content hash | the recording that it is fetched as, 16 bytes |
 //! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
 //! | `peer-metrics-1` | source | [`SourceMetrics`] |
 //! | `reputation-1` | source | [`Reputation`] |
@@ -18,7 +19,7 @@ use heed::{RoTxn, RwTxn};
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
-use super::tables::{Env, KEY_LEN, Table, open_table};
+use super::tables::{Env, KEY_LEN, Table, Tables, open_table};
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
 use crate::engine::swarm::reputation::Reputation;
@@ -69,6 +70,7 @@ fn source_key(source: &Source) -> Vec<u8> {
 pub struct MeshTables {
     fetches: Table,
     users: Table,
+    recordings: Table,
     lists: Table,
     metrics: Table,
     reputation: Table,
@@ -80,6 +82,7 @@ impl MeshTables {
         Ok(Self {
             fetches: open_table(env, txn, "mesh-fetches-1")?,
             users: open_table(env, txn, "fetch-users-1")?,
+            recordings: open_table(env, txn, "fetch-recordings-1")?,
             lists: open_table(env, txn, "piece-lists-1")?,
             metrics: open_table(env, txn, "peer-metrics-1")?,
             reputation: open_table(env, txn, "reputation-1")?,
@@ -87,10 +90,11 @@ impl MeshTables {
     }
 
     /// The tables by name, for their sizes.
-    pub(super) fn tables(&self) -> [(&'static str, Table); 5] {
+    pub(super) fn tables(&self) -> [(&'static str, Table); 6] {
         [
             ("mesh-fetches", self.fetches),
             ("fetch-users", self.users),
+            ("fetch-recordings", self.recordings),
             ("piece-lists", self.lists),
             ("peer-metrics", self.metrics),
             ("reputation", self.reputation),
@@ -115,6 +119,7 @@ impl MeshTables {
             if let Some(oldest) = over.min_by_key(|fetch| fetch.ended_at) {
                 self.fetches.delete(txn, &oldest.content.0)?;
                 self.users.delete(txn, &oldest.content.0)?;
+                self.recordings.delete(txn, &oldest.content.0)?;
             }
         }
         put(self.fetches, txn, &fetch.content.0, fetch)
@@ -124,6 +129,7 @@ impl MeshTables {
     pub fn remove_fetch(&self, txn: &mut RwTxn<'_>, content: ContentHash) -> Result<(), StoreError> {
         self.fetches.delete(txn, &content.0)?;
         self.users.delete(txn, &content.0)?;
+        self.recordings.delete(txn, &content.0)?;
         Ok(())
     }
 
@@ -231,14 +237,30 @@ impl Store {
         self.read(|txn, tables| Ok(get::<FetchUsers>(tables.mesh.users, txn, &content.0)?.unwrap_or_default().0))
     }
 
-    /// Keeps them, before the fetch itself.
-    pub async fn put_fetch_users(
+    /// The recording that a file is fetched as.
+    pub fn fetch_recording(&self, content: ContentHash) -> Result<Option<u128>, StoreError> {
+        self.read(|txn, tables| {
+            let kept = tables.mesh.recordings.get(txn, &content.0)?;
+            Ok(kept.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes))
+        })
+    }
+
+    /// Keeps both, before the fetch itself.
+    pub async fn put_fetch_ways(
         &self,
         content: ContentHash,
         users: Vec<(Username, WireText)>,
+        recording: Option<u128>,
     ) -> Result<(), StoreError> {
         let users = FetchUsers(users);
-        self.write(move |txn, tables| put(tables.mesh.users, txn, &content.0, &users)).await
+        let put = move |txn: &mut RwTxn<'_>, tables: &Tables| {
+            match recording {
+                Some(id) => tables.mesh.recordings.put(txn, &content.0, &id.to_be_bytes())?,
+                None => _ = tables.mesh.recordings.delete(txn, &content.0)?,
+            }
+            put(tables.mesh.users, txn, &content.0, &users)
+        };
+        self.write(put).await
     }
 
     /// The piece list of a file, as it was kept.
@@ -282,7 +304,14 @@ mod tests {
         }
         store.put_fetch(fetch(1, FetchState::Done("/x".into()))).await.unwrap();
         assert_eq!(store.fetches().unwrap(), [fetch(1, FetchState::Done("/x".into())), fetch(3, FetchState::Running)]);
+        let ways = |recording| store.put_fetch_ways(ContentHash([1; 32]), vec![("ann".into(), "x".into())], recording);
+        for recording in [Some(7), None, Some(u128::MAX)] {
+            ways(recording).await.unwrap();
+            assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), recording);
+        }
         store.remove_fetch(ContentHash([1; 32])).await.unwrap();
+        assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), None);
+        assert_eq!(store.fetch_users(ContentHash([1; 32])).unwrap(), []);
         assert_eq!(store.fetches().unwrap().len(), 1);
         store.put_piece_list(ContentHash([1; 32]), vec![5; 64]).await.unwrap();
         assert_eq!(store.piece_list(ContentHash([1; 32])).unwrap(), Some(vec![5; 64]));

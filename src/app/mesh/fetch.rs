@@ -3,11 +3,12 @@
 //! Its piece list is proven against its hash first. Then runs of pieces are asked from every connected peer that has the
 //! file ([`swarm`]), as `engine::swarm::scheduler` decides; each piece is checked before it is written ([`run`]). The partial file is the only
 //! memory of what is there: when a fetch goes on, the file is read again and every piece of it checked, so that neither a
-//! kill nor a power cut can make a bad byte count. The finished file is checked whole, synced, and placed without
-//! overwriting anything.
+//! kill nor a power cut can make a bad byte count. The finished file is checked whole, and, if it was fetched as a
+//! recording, by its sound ([`sound`]); then it is placed without overwriting anything.
 
 mod run;
 mod soulseek;
+mod sound;
 mod swarm;
 
 use std::collections::BTreeSet;
@@ -70,6 +71,8 @@ enum Stop {
     Cancelled,
     /// It can be tried again.
     Later(String),
+    /// It is not what was wanted, and will not be another time.
+    Wrong(String),
 }
 
 impl From<DiskError> for Stop {
@@ -145,6 +148,7 @@ pub(super) async fn run(
         progress: Arc::clone(&progress),
         trace: trace.clone(),
         users: Vec::new(),
+        recording: None,
     };
     let called_off = || {
         // A fetch that goes on after a restart is not over.
@@ -170,6 +174,11 @@ pub(super) async fn run(
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
             Err(Stop::Cancelled) => return called_off(),
             Err(Stop::Later(why)) => why,
+            Err(Stop::Wrong(why)) => match work.give_up(&why).await {
+                Ok(()) => return trace.record(TraceKind::JobComplete(Some(why))),
+                // It is looked at again, and is no better then.
+                Err(_) => why,
+            },
         };
         trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
@@ -189,6 +198,8 @@ struct Work {
     trace: TraceJob,
     /// Soulseek users who share the file, and under which path.
     users: Vec<(Username, WireText)>,
+    /// What it is fetched as.
+    recording: Option<u128>,
 }
 
 impl Work {
@@ -204,6 +215,7 @@ impl Work {
             return Ok(());
         }
         // The list, and what is there and asked for of each piece.
+        self.recording = self.running.parts.store.fetch_recording(self.fetch.content)?;
         let blocks = 1 + list_blocks(self.fetch.size);
         let Some(_paid) = spare(&self.running.blocks, blocks) else {
             return Err(Stop::Later("no buffers are free".to_owned()));
@@ -228,10 +240,18 @@ impl Work {
         self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
         let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified, holders);
         swarm.run().await?;
+        let checked = self.checked(&file).await;
+        swarm.verified(checked.is_ok());
         drop(swarm);
-        pump.disk().sync_all(&file).await?;
-        self.check_whole(&file).await?;
+        checked?;
         self.place().await
+    }
+
+    /// Looks at the finished file as a whole.
+    async fn checked(&self, file: &File) -> Result<(), Stop> {
+        self.running.parts.pump.disk().sync_all(file).await?;
+        self.check_whole(file).await?;
+        self.check_sound().await
     }
 
     /// The piece list: kept, or asked from peers until one of them has a true one. And which peers said meanwhile that
@@ -254,6 +274,7 @@ impl Work {
                 self.wait("");
                 return Ok((list, holders));
             }
+            self.seek();
             if self.others_wait() {
                 return Err(Stop::Later(NOBODY.to_owned()));
             }
@@ -263,6 +284,13 @@ impl Work {
                 () = sleep(ASK_AGAIN) => {}
                 _ = changes.changed() => {}
             }
+        }
+    }
+
+    /// Has somebody looked for who has it: nobody connected does.
+    fn seek(&self) {
+        if let Some(recording) = self.recording {
+            self.running.seek(recording);
         }
     }
 

@@ -147,7 +147,6 @@ impl<'a> Swarm<'a> {
         for peer in peers {
             if result.is_ok() {
                 self.transfer(peer, Event::Full);
-                self.transfer(peer, Event::Verified(true));
             } else {
                 self.transfer(peer, Event::Cancelled);
             }
@@ -156,6 +155,16 @@ impl<'a> Swarm<'a> {
         self.show();
         self.keep().await;
         result
+    }
+
+    /// The whole was looked at.
+    pub(super) fn verified(&mut self, right: bool) {
+        let peers: Vec<PeerId> = self.transfers.keys().copied().collect();
+        for peer in peers {
+            self.transfer(peer, Event::Verified(right));
+        }
+        self.tell_traces();
+        self.show();
     }
 
     async fn gather(&mut self) -> Result<(), Stop> {
@@ -169,7 +178,10 @@ impl<'a> Swarm<'a> {
             }
             if self.scheduler.here() > 0 || self.called.is_some() {
                 served = Instant::now();
-            } else if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
+            } else {
+                self.work.seek();
+            }
+            if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
                 return Err(Stop::Later(super::NOBODY.to_owned()));
             }
             let starved = self.assign();
