@@ -135,7 +135,11 @@ def test_whoever_has_a_recording_is_found_by_its_key(seeker, dht, share):
         return seeker(name, *more, **{"mesh.dht.rendezvous_keys": f"where {name} is alone", **settings})
     song, of_it = share / "song.flac", f"slskdn-appliance-mb-v1:{RECORDING}"
     content, size = content_hash(song), song.stat().st_size
-    holder = alone("holder", share, **{"mesh.dht.announce_content": "true"}).start().measure()
+    holder = alone("holder", share).start().measure()
+    holder.stop()
+    # What is announced is looked up at the start.
+    holder.settings["mesh.dht.announce_content"] = "true"
+    holder.start()
     until("it is in the DHT", lambda: dht.ask(5, key(of_it)) == {listens_at(holder)})
     wants, outside, other = alone("wants"), alone("outside", **{"mesh.dht.enabled": "false"}), alone("other")
     wanted = {"content_hash": content, "size": size, "name": "song.flac"}

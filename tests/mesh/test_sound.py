@@ -17,10 +17,10 @@ def copies(tmp_path_factory):
     """A recording as FLAC and as Opus made of it, and another one as FLAC; all are tagged as the first."""
     folder = tmp_path_factory.mktemp("sounds")
     tags = ["-metadata", f"MUSICBRAINZ_TRACKID={RECORDING}", "-metadata", "title=As recorded"]
-    # Tones that change four times a second, each time to others.
-    melody = "0.4*sin(2*PI*t*(220+55*mod(floor(4*t)*{step},12)))+0.2*sin(2*PI*t*(330+41*mod(floor(4*t)*{other},17)))"
-    for name, step, other in (("clean", 5, 3), ("other", 7, 11)):
-        source = f"aevalsrc={melody.format(step=step, other=other)}:d={SECONDS}:s=44100"
+    # Tones that change four times a second, and one that rises.
+    melody = "0.4*sin(2*PI*t*(220+55*mod(floor(4*t)*5,12)))+0.2*sin(2*PI*t*(330+41*mod(floor(4*t)*3,17)))"
+    for name, sound in (("clean", melody), ("other", "0.5*sin(2*PI*t*(300+30*t))")):
+        source = f"aevalsrc='{sound}':d={SECONDS}:s=44100"
         ffmpeg("-f", "lavfi", "-i", source, "-ac", "2", "-sample_fmt", "s16", *tags, folder / f"{name}.flac")
     ffmpeg("-i", folder / "clean.flac", "-b:a", "96k", *tags, folder / "copy.opus")
     return {name: folder / name for name in ("clean.flac", "copy.opus", "other.flac")}
