@@ -359,6 +359,11 @@ pub const DHT_LOOKS_SHOWN: usize = 12;
 pub const DHT_ANNOUNCED: usize = 100;
 /// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
 pub const MESH_SOURCES_KEPT: u64 = 2_000;
+/// Files known to be no copy of the recording they were told to be, in the store; for one more the oldest is forgotten.
+pub const DISPROVED: u64 = 1_024;
+/// Recordings that nobody connected has and that are looked up in the DHT; for one more the one asked for longest ago is
+/// left out.
+pub const DHT_SOUGHT: usize = 32;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
 /// Bytes of those longer than about 2 KiB, on the disk; for one more others are forgotten. Chosen: 256 GiB of music.

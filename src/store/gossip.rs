@@ -14,6 +14,7 @@
 //! | `peer-hash-index-1` | peer, flac key, content hash | the number it was told with |
 //! | `consensus-1` | recording | [`Consensus`] |
 //! | `consensus-sizes-1` | size, recording, content hash | nothing |
+//! | `disproved-1` | recording, content hash | when: the file was listened to, and is no copy of it |
 //! | `gossip-sums-1` | `next`, `latest` | the number of the next word, the last number of the log |
 //!
 //! A key has one word on a recording, so it has one vote on each copy of it. Words are numbered as they come. Whatever a
@@ -133,6 +134,7 @@ pub struct GossipTables {
     hash_index: Table,
     consensus: Table,
     sizes: Table,
+    disproved: Table,
     sums: Table,
 }
 
@@ -187,6 +189,7 @@ impl GossipTables {
             hash_index: table("peer-hash-index-1")?,
             consensus: table("consensus-1")?,
             sizes: table("consensus-sizes-1")?,
+            disproved: table("disproved-1")?,
             sums: table("gossip-sums-1")?,
         };
         opened.mend(txn)?;
@@ -496,14 +499,57 @@ impl GossipTables {
         Ok(())
     }
 
-    /// What peers say of a recording.
+    /// Nobody is believed any more who says that this file is a copy of this recording. Beyond `limits::DISPROVED` one
+    /// of the oldest is forgotten.
+    pub fn disprove(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        content: ContentHash,
+        now: UnixMs,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        self.disproved.put(txn, &joined(&[&id.to_be_bytes(), &content.0]), &now.0.to_be_bytes())?;
+        if self.disproved.len(txn)? > limits::DISPROVED {
+            let mut oldest: Option<(u64, Vec<u8>)> = None;
+            for row in self.disproved.iter(txn)? {
+                let (key, value) = row?;
+                let at = number(value, 0)?;
+                if oldest.as_ref().is_none_or(|(oldest, _)| at < *oldest) {
+                    oldest = Some((at, key.to_vec()));
+                }
+            }
+            if let Some((_, key)) = oldest {
+                self.disproved.delete(txn, &key)?;
+            }
+        }
+        library.put_todo(txn, Todo::Recording(id))
+    }
+
+    /// The owner wants this file: what was found out is forgotten.
+    pub fn believe(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        content: ContentHash,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        self.disproved.delete(txn, &joined(&[&id.to_be_bytes(), &content.0]))?;
+        library.put_todo(txn, Todo::Recording(id))
+    }
+
+    /// What peers say of a recording, less what was found to be wrong.
     pub fn words_on(&self, txn: &RoTxn<'_>, id: u128) -> Result<Vec<(PeerId, Told)>, StoreError> {
         let mut found = Vec::new();
         for row in self.words.prefix_iter(txn, &id.to_be_bytes())?.take(limits::OBSERVERS_PER_RECORDING) {
             let (key, value) = row?;
-            let (peer, word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
+            let (peer, mut word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
+            let wrong = |claim: &Claim| self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &claim.content.0]));
+            let wrongs = word.told.claims.iter().map(|claim| Ok(wrong(claim)?.is_some()));
+            let mut wrongs = wrongs.collect::<Result<Vec<bool>, StoreError>>()?.into_iter();
+            word.told.claims.retain(|_| wrongs.next() == Some(false));
             let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
-            if word.order >= void_before {
+            if word.order >= void_before && !word.told.claims.is_empty() {
                 found.push((peer, word.told));
             }
         }

@@ -65,6 +65,11 @@ impl Bucket {
         *self.rate.borrow()
     }
 
+    /// Whether somebody waits now because of the limit.
+    pub fn is_short(&self) -> bool {
+        self.rate() > 0 && self.level.try_lock().is_err()
+    }
+
     /// Changes the limit, for those who wait as well.
     pub fn set_rate(&self, rate: u64) {
         self.rate.send_replace(rate);

@@ -117,6 +117,47 @@ async fn a_snapshot_voids_at_once_and_is_swept_in_parts() {
 }
 
 #[tokio::test]
+async fn nobody_is_believed_in_what_was_disproved() {
+    let (_folder, store) = store();
+    keep(&store, peer(1), false, vec![(10, vec![claim(3), claim(4)]), (11, vec![claim(3)])], 1).await;
+    keep(&store, peer(2), false, vec![(10, vec![claim(3)])], 2).await;
+    let disprove = || {
+        store.write(|txn, tables| {
+            let library = tables.library;
+            tables.gossip.disprove(txn, 10, ContentHash([3; 32]), UnixMs(2), &library)
+        })
+    };
+    store.write(|txn, tables| tables.library.remove_todo(txn, Todo::Recording(10))).await.unwrap();
+    disprove().await.unwrap();
+    assert_eq!(words(&store, 10), [(peer(1), vec![4])], "who says nothing else says nothing");
+    assert_eq!(words(&store, 11), [(peer(1), vec![3])], "of another recording it may be a copy");
+    let todo = store.read(|txn, tables| tables.library.todo(txn, TodoKind::Recording, None, 9)).unwrap();
+    assert!(todo.contains(&Todo::Recording(10)), "what follows is computed anew");
+    // Said again it is no truer.
+    keep(&store, peer(3), false, vec![(10, vec![claim(3)])], 3).await;
+    assert_eq!(words(&store, 10).len(), 1);
+    // Of so many the oldest is forgotten.
+    let many = store.write(|txn, tables| {
+        let library = tables.library;
+        for n in 1..=limits::DISPROVED {
+            let mut content = [0; 32];
+            content[..8].copy_from_slice(&n.to_be_bytes());
+            tables.gossip.disprove(txn, 10, ContentHash(content), UnixMs(2 + n), &library)?;
+        }
+        tables.gossip.disproved.len(txn).map_err(Into::into)
+    });
+    assert_eq!(many.await.unwrap(), limits::DISPROVED);
+    assert_eq!(words(&store, 10).len(), 3);
+    disprove().await.unwrap();
+    let believe = store.write(|txn, tables| {
+        let library = tables.library;
+        tables.gossip.believe(txn, 10, ContentHash([3; 32]), &library)
+    });
+    believe.await.unwrap();
+    assert_eq!(words(&store, 10).len(), 3, "the owner wants it");
+}
+
+#[tokio::test]
 async fn words_are_bounded_and_who_says_most_or_is_new_gives_way() {
     let (_folder, store) = store();
     let many = limits::OBSERVERS_PER_RECORDING as u64 + 3;
