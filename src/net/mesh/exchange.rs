@@ -89,18 +89,21 @@ impl Body {
     /// They do not come.
     pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RequestError> {
         let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
-        while wanted > 0 {
-            match self.receive.read(&mut buffer[..wanted]).await {
-                Ok(Some(count)) => {
-                    self.asking.body(count as u64)?;
-                    self.wide.moved(count as u64);
-                    return Ok(count);
-                }
-                Ok(None) => self.asking.end(false)?,
-                Err(error) => return Err(RequestError::Gone(error.to_string())),
-            }
+        if wanted == 0 {
+            return Ok(0);
         }
-        Ok(0)
+        match self.receive.read(&mut buffer[..wanted]).await {
+            Ok(Some(count)) => {
+                self.asking.body(count as u64)?;
+                self.wide.moved(count as u64);
+                Ok(count)
+            }
+            Ok(None) => {
+                self.asking.end(false)?;
+                Err(RequestError::Gone("the stream ended".to_owned()))
+            }
+            Err(error) => Err(RequestError::Gone(error.to_string())),
+        }
     }
 }
 

@@ -128,12 +128,11 @@ impl Run {
             let len = self.list.piece_len(piece);
             // More than one block only while over half of the pool is free, as `Pool::take_many` has it.
             let plenty = !batch.blocks.is_empty() && pool.available() > pool.blocks() / 2;
-            let mut block = match if plenty { pool.try_take() } else { None } {
-                Some(block) => block,
-                None => {
-                    self.land(run, batch).await?;
-                    pool.take().await
-                }
+            let mut block = if plenty && let Some(block) = pool.try_take() {
+                block
+            } else {
+                self.land(run, batch).await?;
+                pool.take().await
             };
             while block.len() < len {
                 let filled = self.read(run, body, &mut block, len, batch).await?;
