@@ -65,7 +65,7 @@ def test_a_thousand_strangers_do_not_keep_out_a_friend(node, song, tmp_path):
         print(f"{CROWD} strangers at once: {first}; refused by reason {seen['connections_refused_by']}; "
               f"{anonymous(one) / MIB:.0f} MiB")
         # Some come and go; never more.
-        assert CONNECTIONS - 10 <= seen["connected"] <= CONNECTIONS - 1, seen
+        assert seen["connected"] <= CONNECTIONS - 1, seen
         # The friend comes now, and is served. It calls; what one knows of it is its key.
         friend.settings["mesh.peers"] = one.named
         friend.start()
