@@ -22,6 +22,7 @@ use super::traces::TraceCounts;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
+use crate::model::limits;
 use crate::model::mesh::MeshView;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
@@ -257,6 +258,13 @@ pub async fn metrics(
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
     mesh_gauges(mesh, &mut gauge);
+    let free = applier.parts().pump.disk().pool().permits().available_permits() as u64;
+    gauge(
+        "buffers",
+        "Blocks of 64 KiB between network and disk",
+        None,
+        &[("free", free), ("all", limits::BLOCKS as u64)],
+    );
     trace_gauges(&applier.parts().traces.counts(), &mut gauge);
     if let Some((resident, anonymous)) = memory() {
         gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);

@@ -312,8 +312,10 @@ pub const MESH_MESSAGES_PER_SECOND: u32 = 10;
 pub const MESH_QUESTIONS: usize = 64;
 /// Streams one peer may have open with us besides its control stream.
 pub const MESH_STREAMS: u32 = 16;
-/// Requests of peers that wait to be served, all together; one more waits in its stream.
+/// Requests of peers that are served or refused, all together; one more is refused.
 pub const MESH_REQUESTS: usize = 64;
+/// Of these, of peers whom the owner did not name.
+pub const MESH_REQUESTS_STRANGERS: usize = MESH_REQUESTS - MESH_STREAMS as usize;
 /// Peers named in the configuration; one more is a mistake.
 pub const MESH_NAMED: usize = 64;
 /// Fetches that are not over; one more is refused.
@@ -353,6 +355,9 @@ pub const DHT_RENDEZVOUS_KEYS: usize = 8;
 pub const DHT_COPIES: usize = 20_000;
 /// Peers seen on the own network that wait to be looked at; one more is dropped, and seen again.
 pub const MDNS_SIGHTINGS: usize = 16;
+/// Records of multicast DNS that are kept, some 300 bytes each; with more all are forgotten, and nothing is heard for half a
+/// minute.
+pub const MDNS_RECORDS: i64 = 2_048;
 /// Look-ups in the DHT that the page shows; the oldest is forgotten.
 pub const DHT_LOOKS_SHOWN: usize = 12;
 /// Recordings and releases announced in the DHT (SPEC-FACTS 8); further ones are not.

@@ -28,11 +28,11 @@ def python():
 class Dht:
     """See dht.py."""
 
-    def __init__(self):
-        command = [python(), "-W", "ignore", HERE / "dht.py", str(NODES)]
+    def __init__(self, count=NODES):
+        command = [python(), "-W", "ignore", HERE / "dht.py", str(count)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.nodes = self.process.stdout.readline().split()
-        assert len(self.nodes) == NODES
+        assert len(self.nodes) == count
 
     def order(self, *words):
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
@@ -41,6 +41,9 @@ class Dht:
 
     def tell(self, n, key, port):
         assert self.order("tell", n, key, port) == ["told"]
+
+    def know(self, n, address):
+        assert self.order("know", n, address) == ["known"]
 
     def ask(self, n, key):
         found = self.order("ask", n, key)

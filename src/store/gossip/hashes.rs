@@ -118,7 +118,7 @@ impl GossipTables {
             self.void_hashes(txn, peer)?;
         }
         let order = self.next_order(txn)?.to_be_bytes();
-        let mut rich = None;
+        let (mut rich, mut full) = (None, false);
         for entry in entries {
             let what = joined(&[&entry.flac_key.to_be_bytes(), &entry.content.0]);
             let (key, index) = (joined(&[&what, &peer.0]), joined(&[&peer.0, &what]));
@@ -127,7 +127,8 @@ impl GossipTables {
                 if notes.hash_rows >= PER_PEER {
                     continue;
                 }
-                if self.hashes.len(txn)? >= ALL && !self.give_way(txn, peer, &notes, &mut rich)? {
+                if self.hashes.len(txn)? >= ALL && (full || !self.give_way(txn, peer, &notes, &mut rich)?) {
+                    full = true;
                     continue;
                 }
                 notes.hash_rows += 1;
@@ -139,21 +140,28 @@ impl GossipTables {
         Ok(())
     }
 
-    /// Whoever has most hashes loses one for this peer; false if nobody has more.
+    /// Whoever has most hashes loses one for this peer; false if nobody has more. `rich` is remembered from one to the
+    /// next: looking for it is work.
     fn give_way(
         &self,
         txn: &mut RwTxn<'_>,
         peer: PeerId,
         notes: &Notes,
-        rich: &mut Option<Option<PeerId>>,
+        rich: &mut Option<(PeerId, bool)>,
     ) -> Result<bool, StoreError> {
         let young = !is_old(notes, self.standing(txn, peer, notes)?.since);
+        if let Some((known, its_young)) = *rich {
+            let left = self.notes(txn, known)?.unwrap_or_default().hash_rows;
+            if (its_young, left) <= (young, notes.hash_rows) {
+                *rich = None;
+            }
+        }
         if rich.is_none() {
             let found = self.richest(txn, Share::Hashes)?;
             let richer = found.filter(|found| (found.1, found.2) > (young, notes.hash_rows));
-            *rich = Some(richer.map(|(richer, ..)| richer));
+            *rich = richer.map(|(richer, young, _)| (richer, young));
         }
-        let Some(loses) = rich.flatten().filter(|rich| *rich != peer) else { return Ok(false) };
+        let Some((loses, _)) = rich.filter(|(rich, _)| *rich != peer) else { return Ok(false) };
         let first = self.hash_index.prefix_iter(txn, &loses.0)?.next().transpose()?.map(|(key, _)| key.to_vec());
         let Some(first) = first else { return Ok(false) };
         self.remove_hashes(txn, loses, &[first])?;
