@@ -38,7 +38,9 @@ impl Measure {
     /// With the samples of another one, which came after these.
     #[must_use]
     pub fn with(mut self, later: &Self) -> Self {
-        later.window.iter().for_each(|sample| self.add(f64::from(*sample)));
+        for sample in &later.window {
+            self.add(f64::from(*sample));
+        }
         self
     }
 

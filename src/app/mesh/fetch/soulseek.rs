@@ -397,7 +397,9 @@ mod tests {
         let chosen = |user: Experience, at| choose(1, &BTreeMap::from([(0, user)]), true, at).is_some();
         let after = |ends: &[Asked]| {
             let mut user = Experience::default();
-            ends.iter().for_each(|end| user.learn(end, true, now));
+            for end in ends {
+                user.learn(end, true, now);
+            }
             user
         };
         let broke = |some| Asked::Over(Over { some, ..over() });

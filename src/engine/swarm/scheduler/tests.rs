@@ -198,7 +198,9 @@ fn whoever_has_it_no_more_is_gone_until_it_comes_again() {
     scheduler.ended(runs[0].run, Ended::Gone, at(30));
     let others: Vec<_> = runs[1..].iter().map(|run| (run.run, CancelReason::Error)).collect();
     assert_eq!(scheduler.take_cancels(), others, "what it was asked for besides is taken back");
-    runs[1..].iter().for_each(|run| scheduler.ended(run.run, Ended::Gone, at(31)));
+    for run in &runs[1..] {
+        scheduler.ended(run.run, Ended::Gone, at(31));
+    }
     assert_eq!((all(&mut scheduler, at(1_000_000)), scheduler.here(), scheduler.has(&peer(1))), (vec![], 0, false));
     let site = &scheduler.sources[&peer(1)];
     assert_eq!((site.share.dropped, site.record.deeds().failed), (false, 0.0), "it is no fault");
@@ -293,7 +295,9 @@ fn a_bad_piece_does_not_end_the_run_of_a_user() {
 fn a_user_who_refuses_offsets_is_asked_for_the_beginning_or_not_at_all() {
     let fresh = |there: &[usize]| {
         let mut verified = vec![false; 20];
-        there.iter().for_each(|piece| verified[*piece] = true);
+        for piece in there {
+            verified[*piece] = true;
+        }
         let mut scheduler = Scheduler::new(20 * LEN, verified, SwarmSettings::default());
         come(&mut scheduler, user("a"));
         scheduler.sends_whole_only(&user("a"));
