@@ -3,6 +3,7 @@
 
 pub mod audio;
 pub mod catalog;
+pub mod jobs;
 pub mod library;
 pub mod mesh;
 pub mod soulseek;

@@ -1,0 +1,610 @@
+//! The one who does the jobs: looks at each running one about once a second, hands what it sees to `engine::jobs::plan`,
+//! and does what that says. A job's record is durable before anything is done that it tells of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::check::{Checked, check};
+use super::{JobSettings, Tools, place, random};
+use crate::app::traces::TraceJob;
+use crate::engine::jobs::place::file_name;
+use crate::engine::jobs::plan::{self, Order, Seen, Standing};
+use crate::engine::jobs::{offer, work::Fetching, work::Work};
+use crate::engine::soulseek::io::{Command, EnqueueRequest, Reply};
+use crate::model::gossip::Offered;
+use crate::model::health::{HealthAnswer, HealthRequest};
+use crate::model::id::{SearchId, TransferId, Username};
+use crate::model::job::{Job, JobId, JobState, JobView, TrackState};
+use crate::model::limits;
+use crate::model::music::WireText;
+use crate::model::swarm::Source;
+use crate::model::trace::TraceKind;
+use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
+use crate::model::view::{Refusal, ResponseView, SearchRequest, SearchState};
+use crate::store::StoreError;
+
+/// Between two looks at the running jobs.
+const LOOK: Duration = Duration::from_secs(1);
+/// A search ends so long after its last answer, milliseconds (slskd's).
+const SEARCH_MS: u64 = 15_000;
+/// Before another attempt to measure what could not be measured.
+const MEASURE_AGAIN: Duration = Duration::from_secs(30);
+/// Folder below the downloads folder where files wait to be checked. It is never shared.
+pub const STAGING: &str = ".jobs";
+
+type Answered = oneshot::Sender<Result<JobView, Refusal>>;
+
+/// Told by the handle.
+pub(super) enum Told {
+    /// A new job.
+    Adopt(Box<Job>, Answered),
+    Pause(JobId, Answered),
+    Resume(JobId, Answered),
+    Cancel(JobId, Answered),
+}
+
+/// What a file's measuring or moving came to.
+enum Done {
+    Checked(Checked),
+    Placed(Result<String, String>),
+}
+
+pub(super) struct Lead<'a> {
+    tools: &'a Tools,
+    settings: &'a JobSettings,
+    cancel: CancellationToken,
+    /// Jobs that are not over; those that run have a trace.
+    live: BTreeMap<JobId, (JobState, TraceJob)>,
+    /// Files being measured or moved: job and track.
+    busy: BTreeMap<JobId, BTreeSet<usize>>,
+    checks: JoinSet<(JobId, usize, Done)>,
+    permits: Arc<Semaphore>,
+}
+
+impl<'a> Lead<'a> {
+    pub(super) fn new(tools: &'a Tools, settings: &'a JobSettings, cancel: CancellationToken) -> Self {
+        Self {
+            tools,
+            settings,
+            cancel,
+            live: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            checks: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(limits::JOB_CHECKS)),
+        }
+    }
+
+    pub(super) async fn run(mut self, told: &mut mpsc::Receiver<Told>) -> Result<(), StoreError> {
+        let store = self.tools.store.clone();
+        let all = tokio::task::spawn_blocking(move || {
+            let mut live = Vec::new();
+            store.read(|txn, tables| {
+                tables.jobs.each(txn, |job| {
+                    if !job.state.is_over() {
+                        live.push((job.id, job.state));
+                    }
+                    true
+                })
+            })?;
+            Ok::<_, StoreError>(live)
+        });
+        for (id, state) in all.await.map_err(|_| StoreError::Stopped)?? {
+            self.live.insert(id, (state, TraceJob::default()));
+        }
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                Some(told) = told.recv() => self.told(told).await?,
+                Some(done) = self.checks.join_next(), if !self.checks.is_empty() => {
+                    if let Ok((id, track, done)) = done {
+                        self.done(&id, track, done).await?;
+                    }
+                }
+                _ = look.tick(), if !self.live.is_empty() => self.look().await?,
+            }
+        }
+        self.checks.abort_all();
+        Ok(())
+    }
+
+    async fn load(&self, id: &JobId) -> Result<Option<(Job, Work)>, StoreError> {
+        let (store, id) = (self.tools.store.clone(), id.clone());
+        tokio::task::spawn_blocking(move || store.job(&id)).await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn save(&mut self, job: &mut Job, work: &Work) -> Result<(), StoreError> {
+        job.updated_at = self.now();
+        self.tools.store.put_job(job.clone(), work.clone()).await?;
+        if job.state.is_over() {
+            self.live.remove(&job.id);
+            self.busy.remove(&job.id);
+        } else {
+            self.live.entry(job.id.clone()).or_default().0 = job.state;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> crate::model::time::UnixMs {
+        self.tools.doctor.ground().clock.now().wall
+    }
+
+    // ---- What the owner wants ----
+
+    async fn told(&mut self, told: Told) -> Result<(), StoreError> {
+        let (answer, to) = match told {
+            Told::Adopt(job, to) => (self.adopt(*job).await?, to),
+            Told::Pause(id, to) => (self.turn(&id, JobState::Paused).await?, to),
+            Told::Resume(id, to) => (self.turn(&id, JobState::Pending).await?, to),
+            Told::Cancel(id, to) => (self.turn(&id, JobState::Cancelled).await?, to),
+        };
+        // Whoever asked may have gone.
+        let _ = to.send(answer);
+        Ok(())
+    }
+
+    async fn adopt(&mut self, mut job: Job) -> Result<Result<JobView, Refusal>, StoreError> {
+        if !job.state.is_over() && self.live.len() >= limits::JOBS_LIVE {
+            let most = limits::JOBS_LIVE;
+            return Ok(Err(Refusal::Full(format!("{most} jobs are not over; cancel one, or wait"))));
+        }
+        if self.load(&job.id).await?.is_some() {
+            let Ok(bits) = random() else { return Ok(Err(Refusal::Duplicate)) };
+            job.origin = Some(std::mem::replace(&mut job.id, JobId::from_random(bits)));
+        }
+        let work = Work::new(job.spec.tracks.len());
+        self.save(&mut job, &work).await?;
+        tracing::info!(job = %job.id, release = %job.spec.release, title = job.spec.title, "a new job");
+        Ok(Ok(JobView { job, doing: String::new() }))
+    }
+
+    /// Brings a job into another state.
+    async fn turn(&mut self, id: &JobId, to: JobState) -> Result<Result<JobView, Refusal>, StoreError> {
+        let Some((mut job, mut work)) = self.load(id).await? else { return Ok(Err(Refusal::NotFound)) };
+        let from = job.state;
+        let fits = match to {
+            JobState::Paused => matches!(from, JobState::Pending | JobState::Running),
+            JobState::Pending => from == JobState::Paused,
+            _ => !from.is_over(),
+        };
+        if !fits {
+            let why = format!("the job is {}", from.name());
+            return Ok(Err(Refusal::Invalid(why)));
+        }
+        job.state = to;
+        work.doing = String::new();
+        let orders = match to {
+            JobState::Paused => plan::let_go(&work, true),
+            JobState::Cancelled => plan::let_go(&work, false),
+            _ => Vec::new(),
+        };
+        if let Some(search) = work.search.take() {
+            let _ = self.tools.node.command(Command::SearchForget(search)).await;
+            // It is asked again: nobody has looked at what it found.
+            work.asked = work.asked.saturating_sub(1);
+        }
+        if to == JobState::Cancelled {
+            job.completed_at = Some(self.now());
+        }
+        self.note(&job, to.name());
+        if to == JobState::Cancelled && let Some((_, trace)) = self.live.get(id) {
+            trace.record(TraceKind::JobComplete(Some("called off".to_owned())));
+        }
+        self.save(&mut job, &work).await?;
+        for order in orders {
+            match order {
+                Order::CallOff(transfer) => self.call_off(transfer, to == JobState::Cancelled).await,
+                Order::Discard(path) => self.discard(path).await,
+                _ => {}
+            }
+        }
+        if to == JobState::Cancelled {
+            self.sweep(&job.id).await;
+        }
+        if from == JobState::Paused && to == JobState::Pending {
+            for fetching in work.tracks.iter().filter_map(|track| track.fetching.as_ref()) {
+                self.revive(fetching).await;
+            }
+        }
+        Ok(Ok(JobView { job, doing: work.doing }))
+    }
+
+    /// Takes up a download again that a pause stopped.
+    async fn revive(&self, fetching: &Fetching) {
+        let Some(id) = fetching.transfer else { return };
+        let Some(Reply::Refused(Refusal::NotFound)) = self.tools.node.command(Command::Retry(id)).await else { return };
+        if let Ok(Some(record)) = self.record(id).await
+            && record.state == TransferState::Completed(Ending::Cancelled)
+        {
+            let _ = self.tools.node.command(Command::Revive(Box::new(record))).await;
+        }
+    }
+
+    // ---- Rounds ----
+
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let running = self.live.values().filter(|(state, _)| *state == JobState::Running).count();
+        let mut room = limits::JOBS_AT_ONCE.saturating_sub(running);
+        let ids: Vec<(JobId, JobState)> = self.live.iter().map(|(id, (state, _))| (id.clone(), *state)).collect();
+        for (id, state) in ids {
+            match state {
+                JobState::Pending if room > 0 => {
+                    room -= 1;
+                    self.begin(&id).await?;
+                }
+                JobState::Running => self.lead(&id).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, id: &JobId) -> Result<(), StoreError> {
+        let Some((mut job, work)) = self.load(id).await? else {
+            self.live.remove(id);
+            return Ok(());
+        };
+        job.state = JobState::Running;
+        job.started_at = job.started_at.or(Some(self.now()));
+        self.note(&job, "running");
+        self.save(&mut job, &work).await
+    }
+
+    /// A line in the job's trace.
+    fn note(&mut self, job: &Job, text: &str) {
+        self.trace(job).record(TraceKind::Note(text.to_owned()));
+    }
+
+    fn trace(&mut self, job: &Job) -> TraceJob {
+        let (_, trace) = self.live.entry(job.id.clone()).or_default();
+        if !trace.is_begun() {
+            let title = format!("{} \u{2013} {}", job.spec.artist, job.spec.title);
+            *trace = self.tools.traces.begin(job.id.to_string(), title);
+        }
+        trace.clone()
+    }
+
+    /// One look at one job.
+    async fn lead(&mut self, id: &JobId) -> Result<(), StoreError> {
+        let Some((mut job, mut work)) = self.load(id).await? else {
+            self.live.remove(id);
+            return Ok(());
+        };
+        let before = (job.clone(), work.clone());
+        let seen = self.see(&job, &work).await?;
+        let orders = plan::tick(&mut job, &mut work, &seen, &self.settings.rules, self.now());
+        if (&job, &work) != (&before.0, &before.1) {
+            self.tell(&before.0, &job);
+            self.save(&mut job, &work).await?;
+        }
+        if job.state.is_over() {
+            self.over(&job).await;
+            return Ok(());
+        }
+        for order in orders {
+            self.perform(order, &mut job, &mut work).await?;
+        }
+        Ok(())
+    }
+
+    /// What became of tracks goes into the trace.
+    fn tell(&mut self, before: &Job, now: &Job) {
+        let trace = self.trace(now);
+        for ((old, new), track) in before.children.iter().zip(&now.children).zip(&now.spec.tracks) {
+            if old.state != new.state {
+                let why = new.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+                let place = (track.medium, track.position);
+                let text = format!("{}-{} {} is {}{why}", place.0, place.1, track.title, new.state.name());
+                trace.record(TraceKind::Note(text));
+            }
+        }
+        if now.state.is_over() {
+            trace.record(TraceKind::JobComplete(now.error.clone()));
+        }
+    }
+
+    async fn see(&self, job: &Job, work: &Work) -> Result<Seen, StoreError> {
+        let mut seen = Seen { busy: self.busy.get(&job.id).cloned().unwrap_or_default(), ..Seen::default() };
+        if let Some(search) = work.search {
+            let state = self.tools.node.look(move |node, _| node.search(search).map(|(view, _)| view.state)).await;
+            // An engine that is being made anew knows of no search, and has no answer either.
+            seen.search_is_over = match state {
+                None => false,
+                Some(state) => !matches!(state, Some(SearchState::Queued | SearchState::InProgress)),
+            };
+        }
+        for (at, (child, track)) in job.children.iter().zip(&work.tracks).enumerate() {
+            if child.state != TrackState::Downloading {
+                continue;
+            }
+            let Some(fetching) = &track.fetching else { continue };
+            if let Some(standing) = self.standing(fetching).await? {
+                seen.downloads.push((at, standing));
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn record(&self, id: TransferId) -> Result<Option<Transfer>, StoreError> {
+        // Everything the engine has recorded up to now.
+        self.tools.store.apply(Vec::new()).await?;
+        let store = self.tools.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.transfer(Direction::Download, id)).await;
+        read.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// `None`: the engine cannot be asked now.
+    async fn standing(&self, fetching: &Fetching) -> Result<Option<Standing>, StoreError> {
+        let (user, path, id) = (fetching.user.clone(), fetching.path.clone(), fetching.transfer);
+        let live = self.tools.node.look(move |node, _| match id {
+            Some(id) => node.transfer(Direction::Download, id).cloned(),
+            // It was asked for, and the program ended before its name was written down.
+            None => node.live(Direction::Download).find(|t| t.user == user && t.path == path).cloned(),
+        });
+        let transfer = match (live.await, id) {
+            (None, _) => return Ok(None),
+            (Some(Some(transfer)), _) => Some(transfer),
+            (Some(None), Some(id)) => self.record(id).await?,
+            (Some(None), None) => None,
+        };
+        Ok(Some(match transfer {
+            None => Standing::Unknown,
+            Some(transfer) => match transfer.state {
+                TransferState::Completed(Ending::Succeeded) => match transfer.local_path {
+                    Some(path) => Standing::Finished(path),
+                    None => Standing::Unknown,
+                },
+                TransferState::Completed(_) => {
+                    let reason = transfer.reason.unwrap_or_else(|| transfer.state.name().to_owned());
+                    Standing::Ended(format!("{}: {reason}", transfer.user))
+                }
+                _ => Standing::Live(transfer.bytes_done),
+            },
+        }))
+    }
+
+    // ---- Doing what was decided ----
+
+    async fn perform(&mut self, order: Order, job: &mut Job, work: &mut Work) -> Result<(), StoreError> {
+        match order {
+            Order::Search(text) => {
+                let begun = self.search(text.clone()).await;
+                if begun.is_ok() {
+                    self.note(job, &format!("searches for {text}"));
+                }
+                plan::on_search(work, begun, self.now());
+                self.save(job, work).await
+            }
+            Order::Collect(id) => {
+                let offers = self.collect(id, job).await?;
+                let Some(offers) = offers else { return Ok(()) };
+                self.note(job, &format!("{} album folders have some of it", offers.len()));
+                plan::on_results(work, offers);
+                self.save(job, work).await?;
+                let _ = self.tools.node.command(Command::SearchForget(id)).await;
+                Ok(())
+            }
+            Order::Fetch(user, files) => self.fetch(user, files, job, work).await,
+            Order::CallOff(id) => {
+                self.call_off(id, true).await;
+                Ok(())
+            }
+            Order::Check(track, path) => {
+                self.check(job, track, path);
+                Ok(())
+            }
+            Order::Place(track, path) => {
+                self.place(job, track, path);
+                Ok(())
+            }
+            Order::Discard(path) => {
+                self.discard(path).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn search(&self, text: String) -> Result<SearchId, String> {
+        let id = SearchId::from_random(random()?);
+        let request = SearchRequest {
+            id,
+            text,
+            user: None,
+            timeout_ms: SEARCH_MS,
+            response_limit: 200,
+            file_limit: u32::try_from(limits::SEARCH_ROWS).unwrap_or(u32::MAX),
+            filter_responses: false,
+            minimum_files: 0,
+            maximum_queue: u32::MAX,
+            minimum_speed: 0,
+        };
+        match self.tools.node.command(Command::Search(request)).await {
+            Some(Reply::Refused(refusal)) => Err(match refusal {
+                Refusal::NotConnected => "not logged in to the Soulseek server".to_owned(),
+                Refusal::Full(why) | Refusal::Invalid(why) => why,
+                other => format!("{other:?}"),
+            }),
+            Some(_) => Ok(id),
+            None => Err("the engine is being started".to_owned()),
+        }
+    }
+
+    /// What a search found, as offers. `None`: the engine cannot be asked now.
+    async fn collect(&self, id: SearchId, job: &Job) -> Result<Option<Vec<crate::engine::jobs::work::Offer>>, StoreError> {
+        let Some(found) = self.tools.node.look(move |node, _| node.search(id)).await else { return Ok(None) };
+        let responses = found.map(|(_, responses)| responses).unwrap_or_default();
+        let tools = self.tools.clone();
+        let spec = job.spec.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let mut offers = Vec::new();
+            for response in &responses {
+                let badges = badges(&tools, response);
+                let source = Source::Soulseek(response.user.clone());
+                let (_, known) = tools.store.source(&source)?;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1,000")]
+                let reputation = (known.score().clamp(0.0, 1.0) * 1_000.0) as u16;
+                offer::merge(&mut offers, offer::offers_of(&spec, response, &badges, reputation));
+            }
+            Ok(Some(offers))
+        });
+        look.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn fetch(
+        &mut self,
+        user: Username,
+        files: Vec<(usize, WireText, u64)>,
+        job: &mut Job,
+        work: &mut Work,
+    ) -> Result<(), StoreError> {
+        self.note(job, &format!("asks {user} for {} files", files.len()));
+        let request = EnqueueRequest {
+            user: user.clone(),
+            files: files.iter().map(|(_, path, size)| (path.clone(), *size)).collect(),
+            batch: None,
+            search: None,
+            destination: Some(format!("{STAGING}/{}", job.id)),
+            external: None,
+        };
+        let reply = self.tools.node.command(Command::Enqueue(request)).await;
+        let (accepted, failed) = match reply {
+            Some(Reply::Enqueued { accepted, failed, .. }) => (accepted, failed),
+            Some(Reply::Refused(refusal)) => {
+                let why = format!("{refusal:?}");
+                (Vec::new(), files.iter().map(|(_, path, _)| (path.clone(), why.clone())).collect())
+            }
+            // It is looked for at the next round.
+            _ => return Ok(()),
+        };
+        let mut accepted = accepted.into_iter();
+        for (track, path, _) in files {
+            let refused = failed.iter().find(|(failed, _)| *failed == path);
+            let outcome = match refused {
+                Some((_, why)) => Err(format!("{user}: {why}")),
+                None => accepted.next().ok_or_else(|| "it was not recorded".to_owned()),
+            };
+            plan::on_enqueued(job, work, track, outcome);
+        }
+        self.save(job, work).await
+    }
+
+    async fn call_off(&self, id: TransferId, forget: bool) {
+        let _ = self.tools.node.command(Command::Cancel { direction: Direction::Download, id, remove: forget }).await;
+    }
+
+    /// Removes a finished file that is of no use: one of ours, in the place where files wait to be checked.
+    async fn discard(&self, path: String) {
+        let staging = self.settings.folders.downloads.join(STAGING);
+        if !Path::new(&path).starts_with(&staging) {
+            return;
+        }
+        if let Err(error) = tokio::fs::remove_file(&path).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path, %error, "a file of no use could not be removed");
+        }
+    }
+
+    fn check(&mut self, job: &Job, track: usize, path: String) {
+        let Some(wanted) = job.spec.tracks.get(track).cloned() else { return };
+        let (ground, catalog) = (self.tools.doctor.ground().clone(), self.tools.catalog.clone());
+        let (constraints, cancel, permits) = (job.spec.constraints.clone(), self.cancel.clone(), self.permits.clone());
+        self.busy.entry(job.id.clone()).or_default().insert(track);
+        let id = job.id.clone();
+        self.checks.spawn(async move {
+            let permit = permits.acquire_owned().await;
+            let checked = check(ground, catalog, path, wanted, constraints, cancel).await;
+            drop(permit);
+            if matches!(checked, Checked::Later(_)) {
+                tokio::time::sleep(MEASURE_AGAIN).await;
+            }
+            (id, track, Done::Checked(checked))
+        });
+    }
+
+    fn place(&mut self, job: &Job, track: usize, path: String) {
+        let (Some(wanted), Some(child)) = (job.spec.tracks.get(track), job.children.get(track)) else { return };
+        let extension = Path::new(&path).extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let (name, size) = (file_name(&job.spec, wanted, &extension), child.size.unwrap_or_default());
+        let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
+        self.busy.entry(job.id.clone()).or_default().insert(track);
+        let id = job.id.clone();
+        self.checks.spawn(async move {
+            let placed = match target {
+                Ok(folder) => tokio::task::spawn_blocking(move || {
+                    place::place(&PathBuf::from(path), &folder, &name, size).map_err(|error| error.to_string())
+                })
+                .await
+                .unwrap_or_else(|error| Err(error.to_string())),
+                Err(error) => Err(error.to_string()),
+            };
+            if placed.is_err() {
+                tokio::time::sleep(MEASURE_AGAIN).await;
+            }
+            (id, track, Done::Placed(placed))
+        });
+    }
+
+    /// A file was measured or moved.
+    async fn done(&mut self, id: &JobId, track: usize, done: Done) -> Result<(), StoreError> {
+        if let Some(busy) = self.busy.get_mut(id) {
+            busy.remove(&track);
+        }
+        let Some((mut job, mut work)) = self.load(id).await? else { return Ok(()) };
+        if job.state.is_over() || job.children.get(track).is_none_or(|child| child.state != TrackState::Checking) {
+            return Ok(());
+        }
+        let before = job.clone();
+        let orders = match done {
+            Done::Checked(Checked::Judged(verdict, score)) => plan::on_judged(&mut job, &mut work, track, verdict, score),
+            Done::Checked(Checked::Later(why)) => {
+                tracing::info!(job = %id, why, "a finished file could not be measured yet");
+                Vec::new()
+            }
+            Done::Placed(outcome) => {
+                if let Err(why) = &outcome {
+                    tracing::warn!(job = %id, why, "a finished file could not be moved");
+                }
+                plan::on_placed(&mut job, &mut work, track, outcome);
+                Vec::new()
+            }
+        };
+        self.tell(&before, &job);
+        self.save(&mut job, &work).await?;
+        for order in orders {
+            self.perform(order, &mut job, &mut work).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of a job that is over stays behind.
+    async fn over(&mut self, job: &Job) {
+        tracing::info!(job = %job.id, state = job.state.name(), error = job.error, "a job is over");
+        self.sweep(&job.id).await;
+    }
+
+    async fn sweep(&self, id: &JobId) {
+        let staging = self.settings.folders.downloads.join(STAGING).join(id.as_str());
+        // Empty ones only: what the owner put there stays.
+        let _ = tokio::fs::remove_dir(&staging).await;
+    }
+}
+
+/// What is known of the files of a response.
+fn badges(tools: &Tools, response: &ResponseView) -> Vec<Option<crate::model::gossip::Badge>> {
+    let offered = |file: &crate::model::view::FileView| Offered::of(file.name.as_str(), file.size, &file.attributes);
+    let known: Vec<Option<Offered>> = response.files.iter().map(offered).collect();
+    let asked: Vec<Offered> = known.iter().flatten().copied().collect();
+    let mut told = match tools.doctor.answer(HealthRequest::Badges(asked)) {
+        Ok(HealthAnswer::Badges(told, _)) => told.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    known.into_iter().map(|file| file.and_then(|_| told.next().flatten())).collect()
+}
