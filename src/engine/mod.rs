@@ -5,6 +5,7 @@ pub mod audio;
 pub mod catalog;
 pub mod jobs;
 pub mod library;
+pub mod manifest;
 pub mod mesh;
 pub mod soulseek;
 pub mod swarm;

@@ -60,9 +60,10 @@ impl FromStr for JobId {
 }
 
 /// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum JobState {
     /// Waits for its turn.
+    #[default]
     Pending,
     /// Is being worked on.
     Running,
@@ -343,7 +344,14 @@ pub struct NewJob {
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobRequest {
     /// Answer: `Jobs`, newest first.
-    List,
+    List {
+        /// Rows to skip.
+        offset: usize,
+        /// Rows at most; capped by `limits::JOBS_PAGE`.
+        limit: usize,
+        /// Only those.
+        state: Option<JobState>,
+    },
     /// Answer: `Job`.
     One(JobId),
     /// Answer: `Job`.
@@ -358,17 +366,6 @@ pub enum JobRequest {
     Export(JobId),
     /// The text of a manifest. Answer: `Job`.
     Import(String),
-    /// A file or folder on this machine. Answer: `Imported`.
-    ImportPath(String),
-}
-
-/// What became of one file of an import.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imported {
-    /// The file.
-    pub file: String,
-    /// The job, or why there is none: with the line.
-    pub outcome: Result<JobId, String>,
 }
 
 /// A job and what it is doing just now.
@@ -383,14 +380,12 @@ pub struct JobView {
 /// Answers about jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobAnswer {
-    /// All.
-    Jobs(Vec<JobView>),
+    /// Rows of this page, and how many there are in all.
+    Jobs(Vec<JobView>, usize),
     /// One.
     Job(Box<JobView>),
     /// A text.
     Text(String),
-    /// Each file of an import.
-    Imported(Vec<Imported>),
 }
 
 #[cfg(test)]

@@ -388,6 +388,8 @@ pub const TRACE_KEY_LINES: usize = 200;
 pub const JOBS: u64 = 1_000;
 /// Jobs that are not over; one more is refused.
 pub const JOBS_LIVE: usize = 100;
+/// Jobs of one page.
+pub const JOBS_PAGE: usize = 50;
 /// Jobs being worked on at once; further ones wait.
 pub const JOBS_AT_ONCE: usize = 4;
 /// Tracks of a job; a longer release is refused, and can be had in parts.
@@ -402,12 +404,14 @@ pub const JOB_TRIED: usize = 32;
 pub const JOB_CHECKS: usize = 2;
 /// Orders waiting for the one who does the jobs; who has one more waits.
 pub const JOB_ORDERS: usize = 16;
+/// Bytes of one text of a job: a title, a note; a longer one is cut, in a manifest refused.
+pub const JOB_TEXT: usize = 512;
 /// Bytes of a manifest; a longer one is refused.
-pub const MANIFEST_LEN: usize = 256 * 1024;
+pub const MANIFEST_LEN: usize = 768 * 1024;
 /// Nesting of a manifest; deeper is refused.
 pub const MANIFEST_DEPTH: usize = 8;
 /// Values in a manifest; with more it is refused.
-pub const MANIFEST_VALUES: usize = 10_000;
+pub const MANIFEST_VALUES: usize = 20_000;
 /// Manifests of one import; further files are not looked at, and it says so.
 pub const MANIFESTS: usize = 1_000;
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Checked, check};
-use super::{JobSettings, Tools, place, random};
+use super::{JobSettings, Tools, cut, manifests, place, random};
 use crate::app::traces::TraceJob;
 use crate::engine::jobs::place::file_name;
 use crate::engine::jobs::plan::{self, Order, Seen, Standing};
@@ -94,9 +94,10 @@ impl<'a> Lead<'a> {
             })?;
             Ok::<_, StoreError>(live)
         });
-        for (id, state) in all.await.map_err(|_| StoreError::Stopped)?? {
+        for (id, state) in all.await.map_err(|_| StoreError::Closed)?? {
             self.live.insert(id, (state, TraceJob::default()));
         }
+        self.reconcile().await?;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -117,19 +118,72 @@ impl<'a> Lead<'a> {
 
     async fn load(&self, id: &JobId) -> Result<Option<(Job, Work)>, StoreError> {
         let (store, id) = (self.tools.store.clone(), id.clone());
-        tokio::task::spawn_blocking(move || store.job(&id)).await.map_err(|_| StoreError::Stopped)?
+        tokio::task::spawn_blocking(move || store.job(&id)).await.map_err(|_| StoreError::Closed)?
     }
 
     async fn save(&mut self, job: &mut Job, work: &Work) -> Result<(), StoreError> {
         job.updated_at = self.now();
+        for child in &mut job.children {
+            child.note = child.note.take().map(|note| cut(&note));
+        }
+        job.error = job.error.take().map(|error| cut(&error));
         self.tools.store.put_job(job.clone(), work.clone()).await?;
         if job.state.is_over() {
+            self.write_down(job).await;
             self.live.remove(&job.id);
             self.busy.remove(&job.id);
         } else {
             self.live.entry(job.id.clone()).or_default().0 = job.state;
         }
         Ok(())
+    }
+
+    /// Manifests and records are of one mind: what was interrupted between the two is brought to its end.
+    async fn reconcile(&mut self) -> Result<(), StoreError> {
+        let live: Vec<JobId> = self.live.keys().cloned().collect();
+        for id in live {
+            if let Some((job, _)) = self.load(&id).await? {
+                self.write_down(&job).await;
+            }
+        }
+        let manifests = self.settings.manifests.clone();
+        let Ok(files) = tokio::task::spawn_blocking(move || manifests.active()).await else { return Ok(()) };
+        for file in files {
+            let (settings, now, path) = (self.settings.clone(), self.now(), file.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let text = manifests::text_of(&path)?;
+                let job = manifests::read(&text, &settings, now).map_err(|error| error.to_string())?;
+                Ok::<_, String>(manifests::taken_up(job, &settings))
+            });
+            let job = match read.await {
+                Ok(Ok(job)) => job,
+                Ok(Err(why)) => {
+                    tracing::warn!(file = %file.display(), why, "an active manifest is not taken up");
+                    continue;
+                }
+                Err(_) => return Ok(()),
+            };
+            match self.load(&job.id).await? {
+                Some((known, _)) if known.state.is_over() => self.write_down(&known).await,
+                Some(_) => {}
+                None => {
+                    let (id, state) = (job.id.clone(), job.state);
+                    match self.adopt(job).await? {
+                        Ok(_) => tracing::info!(job = %id, state = state.name(), "taken up from its manifest"),
+                        Err(why) => tracing::warn!(job = %id, ?why, "an active manifest is not taken up"),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_down(&self, job: &Job) {
+        let (manifests, job) = (self.settings.manifests.clone(), job.clone());
+        let written = tokio::task::spawn_blocking(move || manifests.keep(&job)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "a manifest could not be written");
+        }
     }
 
     fn now(&self) -> crate::model::time::UnixMs {
@@ -160,6 +214,10 @@ impl<'a> Lead<'a> {
             job.origin = Some(std::mem::replace(&mut job.id, JobId::from_random(bits)));
         }
         let work = Work::new(job.spec.tracks.len());
+        if !job.state.is_over() {
+            // Before the record: what the store does not know is taken up from here.
+            self.write_down(&job).await;
+        }
         self.save(&mut job, &work).await?;
         tracing::info!(job = %job.id, release = %job.spec.release, title = job.spec.title, "a new job");
         Ok(Ok(JobView { job, doing: String::new() }))
@@ -337,7 +395,7 @@ impl<'a> Lead<'a> {
         self.tools.store.apply(Vec::new()).await?;
         let store = self.tools.store.clone();
         let read = tokio::task::spawn_blocking(move || store.transfer(Direction::Download, id)).await;
-        read.map_err(|_| StoreError::Stopped)?
+        read.map_err(|_| StoreError::Closed)?
     }
 
     /// `None`: the engine cannot be asked now.
@@ -454,7 +512,7 @@ impl<'a> Lead<'a> {
             }
             Ok(Some(offers))
         });
-        look.await.map_err(|_| StoreError::Stopped)?
+        look.await.map_err(|_| StoreError::Closed)?
     }
 
     async fn fetch(

@@ -3,7 +3,11 @@
 
 mod check;
 mod lead;
+pub mod manifests;
 mod place;
+mod yaml;
+
+pub use self::lead::STAGING;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::lead::{Lead, Told};
+use self::manifests::Manifests;
 use super::apply::Folders;
 use super::catalog;
 use super::doctor::service::Doctor;
@@ -20,6 +25,7 @@ use super::soulseek::NodeHandle;
 use super::traces::Traces;
 use crate::engine::jobs::plan::Rules;
 use crate::engine::jobs::{place as places, reference};
+use crate::engine::manifest;
 use crate::model::catalog::Release;
 use crate::model::config::Config;
 use crate::model::job::{Child, Job, JobAnswer, JobId, JobRequest, JobState, JobTrack, JobView, MbRelease, NewJob};
@@ -52,6 +58,8 @@ pub struct JobSettings {
     pub folders: Folders,
     /// Folders besides the downloads folder that an album may go to.
     pub roots: Vec<PathBuf>,
+    /// Where every job is written down too.
+    pub manifests: Manifests,
 }
 
 impl JobSettings {
@@ -65,6 +73,7 @@ impl JobSettings {
             rules: Rules { rounds: jobs.search_rounds, rest },
             folders: folders.clone(),
             roots: shared.chain(library).collect(),
+            manifests: Manifests::new(jobs.manifests.then(|| folders.data.join(&jobs.manifests_path))),
         }
     }
 }
@@ -122,6 +131,16 @@ impl Jobs {
             }
             JobRequest::Pause(id) => self.order(|to| Told::Pause(id, to)).await,
             JobRequest::Resume(id) => self.order(|to| Told::Resume(id, to)).await,
+            JobRequest::Export(id) => {
+                let (job, _) = self.read(move |store| store.job(&id)).await?.ok_or(Refusal::NotFound)?;
+                Ok(JobAnswer::Text(manifest::write(&job)))
+            }
+            JobRequest::Import(text) => {
+                let now = self.inner.tools.doctor.ground().clock.now().wall;
+                let settings = &self.inner.settings;
+                let job = manifests::read(&text, settings, now).map_err(|error| Refusal::Invalid(error.to_string()))?;
+                self.adopt(manifests::taken_up(job, settings)).await
+            }
             JobRequest::Cancel(id) => self.order(|to| Told::Cancel(id, to)).await,
         }
     }
@@ -217,8 +236,8 @@ impl Jobs {
             children: vec![Child::new(); tracks.len()],
             spec: MbRelease {
                 release: release.id,
-                title: release.title,
-                artist: release.artist,
+                title: cut(&release.title),
+                artist: cut(&release.artist),
                 target_dir,
                 tracks,
                 constraints: new.constraints.unwrap_or_default(),
@@ -229,6 +248,20 @@ impl Jobs {
     fn target(&self, wanted: &str) -> Result<PathBuf, place::TargetError> {
         place::target(wanted, &self.inner.settings.folders.downloads, &self.inner.settings.roots)
     }
+}
+
+/// At most `limits::JOB_TEXT` bytes of a text, whole characters.
+fn cut(text: &str) -> String {
+    let end = text.floor_char_boundary(limits::JOB_TEXT);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// A name for a new job.
+///
+/// # Errors
+/// There is no randomness.
+pub fn new_id() -> Result<JobId, String> {
+    random().map(JobId::from_random)
 }
 
 /// Random bits for an id.
@@ -250,8 +283,8 @@ fn wanted(release: &Release, new: &NewJob) -> Result<Vec<JobTrack>, String> {
         .map(|track| JobTrack {
             medium: track.medium,
             position: track.position,
-            title: track.title.clone(),
-            artist: if track.artist == release.artist { String::new() } else { track.artist.clone() },
+            title: cut(&track.title),
+            artist: if track.artist == release.artist { String::new() } else { cut(&track.artist) },
             recording: track.recording,
             duration_ms: track.duration_ms,
         })

@@ -14,7 +14,7 @@ const NAMES: u32 = 100;
 
 /// Why an album may not go somewhere.
 #[derive(Debug, thiserror::Error)]
-pub enum TargetError {
+pub(super) enum TargetError {
     /// Nothing is left of it.
     #[error("`{0}` names no folder")]
     Empty(String),
