@@ -1,6 +1,7 @@
 """A release brought home by a job, from Nicotine+ and aioslsk: what MusicBrainz says comes from the fixtures over HTTP on
 loopback, the music is generated, and AcoustID is a stand-in that compares fingerprints as the real one does."""
 import base64
+import gzip
 import json
 import os
 import shutil
@@ -99,7 +100,10 @@ class Catalogs:
                     self.answer(404, {"error": "Not Found"})
 
             def do_POST(self):
-                form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                form = urllib.parse.parse_qs(body.decode())
                 heard = words(form["fingerprint"][0])
                 here.asked.append("lookup")
                 results = [{"id": f"{n:08x}-0000-4000-8000-000000000000", "score": 1 - rate,

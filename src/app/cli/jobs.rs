@@ -161,7 +161,8 @@ fn listed(rows: &[Value], as_json: bool) -> ExitCode {
         return print(format!("{:#}\n", json!(rows)).as_bytes());
     }
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["Job", "Status", "Tracks", "Release"]);
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(["Job", "Status", "Tracks", "Release"]);
     for row in rows {
         let text = |key: &str| plain(row[key].as_str().unwrap_or_default());
         let progress = &row["progress"];

@@ -33,8 +33,10 @@ use crate::store::StoreError;
 const LOOK: Duration = Duration::from_secs(1);
 /// A search ends so long after its last answer, milliseconds (slskd's).
 const SEARCH_MS: u64 = 15_000;
-/// Before another attempt to measure what could not be measured.
-const MEASURE_AGAIN: Duration = Duration::from_secs(30);
+/// Before another attempt at what could not be measured or moved.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How long work under way may take to end with the program.
+const PARTING: Duration = Duration::from_secs(3);
 /// Folder below the downloads folder where files wait to be checked. It is never shared.
 pub const STAGING: &str = ".jobs";
 
@@ -112,7 +114,8 @@ impl<'a> Lead<'a> {
                 _ = look.tick(), if !self.live.is_empty() => self.look().await?,
             }
         }
-        self.checks.abort_all();
+        // Workers are let go of within a moment; a thread must not outlive the runtime it waits on.
+        let _ = tokio::time::timeout(PARTING, async { while self.checks.join_next().await.is_some() {} }).await;
         Ok(())
     }
 
@@ -577,11 +580,14 @@ impl<'a> Lead<'a> {
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let id = job.id.clone();
         self.checks.spawn(async move {
-            let permit = permits.acquire_owned().await;
-            let checked = check(ground, catalog, path, wanted, constraints, cancel).await;
+            let permit = tokio::select! {
+                permit = permits.acquire_owned() => permit,
+                () = cancel.cancelled() => return (id, track, Done::Checked(Checked::Later("the program ends".to_owned()))),
+            };
+            let checked = check(ground, catalog, path, wanted, constraints, cancel.clone()).await;
             drop(permit);
             if matches!(checked, Checked::Later(_)) {
-                tokio::time::sleep(MEASURE_AGAIN).await;
+                rest(&cancel).await;
             }
             (id, track, Done::Checked(checked))
         });
@@ -593,7 +599,7 @@ impl<'a> Lead<'a> {
         let (name, size) = (file_name(&job.spec, wanted, &extension), child.size.unwrap_or_default());
         let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
         self.busy.entry(job.id.clone()).or_default().insert(track);
-        let id = job.id.clone();
+        let (id, cancel) = (job.id.clone(), self.cancel.clone());
         self.checks.spawn(async move {
             let placed = match target {
                 Ok(folder) => tokio::task::spawn_blocking(move || {
@@ -604,7 +610,7 @@ impl<'a> Lead<'a> {
                 Err(error) => Err(error.to_string()),
             };
             if placed.is_err() {
-                tokio::time::sleep(MEASURE_AGAIN).await;
+                rest(&cancel).await;
             }
             (id, track, Done::Placed(placed))
         });
@@ -652,6 +658,14 @@ impl<'a> Lead<'a> {
         let staging = self.settings.folders.downloads.join(STAGING).join(id.as_str());
         // Empty ones only: what the owner put there stays.
         let _ = tokio::fs::remove_dir(&staging).await;
+    }
+}
+
+/// Before another attempt.
+async fn rest(cancel: &CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = tokio::time::sleep(AGAIN) => {}
     }
 }
 
