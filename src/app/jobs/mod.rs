@@ -298,3 +298,6 @@ fn wanted(release: &Release, new: &NewJob) -> Result<Vec<JobTrack>, String> {
     }
     Ok(tracks)
 }
+
+#[cfg(test)]
+mod manifest_tests;

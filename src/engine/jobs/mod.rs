@@ -19,3 +19,6 @@ pub const TOLERANCE_MS: u64 = 3_000;
 
 #[cfg(test)]
 mod fixtures;
+
+#[cfg(test)]
+mod tests;
