@@ -175,13 +175,8 @@ async fn run(
     let treating = doctor.clone();
     supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
 
-    let tools = Tools {
-        store: store.clone(),
-        node: node.clone(),
-        doctor: doctor.clone(),
-        catalog,
-        traces: traces.clone(),
-    };
+    let tools =
+        Tools { store: store.clone(), node: node.clone(), doctor: doctor.clone(), catalog, traces: traces.clone() };
     let jobs = Jobs::new(tools, JobSettings::new(&config, applier.folders()));
     let working = jobs.clone();
     supervisor.run("jobs", move |cancel| jobs::run(working.clone(), cancel)).await;
@@ -254,13 +249,7 @@ async fn run(
 }
 
 /// The Doctor with its workers, which start when the first file is to be measured.
-fn doctor(
-    config: &Config,
-    folders: &Folders,
-    store: &Store,
-    clock: Clock,
-    catalog: Catalog,
-) -> Result<Doctor, String> {
+fn doctor(config: &Config, folders: &Folders, store: &Store, clock: Clock, catalog: Catalog) -> Result<Doctor, String> {
     let runtime = tokio::runtime::Handle::current();
     let workers = load::workers(config.library_health.max_concurrent_files);
     let measure = Workers::new(workers, runtime.clone()).map_err(|error| error.to_string())?;

@@ -33,8 +33,7 @@ impl Codec {
     }
 
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Flac, Self::Alac, Self::Wav, Self::Mp3, Self::Aac, Self::Opus, Self::Vorbis];
+    pub const ALL: [Self; 7] = [Self::Flac, Self::Alac, Self::Wav, Self::Mp3, Self::Aac, Self::Opus, Self::Vorbis];
 
     /// The codec of this name, in any case.
     pub fn named(name: &str) -> Option<Self> {

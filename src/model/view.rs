@@ -10,8 +10,8 @@ use serde::Serialize;
 pub use self::browsed::{Browsed, FolderStream};
 
 use super::health::{HealthAnswer, HealthRequest, Progress};
-use super::job::{JobAnswer, JobRequest};
 use super::id::{BatchId, SearchId, TransferId, Username};
+use super::job::{JobAnswer, JobRequest};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};

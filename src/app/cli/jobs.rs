@@ -214,7 +214,10 @@ fn import(path: &Path, mut take: impl FnMut(&str) -> Result<String, Problem>) ->
 fn here(sources: &Sources, command: &JobsCommand) -> Result<ExitCode, Problem> {
     let dir = sources.data.join("store");
     if !dir.join("data.mdb").exists() && !matches!(command, JobsCommand::Import { .. }) {
-        return Err(Problem::CouldNot(format!("{} has no store; `--data` may name another directory", sources.data.display())));
+        return Err(Problem::CouldNot(format!(
+            "{} has no store; `--data` may name another directory",
+            sources.data.display()
+        )));
     }
     let resolved = sources.load().map_err(|problems| {
         Problem::CouldNot(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
@@ -253,7 +256,10 @@ fn here(sources: &Sources, command: &JobsCommand) -> Result<ExitCode, Problem> {
             let mut rows = Vec::new();
             store.read(|txn, tables| {
                 tables.jobs.each(txn, |job| {
-                    rows.push(crate::web::api::job_json(&crate::model::job::JobView { job, doing: String::new() }, false));
+                    rows.push(crate::web::api::job_json(
+                        &crate::model::job::JobView { job, doing: String::new() },
+                        false,
+                    ));
                     true
                 })
             })?;

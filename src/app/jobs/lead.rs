@@ -255,7 +255,9 @@ impl<'a> Lead<'a> {
             job.completed_at = Some(self.now());
         }
         self.note(&job, to.name());
-        if to == JobState::Cancelled && let Some((_, trace)) = self.live.get(id) {
+        if to == JobState::Cancelled
+            && let Some((_, trace)) = self.live.get(id)
+        {
             trace.record(TraceKind::JobComplete(Some("called off".to_owned())));
         }
         self.save(&mut job, &work).await?;
@@ -374,7 +376,11 @@ impl<'a> Lead<'a> {
     async fn see(&self, job: &Job, work: &Work) -> Result<Seen, StoreError> {
         let mut seen = Seen { busy: self.busy.get(&job.id).cloned().unwrap_or_default(), ..Seen::default() };
         if let Some(search) = work.search {
-            let state = self.tools.node.look(move |node, _| node.search(search).map(|(view, _)| view.state)).await;
+            // Without its answers, which may be many.
+            let state = move |node: &crate::engine::soulseek::node::Node, _| {
+                node.searches().into_iter().find(|view| view.id == search).map(|view| view.state)
+            };
+            let state = self.tools.node.look(state).await;
             // An engine that is being made anew knows of no search, and has no answer either.
             seen.search_is_over = match state {
                 None => false,
@@ -498,7 +504,11 @@ impl<'a> Lead<'a> {
     }
 
     /// What a search found, as offers. `None`: the engine cannot be asked now.
-    async fn collect(&self, id: SearchId, job: &Job) -> Result<Option<Vec<crate::engine::jobs::work::Offer>>, StoreError> {
+    async fn collect(
+        &self,
+        id: SearchId,
+        job: &Job,
+    ) -> Result<Option<Vec<crate::engine::jobs::work::Offer>>, StoreError> {
         let Some(found) = self.tools.node.look(move |node, _| node.search(id)).await else { return Ok(None) };
         let responses = found.map(|(_, responses)| responses).unwrap_or_default();
         let tools = self.tools.clone();
@@ -627,7 +637,9 @@ impl<'a> Lead<'a> {
         }
         let before = job.clone();
         let orders = match done {
-            Done::Checked(Checked::Judged(verdict, score)) => plan::on_judged(&mut job, &mut work, track, verdict, score),
+            Done::Checked(Checked::Judged(verdict, score)) => {
+                plan::on_judged(&mut job, &mut work, track, verdict, score)
+            }
             Done::Checked(Checked::Later(why)) => {
                 tracing::info!(job = %id, why, "a finished file could not be measured yet");
                 Vec::new()

@@ -25,8 +25,37 @@ fn settings(dir: &std::path::Path) -> JobSettings {
 /// Any text that a job can hold, the nasty ones included.
 fn text() -> impl Strategy<Value = String> {
     let nasty = prop::sample::select(vec![
-        "", " ", "~", "null", "true", "0x1f", "1e3", "- a", "a: b", "#", "*a", "&a", "!!str", "'", "\"", "\\", "\n", "\r\n",
-        "\t", "\u{85}", "\u{2028}", "\u{feff}", "\u{1f3b5}", "{", "]", "%YAML", "---", "...", "\u{7f}", "\0", "\u{ffff}",
+        "",
+        " ",
+        "~",
+        "null",
+        "true",
+        "0x1f",
+        "1e3",
+        "- a",
+        "a: b",
+        "#",
+        "*a",
+        "&a",
+        "!!str",
+        "'",
+        "\"",
+        "\\",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u{85}",
+        "\u{2028}",
+        "\u{feff}",
+        "\u{1f3b5}",
+        "{",
+        "]",
+        "%YAML",
+        "---",
+        "...",
+        "\u{7f}",
+        "\0",
+        "\u{ffff}",
     ]);
     let any = any::<String>().prop_map(|text| text.chars().take(60).collect::<String>());
     vec(prop_oneof![nasty.prop_map(str::to_owned), any], 0..3).prop_map(|parts| parts.concat())
@@ -52,22 +81,24 @@ fn track() -> impl Strategy<Value = JobTrack> {
 fn constraints() -> impl Strategy<Value = Constraints> {
     let codecs = prop::sample::subsequence(Codec::ALL.to_vec(), 0..=Codec::ALL.len());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (codecs, flags, option::of(any::<u32>()), option::of(any::<u32>())).prop_map(|(preferred_codecs, flags, most, kbps)| {
-        Constraints {
+    (codecs, flags, option::of(any::<u32>()), option::of(any::<u32>())).prop_map(
+        |(preferred_codecs, flags, most, kbps)| Constraints {
             preferred_codecs,
             allow_lossy: flags.0,
             max_lossy_tracks: most,
             prefer_canonical: flags.1,
             use_overlay: flags.2,
             overlay_bandwidth_kbps: kbps,
-        }
-    })
+        },
+    )
 }
 
 fn child() -> impl Strategy<Value = Child> {
     let state = prop::sample::select(TrackState::ALL.to_vec());
     let proof = option::of(prop::sample::select(Proof::ALL.to_vec()));
-    let file = option::of("[a-zA-Z0-9 '\"#:&*!\u{e9}\u{65e5}][^/\\\\\0]{0,40}".prop_filter("no dots", |f| f != "." && f != ".."));
+    let file = option::of(
+        "[a-zA-Z0-9 '\"#:&*!\u{e9}\u{65e5}][^/\\\\\0]{0,40}".prop_filter("no dots", |f| f != "." && f != ".."),
+    );
     (state, option::of(any::<u64>()), any::<u64>(), file, proof, option::of(text()))
         .prop_map(|(state, size, done, file, proof, note)| Child { state, size, done, file, proof, note })
 }
@@ -78,13 +109,11 @@ fn job() -> impl Strategy<Value = Job> {
         let placed = tracks.into_iter().map(|((medium, position), track)| JobTrack { medium, position, ..track });
         placed.collect::<Vec<_>>()
     });
-    let spec = (any::<u128>(), text(), text(), "[a-zA-Z0-9 ]{1,8}(/[a-z]{1,8}){0,3}", tracks, constraints()).prop_filter_map(
-        "a folder",
-        |(release, title, artist, target_dir, tracks, constraints)| {
+    let spec = (any::<u128>(), text(), text(), "[a-zA-Z0-9 ]{1,8}(/[a-z]{1,8}){0,3}", tracks, constraints())
+        .prop_filter_map("a folder", |(release, title, artist, target_dir, tracks, constraints)| {
             let target_dir = (!target_dir.split('/').next()?.trim().is_empty()).then_some(target_dir)?;
             Some(MbRelease { release: ReleaseId(release), title, artist, target_dir, tracks, constraints })
-        },
-    );
+        });
     let state = prop::sample::select(JobState::ALL.to_vec());
     let times = (time(), time(), option::of(time()), option::of(time()));
     (id.clone(), option::of(id), times, spec, state, option::of(text()), vec(child(), 6)).prop_map(

@@ -91,7 +91,8 @@ fn numbered(name: &str, number: u32) -> String {
 /// returns. A file that is gone and lies there already, with this size, was moved before a crash.
 pub(super) fn place(from: &Path, folder: &Path, name: &str, size: u64) -> io::Result<String> {
     fs::create_dir_all(folder)?;
-    let moved = |name: &str| fs::symlink_metadata(folder.join(name)).is_ok_and(|found| found.is_file() && found.len() == size);
+    let moved =
+        |name: &str| fs::symlink_metadata(folder.join(name)).is_ok_and(|found| found.is_file() && found.len() == size);
     if fs::symlink_metadata(from).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         let found = (1..NAMES).map(|number| numbered(name, number)).find(|name| moved(name));
         return found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the finished file is gone"));

@@ -21,7 +21,17 @@ use crate::model::view::{FileView, ResponseView};
 
 /// Words that name another take than the title without them.
 const OTHER_TAKES: [&str; 12] = [
-    "live", "remix", "demo", "instrumental", "acoustic", "karaoke", "cover", "rehearsal", "radio", "acapella", "rmx",
+    "live",
+    "remix",
+    "demo",
+    "instrumental",
+    "acoustic",
+    "karaoke",
+    "cover",
+    "rehearsal",
+    "radio",
+    "acapella",
+    "rmx",
     "bootleg",
 ];
 /// Kilobits per second from which a lossy copy is called good.
@@ -73,7 +83,10 @@ fn medium_of(folder: &str) -> Option<u32> {
     let rest = rest.trim_start_matches([' ', '-', '_', '.', '#']);
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     let number = digits.parse().ok().filter(|number| (1..=99).contains(number))?;
-    rest[digits.len()..].starts_with(|c: char| !c.is_alphanumeric()).then_some(number).or((rest == digits).then_some(number))
+    rest[digits.len()..]
+        .starts_with(|c: char| !c.is_alphanumeric())
+        .then_some(number)
+        .or((rest == digits).then_some(number))
 }
 
 /// Takes a number of at most three digits from the beginning.
@@ -94,7 +107,13 @@ fn read_name(stem: &str, many_media: bool) -> Named {
         let parted = after.strip_prefix(['-', '.', '_']).map(str::trim_start);
         match parted.and_then(number) {
             // `1-03`; but not `03 - 1999`, where a title begins with a number.
-            Some((second, after)) if first < 30 && second < 100 && !after.starts_with(|c: char| c.is_alphanumeric()) && after.len() < parted.map_or(0, str::len) && parted.is_some_and(|text| text.starts_with('0') || many_media) => {
+            Some((second, after))
+                if first < 30
+                    && second < 100
+                    && !after.starts_with(|c: char| c.is_alphanumeric())
+                    && after.len() < parted.map_or(0, str::len)
+                    && parted.is_some_and(|text| text.starts_with('0') || many_media) =>
+            {
                 named.medium = Some(first);
                 named.position = Some(second);
                 rest = after;
@@ -182,7 +201,9 @@ fn points(
 fn grade(codec: Codec, file: &FileView, badge: Option<Badge>, constraints: &Constraints) -> Option<Grade> {
     let preferred = constraints.preferred_codecs.contains(&codec);
     let claimed = match badge {
-        Some(Badge::Canonical { .. }) if constraints.prefer_canonical && (codec.is_lossless() || preferred) => Grade::Canonical,
+        Some(Badge::Canonical { .. }) if constraints.prefer_canonical && (codec.is_lossless() || preferred) => {
+            Grade::Canonical
+        }
         Some(Badge::LikelyTranscode) => Grade::Suspect,
         _ if preferred => Grade::Preferred,
         _ if codec.is_lossless() => Grade::Lossless,
@@ -271,7 +292,9 @@ pub fn merge(known: &mut Vec<Offer>, more: Vec<Offer>) {
                 let in_doubt = old.in_doubt;
                 let mut files = offer.files.clone();
                 // Another query may have found other files of the folder.
-                files.extend(old.files.iter().filter(|file| !offer.files.iter().any(|new| new.track == file.track)).cloned());
+                files.extend(
+                    old.files.iter().filter(|file| !offer.files.iter().any(|new| new.track == file.track)).cloned(),
+                );
                 files.sort_by_key(|file| file.track);
                 *old = Offer { in_doubt, files, ..offer };
             }

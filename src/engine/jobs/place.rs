@@ -14,11 +14,8 @@ pub fn folder(artist: &str, title: &str, year: Option<u16>) -> String {
 /// A finished file's name in the album's folder: `03 Title.flac`, with several media `2-03 Title.flac`, with many
 /// artists `03 Artist - Title.flac`.
 pub fn file_name(spec: &MbRelease, track: &JobTrack, extension: &str) -> String {
-    let medium = if spec.tracks.iter().any(|other| other.medium != 1) {
-        format!("{}-", track.medium)
-    } else {
-        String::new()
-    };
+    let medium =
+        if spec.tracks.iter().any(|other| other.medium != 1) { format!("{}-", track.medium) } else { String::new() };
     let wide = if spec.tracks.iter().any(|other| other.position > 99) { 3 } else { 2 };
     let by = if is_various(&spec.artist) && !track.artist.is_empty() {
         format!("{} - ", track.artist)

@@ -110,7 +110,8 @@ fn queries(job: &Job) -> Vec<(String, Option<usize>)> {
     for (at, track) in job.spec.tracks.iter().enumerate() {
         let unwanted = job.children.get(at).is_none_or(|child| child.state != TrackState::Pending);
         if !unwanted {
-            of_tracks.extend(query::for_track(&job.spec, track).into_iter().enumerate().map(|(n, query)| (n, query, at)));
+            of_tracks
+                .extend(query::for_track(&job.spec, track).into_iter().enumerate().map(|(n, query)| (n, query, at)));
         }
     }
     // The first query of each track before the second of any.
@@ -280,7 +281,8 @@ fn fetch(
         });
         with(&mut work.tracks, at, |track| {
             remember(&mut track.tried, file_key(&user, &path));
-            track.fetching = Some(Fetching { user: user.clone(), path: path.clone(), transfer: None, since: now, bytes: 0 });
+            track.fetching =
+                Some(Fetching { user: user.clone(), path: path.clone(), transfer: None, since: now, bytes: 0 });
         });
         match by_user.iter_mut().find(|(known, _)| *known == user) {
             Some((_, files)) => files.push((at, path, size)),

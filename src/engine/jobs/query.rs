@@ -25,7 +25,9 @@ fn words(text: &str) -> Vec<Word> {
     let outside = without_brackets(text);
     let text = if outside.trim().is_empty() { text } else { &outside };
     let mut words = Vec::new();
-    for piece in text.split(|c: char| c.is_whitespace() || matches!(c, '-' | '/' | '\\' | ':' | ',' | '\u{2010}'..='\u{2015}')) {
+    for piece in
+        text.split(|c: char| c.is_whitespace() || matches!(c, '-' | '/' | '\\' | ':' | ',' | '\u{2010}'..='\u{2015}'))
+    {
         let parts: Vec<&str> = piece.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
         // `S.M.A.R.T.` and `!!!` have no part that stands for them; of `Don't` it is the longest.
         let Some(longest) = parts.iter().rev().max_by_key(|part| part.chars().count()) else { continue };
@@ -60,9 +62,11 @@ pub fn is_various(artist: &str) -> bool {
 fn ladder(artist: &str, title: &str) -> Vec<String> {
     let text = |words: &[&Word]| words.iter().map(|word| word.text.to_lowercase()).collect::<Vec<_>>().join(" ");
     let (artist, title) = (words(artist), words(title));
-    let first = |words: &[Word], count: usize| words.iter().take(count).map(|w| w.text.to_lowercase()).collect::<Vec<_>>();
+    let first =
+        |words: &[Word], count: usize| words.iter().take(count).map(|w| w.text.to_lowercase()).collect::<Vec<_>>();
     let whole = [first(&artist, ARTIST_WORDS), first(&title, TITLE_WORDS)].concat().join(" ");
-    let is_article = |word: &&Word| matches!(word.text.to_lowercase().as_str(), "the" | "a" | "an" | "and" | "feat" | "ft");
+    let is_article =
+        |word: &&Word| matches!(word.text.to_lowercase().as_str(), "the" | "a" | "an" | "and" | "feat" | "ft");
     let plain = |words: &[Word], count: usize| {
         let kept: Vec<&Word> = words.iter().filter(|word| word.is_plain && !is_article(word)).take(count).collect();
         text(&kept)

@@ -18,7 +18,9 @@ pub enum ReferenceError {
     #[error("that is the address of a {0}, not of a release")]
     NotARelease(String),
     /// Nothing that is known.
-    #[error("`{0}` names no release: give a MusicBrainz release id, `discogs:` and a number, or the address of either's page")]
+    #[error(
+        "`{0}` names no release: give a MusicBrainz release id, `discogs:` and a number, or the address of either's page"
+    )]
     Unknown(String),
 }
 
@@ -41,7 +43,11 @@ pub fn parse(text: &str) -> Result<Reference, ReferenceError> {
     if is_host("musicbrainz.org") {
         let kind = parts.next().ok_or_else(unknown)?;
         let id = parts.next().and_then(|id| id.parse().ok()).ok_or_else(unknown)?;
-        return if kind == "release" { Ok(Reference::MusicBrainz(id)) } else { Err(ReferenceError::NotARelease(kind.replace('-', " "))) };
+        return if kind == "release" {
+            Ok(Reference::MusicBrainz(id))
+        } else {
+            Err(ReferenceError::NotARelease(kind.replace('-', " ")))
+        };
     }
     if is_host("discogs.com") {
         // `/de/release/123-Artist-Title`, `/Artist-Title/release/123`.
@@ -83,7 +89,14 @@ mod tests {
         let group = "https://musicbrainz.org/release-group/6a76904c-0caf-34e1-8cc2-7d95e86a3824";
         assert_eq!(parse(group), Err(ReferenceError::NotARelease("release group".to_owned())));
         assert!(matches!(parse("https://www.discogs.com/master/5427"), Err(ReferenceError::NotARelease(_))));
-        for bad in ["", "x", "discogs:x", "https://musicbrainz.org/release/x", "https://evilmusicbrainz.org/release/6a76904c-0caf-34e1-8cc2-7d95e86a3824", "discogs.com/release/"] {
+        for bad in [
+            "",
+            "x",
+            "discogs:x",
+            "https://musicbrainz.org/release/x",
+            "https://evilmusicbrainz.org/release/6a76904c-0caf-34e1-8cc2-7d95e86a3824",
+            "discogs.com/release/",
+        ] {
             assert!(matches!(parse(bad), Err(ReferenceError::Unknown(_))), "{bad}");
         }
     }

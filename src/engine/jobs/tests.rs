@@ -38,7 +38,8 @@ fn response(user: &str, files: &[(&str, u32)]) -> ResponseView {
 }
 
 fn album() -> MbRelease {
-    let tracks = [track(1, 1, "First Song", "", 100), track(1, 2, "Second Song", "", 200), track(2, 1, "Third", "", 300)];
+    let tracks =
+        [track(1, 1, "First Song", "", 100), track(1, 2, "Second Song", "", 200), track(2, 1, "Third", "", 300)];
     spec("Some Band", "Their Album", &tracks)
 }
 
@@ -65,14 +66,17 @@ fn tracks_are_found_by_title_place_and_length() {
         ("m\\Some Band\\Live in Town\\01 - First Song (live).flac", 100),
         ("m\\Some Band\\Demos\\First Song.flac", 190),
     ];
-    assert_eq!(matched(&album(), &files), [(
-        "m\\Some Band\\Their Album".to_owned(),
-        vec![
-            (0, "01 - First Song.flac".to_owned()),
-            (1, "02. second song.flac".to_owned()),
-            (2, "01 Third.flac".to_owned()),
-        ]
-    )]);
+    assert_eq!(
+        matched(&album(), &files),
+        [(
+            "m\\Some Band\\Their Album".to_owned(),
+            vec![
+                (0, "01 - First Song.flac".to_owned()),
+                (1, "02. second song.flac".to_owned()),
+                (2, "01 Third.flac".to_owned()),
+            ]
+        )]
+    );
 }
 
 #[test]
@@ -124,8 +128,7 @@ impl World {
     /// One look; every search finds these, and downloads finish or not as `fetched` says.
     fn step(&mut self, found: &[ResponseView]) -> Vec<Order> {
         self.now = self.now.plus(Duration::from_secs(1));
-        let seen =
-            Seen { search_is_over: true, downloads: std::mem::take(&mut self.live), busy: BTreeSet::new() };
+        let seen = Seen { search_is_over: true, downloads: std::mem::take(&mut self.live), busy: BTreeSet::new() };
         let orders = plan::tick(&mut self.job, &mut self.work, &seen, &self.rules, self.now);
         for order in &orders {
             match order {
@@ -212,9 +215,8 @@ fn two_users_complement_one_another() {
 #[test]
 fn a_wrong_take_is_fetched_elsewhere_and_its_folder_comes_last() {
     let mut world = World::new(album());
-    let wrong = |user: &str, track: usize| {
-        (user == "a" && track == 0).then(|| Verdict::Wrong("another take".to_owned()))
-    };
+    let wrong =
+        |user: &str, track: usize| (user == "a" && track == 0).then(|| Verdict::Wrong("another take".to_owned()));
     world.run(&[response("a", &ALL), response("b", &ALL)], wrong);
     assert_eq!(world.job.state, JobState::Completed);
     assert_eq!(world.files(), ["b:0", "a:1", "a:2"]);

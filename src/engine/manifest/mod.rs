@@ -13,9 +13,7 @@ use std::fmt;
 pub use self::time::{parse as parse_time, show as show_time};
 pub use self::write::write;
 use crate::model::id::{RecordingId, ReleaseId};
-use crate::model::job::{
-    Child, Constraints, Job, JobId, JobState, JobTrack, MbRelease, Proof, TrackState,
-};
+use crate::model::job::{Child, Constraints, Job, JobId, JobState, JobTrack, MbRelease, Proof, TrackState};
 use crate::model::limits;
 use crate::model::time::UnixMs;
 use crate::model::variant::Codec;
@@ -193,7 +191,9 @@ fn id_of(node: &Node, key: &str) -> Result<JobId, Problem> {
 }
 
 fn time_of(node: &Node, key: &str) -> Result<UnixMs, Problem> {
-    parsed(node, key, |given| parse_time(given).ok_or_else(|| "not a time: expected YYYY-MM-DDThh:mm:ss.sssZ".to_owned()))
+    parsed(node, key, |given| {
+        parse_time(given).ok_or_else(|| "not a time: expected YYYY-MM-DDThh:mm:ss.sssZ".to_owned())
+    })
 }
 
 fn maybe_time(section: &mut Section<'_>, key: &str) -> Result<Option<UnixMs>, Problem> {
@@ -221,7 +221,10 @@ pub fn read(root: &Node, allowed: impl Fn(&str) -> Result<(), String>, now: Unix
     if let Some(node) = top.take("manifest_version") {
         let version = text(node, "manifest_version")?;
         if version != VERSION {
-            return Err(problem(node.line, format!("manifest_version `{}` is not known; {VERSION} is", short(version))));
+            return Err(problem(
+                node.line,
+                format!("manifest_version `{}` is not known; {VERSION} is", short(version)),
+            ));
         }
     } else if top.entries.iter().any(|(key, ..)| *key == "spec") {
         return Err(problem(root.line, "the manifest lacks `manifest_version`"));
@@ -330,7 +333,9 @@ fn constraints(node: &Node) -> Result<Constraints, Problem> {
         None => usual.preferred_codecs,
         Some(node) => {
             let codecs = list(node, "preferred_codecs", Codec::ALL.len())?.iter().map(|node| {
-                parsed(node, "preferred_codecs", |name| Codec::named(name).ok_or_else(|| "no codec that is known".to_owned()))
+                parsed(node, "preferred_codecs", |name| {
+                    Codec::named(name).ok_or_else(|| "no codec that is known".to_owned())
+                })
             });
             codecs.collect::<Result<_, _>>()?
         }

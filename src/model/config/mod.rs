@@ -7,8 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 mod diagnostics;
-pub mod keys;
 mod jobs;
+pub mod keys;
 mod mesh;
 mod swarm;
 

@@ -238,9 +238,8 @@ impl Wanted {
 }
 
 async fn create(State(web): Here, Json(wanted): Json<Create>) -> Result<(StatusCode, Json<Value>), Problem> {
-    let recording = |id: &String| {
-        id.parse::<RecordingId>().map_err(|why| bad(format!("tracks: `{id}` is no recording: {why}")))
-    };
+    let recording =
+        |id: &String| id.parse::<RecordingId>().map_err(|why| bad(format!("tracks: `{id}` is no recording: {why}")));
     let tracks = match &wanted.tracks {
         None => Vec::new(),
         Some(Tracks::Word(word)) if word == "all" => Vec::new(),

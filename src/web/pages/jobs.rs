@@ -119,7 +119,8 @@ impl Row {
 
 impl Line {
     fn new(track: &JobTrack, child: &Child, many_media: bool) -> Self {
-        let place = if many_media { format!("{}-{}", track.medium, track.position) } else { track.position.to_string() };
+        let place =
+            if many_media { format!("{}-{}", track.medium, track.position) } else { track.position.to_string() };
         let amount = match child.size {
             Some(all) if child.state == TrackState::Downloading => format!("{} of {}", size(child.done), size(all)),
             Some(all) => size(all),
