@@ -1,7 +1,7 @@
 //! Whether a finished file is the recording that was wanted.
 //!
-//! A sound that is known here goes before AcoustID, and both go before tags, which are its last owner's word (SPEC-FACTS
-//! C27). What nothing contradicts is taken, and it is kept how little speaks for it.
+//! A sound that is known here goes before AcoustID, and both go before tags, which are its last owner's word
+//! (SPEC-FACTS C27). What nothing contradicts is taken, and it is kept how little speaks for it.
 
 use super::TOLERANCE_MS;
 use crate::model::id::RecordingId;

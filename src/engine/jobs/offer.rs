@@ -348,8 +348,8 @@ pub struct Chosen {
     pub file: usize,
 }
 
-/// Whom to ask for which of the wanted tracks: as few folders as will do, the best first. `open` says whether a file may
-/// be asked for.
+/// Whom to ask for which of the wanted tracks: as few folders as will do, the best first. `open` says whether a file
+/// may be asked for.
 pub fn choose(offers: &[Offer], wanted: &BTreeSet<u16>, open: impl Fn(&Offer, &OfferedFile) -> bool) -> Vec<Chosen> {
     let mut left = wanted.clone();
     let mut chosen = Vec::new();

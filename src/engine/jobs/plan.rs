@@ -488,7 +488,7 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<Stri
     }
 }
 
-/// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and everything stays.
+/// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and all stays.
 pub fn let_go(work: &Work, keep: bool) -> Vec<Order> {
     let mut out = Vec::new();
     for track in &work.tracks {

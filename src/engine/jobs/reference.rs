@@ -19,7 +19,7 @@ pub enum ReferenceError {
     NotARelease(String),
     /// Nothing that is known.
     #[error(
-        "`{0}` names no release: give a MusicBrainz release id, `discogs:` and a number, or the address of either's page"
+        "`{0}` names no release: give a MusicBrainz release id, `discogs:` and a number, or the address of its page"
     )]
     Unknown(String),
 }
