@@ -252,7 +252,8 @@ impl Jobs {
 
 /// At most `limits::JOB_TEXT` bytes of a text, whole characters.
 fn cut(text: &str) -> String {
-    let end = text.floor_char_boundary(limits::JOB_TEXT);
+    let most = limits::JOB_TEXT.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.get(..end).unwrap_or_default().to_owned()
 }
 

@@ -116,8 +116,8 @@ struct WireLinkedRelease {
 impl WireLinked {
     /// The first release that links to it.
     pub fn release(&self) -> Option<ReleaseId> {
-        let releases = self.relations.iter().filter_map(|link| link.release.as_ref());
-        releases.filter_map(|release| release.id.as_deref()?.parse().ok()).next()
+        let mut releases = self.relations.iter().filter_map(|link| link.release.as_ref());
+        releases.find_map(|release| release.id.as_deref()?.parse().ok())
     }
 }
 

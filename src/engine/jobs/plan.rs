@@ -71,6 +71,9 @@ pub struct Seen {
     pub busy: BTreeSet<usize>,
 }
 
+/// A file to be asked for: index of its track, path, bytes.
+pub type Asked = (usize, WireText, u64);
+
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -79,7 +82,7 @@ pub enum Order {
     /// Hand the results of this search to [`on_results`], and forget it.
     Collect(SearchId),
     /// Ask a user for files, and say by [`on_enqueued`] what came of each: track, path, size.
-    Fetch(Username, Vec<(usize, WireText, u64)>),
+    Fetch(Username, Vec<Asked>),
     /// Call a download off, and forget its partial file.
     CallOff(TransferId),
     /// Measure the finished file of a track; [`on_judged`] hears the verdict.
@@ -227,7 +230,7 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
     let busy = job.children.iter().any(|child| matches!(child.state, TrackState::Downloading | TrackState::Checking));
     if busy {
         // What comes may still be wrong; the round ends when nothing is under way.
-        work.doing = "waits for downloads".to_owned();
+        "waits for downloads".clone_into(&mut work.doing);
         return out;
     }
     work.rounds = work.rounds.saturating_add(1);
@@ -262,7 +265,7 @@ fn fetch(
     now: UnixMs,
     out: &mut Vec<Order>,
 ) {
-    let mut by_user: Vec<(Username, Vec<(usize, WireText, u64)>)> = Vec::new();
+    let mut by_user: Vec<(Username, Vec<Asked>)> = Vec::new();
     for one in chosen {
         let Some(offer) = work.offers.get(one.offer) else { continue };
         let Some(file) = offer.files.get(one.file) else { continue };
