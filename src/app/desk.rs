@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
 use super::doctor::service::Doctor;
+use super::jobs::Jobs;
 use super::logging::LogTail;
 use super::mesh::MeshService;
 use super::settings::{self, Sources};
@@ -55,6 +56,8 @@ pub struct Desk {
     pub doctor: Doctor,
     /// The mesh.
     pub mesh: MeshService,
+    /// Jobs.
+    pub jobs: Jobs,
     /// What was written down about jobs.
     pub traces: Traces,
     /// Stops the process.
@@ -204,6 +207,7 @@ impl Desk {
                 Response::Health(blocking(move || doctor.answer(request)).await??)
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
+            Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Shutdown => {
                 self.shutdown.cancel();

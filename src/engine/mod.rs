@@ -3,7 +3,9 @@
 
 pub mod audio;
 pub mod catalog;
+pub mod jobs;
 pub mod library;
+pub mod manifest;
 pub mod mesh;
 pub mod soulseek;
 pub mod swarm;

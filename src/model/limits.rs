@@ -394,6 +394,40 @@ pub const TRACE_JOBS: usize = 8;
 pub const TRACE_PAGE: usize = 1_000;
 /// Lines that tell the story of a job, in its summary; the last are left out.
 pub const TRACE_KEY_LINES: usize = 200;
+
+// ---- Jobs (SPEC-FACTS 15) ----
+
+/// Jobs kept; for a new one the oldest that is over is forgotten.
+pub const JOBS: u64 = 1_000;
+/// Jobs that are not over; one more is refused.
+pub const JOBS_LIVE: usize = 100;
+/// Jobs of one page.
+pub const JOBS_PAGE: usize = 50;
+/// Jobs being worked on at once; further ones wait.
+pub const JOBS_AT_ONCE: usize = 4;
+/// Tracks of a job; a longer release is refused, and can be had in parts.
+pub const JOB_TRACKS: usize = 300;
+/// Album folders of users that a job remembers; the worst are forgotten.
+pub const JOB_OFFERS: usize = 32;
+/// Files in them; the worst folders are forgotten.
+pub const JOB_OFFERED_FILES: usize = 400;
+/// Files of users that were tried for one track and are remembered; the oldest is forgotten.
+pub const JOB_TRIED: usize = 32;
+/// Finished files being measured at once for jobs; further ones wait.
+pub const JOB_CHECKS: usize = 2;
+/// Orders waiting for the one who does the jobs; who has one more waits.
+pub const JOB_ORDERS: usize = 16;
+/// Bytes of one text of a job: a title, a note; a longer one is cut, in a manifest refused.
+pub const JOB_TEXT: usize = 512;
+/// Bytes of a manifest; a longer one is refused.
+pub const MANIFEST_LEN: usize = 768 * 1024;
+/// Nesting of a manifest; deeper is refused.
+pub const MANIFEST_DEPTH: usize = 8;
+/// Values in a manifest; with more it is refused.
+pub const MANIFEST_VALUES: usize = 20_000;
+/// Manifests of one import; further files are not looked at, and it says so.
+pub const MANIFESTS: usize = 1_000;
+
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 
 /// Recordings of one frame; a longer list is malformed.
@@ -451,7 +485,7 @@ pub const CONSENSUS_VARIANTS: usize = 16;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 17] {
+pub fn worst_case() -> [(&'static str, u64); 18] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     // While files are measured: what waits for workers, the workers' answers with the bytes they came in, and what is
     // written down, which the store holds a second time.
@@ -482,6 +516,8 @@ pub fn worst_case() -> [(&'static str, u64); 17] {
         // Lines in the queue, gathered, and on their way to the disk.
         ("traces, transfers to peers", n(3 * TRACE_WAITING, 320) + n(TRACE_JOBS, 12 * KIB) + n(MESH_UPLOADS, 160)),
         ("the scan of the library", measuring.max(settling)),
+        // One at a time is looked at; the rest lies in the store.
+        ("a job being led", n(JOB_OFFERED_FILES, 160)),
         // Levels, the worker's answer or the points they become, the PNG.
         ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]

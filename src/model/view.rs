@@ -11,6 +11,7 @@ pub use self::browsed::{Browsed, FolderStream};
 
 use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
+use super::job::{JobAnswer, JobRequest};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
@@ -449,6 +450,8 @@ pub enum Request {
     Mesh(MeshRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
+    /// Answer: `Jobs`.
+    Jobs(JobRequest),
 }
 
 /// Answers to requests.
@@ -515,6 +518,8 @@ pub enum Response {
     Mesh(MeshAnswer),
     /// Of traces.
     Trace(TraceAnswer),
+    /// Of jobs.
+    Jobs(JobAnswer),
 }
 
 /// Told to open pages as it happens.

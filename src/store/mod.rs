@@ -11,6 +11,7 @@ mod error;
 mod folder;
 mod gate;
 pub mod gossip;
+pub mod jobs;
 pub mod library;
 mod lists;
 pub mod mesh;

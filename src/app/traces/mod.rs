@@ -166,6 +166,11 @@ impl Traces {
 }
 
 impl TraceJob {
+    /// Whether it writes anything down.
+    pub fn is_begun(&self) -> bool {
+        self.to.is_some()
+    }
+
     /// Something happened now.
     pub fn record(&self, kind: TraceKind) {
         if let Some((inner, name)) = &self.to {

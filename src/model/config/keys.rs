@@ -398,6 +398,20 @@ pub const KEYS: &[Key] = &[
         "10",
         "Requests after which they are looked for before the time, at least 5 seconds apart.",
     ),
+    key("jobs.manifests.enabled", Kind::Bool, "true", "Write every job down as a YAML file too."),
+    key(
+        "jobs.manifests.path",
+        Kind::Text,
+        "jobs/",
+        "Folder of these files, with `active` and `completed` in it; below the data directory unless it is a whole path.",
+    ),
+    key(
+        "jobs.search_rounds",
+        Kind::Number(1, 100),
+        "4",
+        "Times the network is searched for what a job lacks, before the job is over.",
+    ),
+    key("jobs.search_again_minutes", Kind::Number(1, 10_080), "60", "Minutes between two such times."),
     key("diagnostics.swarm_events.enabled", Kind::Bool, "true", "Write down who was asked for what and what came."),
     key("diagnostics.swarm_events.retention_days", Kind::Number(1, 3_650), "30", "Days a job's trace is kept."),
     key(
