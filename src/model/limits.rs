@@ -463,6 +463,23 @@ pub fn worst_case() -> [(&'static str, u64); 17] {
     ]
 }
 
+/// Workers that measure at once on the boards we know, one of four cores left free: what the service's limits count with.
+const UNIT_WORKERS: u64 = 3;
+/// Between the service's two limits: one worker that outgrows its normal work before its own limits end it, and pages of
+/// the store that can be dropped only once they are written. Chosen.
+const UNIT_ROOM: u64 = 96 * MIB;
+
+/// `MemoryHigh` of the service, bytes: `budget` (`memory.budget`) plus the workers, in steps of 32 MiB (DECISIONS 17).
+/// Above it the kernel takes pages back.
+pub fn unit_memory_high(budget: u64) -> u64 {
+    budget.saturating_add(UNIT_WORKERS * WORKER_ANONYMOUS).next_multiple_of(32 * MIB)
+}
+
+/// `MemoryMax` of the service, bytes. Above it the kernel ends a process.
+pub fn unit_memory_max(budget: u64) -> u64 {
+    unit_memory_high(budget).saturating_add(UNIT_ROOM)
+}
+
 /// Whether everything at its worst fits `memory.budget`.
 ///
 /// # Errors
@@ -499,5 +516,17 @@ mod tests {
         assert_eq!(fits(&resolve(&[]).unwrap().config), Ok(()));
         let small = Given { key: "memory.budget".into(), value: Raw::One("64".into()), place: Place::default() };
         assert!(fits(&resolve(&[vec![small]]).unwrap().config).unwrap_err().contains("64 MiB are too few"));
+    }
+
+    #[test]
+    fn the_service_is_limited_to_what_is_counted_here() {
+        let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/slskdn.service")).unwrap();
+        let line = |name: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.strip_suffix('M').unwrap().parse::<u64>().unwrap() * MIB
+        };
+        let budget = resolve(&[]).unwrap().config.memory_budget_mib * MIB;
+        assert_eq!(line("MemoryHigh="), unit_memory_high(budget));
+        assert_eq!(line("MemoryMax="), unit_memory_max(budget));
     }
 }
