@@ -8,7 +8,7 @@ import time
 import wave
 
 import pytest
-from machine import Disk, Machine, until
+from machine import LONG, Disk, Machine, until
 
 KEY = "a key of the image's tests"
 SETTINGS = f"""
@@ -62,6 +62,10 @@ def shared(box):
     return until("the shares are indexed", lambda: (n := api(box, "/status")["shares"]["files"]) == TONES and n, 120)
 
 
+def of(box, scan):
+    return api(box, f"/library/health/scans/{scan}")
+
+
 def measured(box):
     return api(box, "/library/health/summary")
 
@@ -78,11 +82,10 @@ def test_a_fresh_card_boots_scans_and_finds_everything_again(card, tmp_path, rec
         assert status["disk"]["backend"] == "io_uring", status["disk"]
         assert box.get("/", box.page).ok, "port 80"
         shared(box)
-        scan = api(box, "/library/health/scans", "POST", json={})
-        print(scan)
-        until("the scan ends", lambda: api(box, f"/library/health/scans/{scan['scan_id']}")["state"] in ("finished", "completed"), 300)
+        scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
+        ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
+        assert (ended["files_scanned"], ended["files_measured"]) == (TONES, TONES), ended
         before = measured(box)
-        assert before["files"] == TONES, before
         box.shut_down()
     # Where it really is: the store lies on the ext4 of the card, as the user of fixed number.
     listing = card.debugfs("ls -l /slskdn/store")
