@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import requests
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "interop"))
 
-from world import free_port, until  # noqa: E402
+from world import free_port  # noqa: E402
 
 IMAGES = Path(os.environ["SLSKDN_IMAGES"])  # tests/image/run made them
 LONG = int(os.environ.get("TEST_PATIENCE", "300"))  # seconds; emulation on a busy machine is slow
@@ -124,9 +123,10 @@ def format_slots(order, a, b):
 
 
 class Machine:
-    """QEMU with a disk. `memory` in MiB. The page's ports 80 and 5030 come out at `page` and `tools` on loopback."""
+    """QEMU with a disk. `memory` in MiB. The page's ports 80 and 5030 come out at `page` and `tools` on loopback,
+    `ports` at themselves. The box reaches loopback's programs at 10.0.2.2."""
 
-    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe"):
+    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", ports=()):
         self.disk, self.log = disk, Path(log)
         self.page, self.tools = free_port(), free_port()
         folder = IMAGES / disk.board
@@ -134,7 +134,8 @@ class Machine:
         command = ["qemu-system-aarch64", "-M", "virt", "-cpu", cpu, "-smp", "2", "-m", str(memory), "-display", "none",
                    "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
                    "-drive", f"if=none,id=d,file={disk.path},format=raw,cache={cache}", "-device", "virtio-blk-pci,drive=d",
-                   "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030",
+                   "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030"
+                   + "".join(f",hostfwd=tcp:127.0.0.1:{port}-:{port}" for port in ports),
                    "-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]
         if direct:
             # Without U-Boot: the initrd chooses the slot, and the command line is the test's.
@@ -217,4 +218,3 @@ class Machine:
         self.out.close()
 
 
-__all__ = ["FAT", "IMAGES", "LONG", "Disk", "Machine", "format_slots", "parse_slots", "shutil", "tool", "until"]

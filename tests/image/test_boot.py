@@ -8,7 +8,9 @@ import time
 import wave
 
 import pytest
-from machine import LONG, Disk, Machine, until
+import requests
+from machine import LONG, Disk, Machine
+from world import Peer, World, free_port, sha256, until
 
 KEY = "a key of the image's tests"
 SETTINGS = f"""
@@ -19,6 +21,12 @@ web:
       tests: {{ key: "{KEY}", role: administrator, cidr: 0.0.0.0/0 }}
 shares:
   directories: [/data/music]
+soulseek:
+  address: 10.0.2.2
+  port: @SERVER@
+  listen_port: @PORT@
+  username: the box
+  password: pw
 """
 ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "2"))
 SEED = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
@@ -36,8 +44,20 @@ def tone(path, hertz):
 
 
 @pytest.fixture
+def world(tmp_path):
+    """A Soulseek server and a user of other make, on this machine."""
+    world = World(big_mib=1, tmp=tmp_path / "world")
+    yield world
+    world.close(keep=True)
+
+
+@pytest.fixture
 def card(tmp_path):
     """A fresh card with settings and music on its data partition."""
+    return prepared(tmp_path, 1, 50300)
+
+
+def prepared(tmp_path, server, port):
     disk = Disk("qemu-virt", tmp_path / "card.img")
     music = tmp_path / "music"
     music.mkdir()
@@ -45,14 +65,12 @@ def card(tmp_path):
         tone(music / f"{n}-tone.wav", 200 + 31 * n)
     disk.put_music(music)
     settings = tmp_path / "slskdn.yml"
-    settings.write_text(SETTINGS)
+    settings.write_text(SETTINGS.replace("@SERVER@", str(server)).replace("@PORT@", str(port)))
     disk.debugfs(f"write {settings} /slskdn/slskdn.yml", "sif /slskdn/slskdn.yml uid 989", "sif /slskdn/slskdn.yml gid 989")
     return disk
 
 
 def api(box, path, method="GET", **kw):
-    import requests
-
     answer = requests.request(method, f"http://127.0.0.1:{box.tools}/api{path}", headers={"X-API-Key": KEY}, timeout=60, **kw)
     answer.raise_for_status()
     return answer.json() if answer.content else None
@@ -60,6 +78,23 @@ def api(box, path, method="GET", **kw):
 
 def shared(box):
     return until("the shares are indexed", lambda: (n := api(box, "/status")["shares"]["files"]) == TONES and n, 120)
+
+
+def search(box, text, want):
+    """Paths found, once `want(paths)` is true."""
+    ident = api(box, "/v0/searches", "POST", json={"searchText": text, "searchTimeout": 15_000})["id"]
+
+    def look():
+        paths = [file["filename"] for answer in api(box, f"/v0/searches/{ident}/responses") for file in answer["files"]]
+        return paths if want(paths) else None
+
+    return until(f"{text} is found", look)
+
+
+def finished(box, path):
+    rows = api(box, "/v0/transfers/downloads/friend")["directories"]
+    [row] = [file for folder in rows for file in folder["files"] if file["filename"] == path]
+    return "Succeeded" in row["state"]
 
 
 def of(box, scan):
@@ -70,10 +105,12 @@ def measured(box):
     return api(box, "/library/health/summary")
 
 
-def test_a_fresh_card_boots_scans_and_finds_everything_again(card, tmp_path, record_property):
-    log = tmp_path / "serial.log"
+def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tmp_path):
+    port = free_port()
+    peer = Peer(world, "aioslsk", "friend", free_port())
+    card, log = prepared(tmp_path, world.port, port), tmp_path / "serial.log"
     begun = time.monotonic()
-    with Machine(card, log, memory=512) as box:
+    with Machine(card, log, memory=512, ports=[port]) as box:
         box.up()
         print(f"FIGURE 512 MiB: page after {time.monotonic() - begun:.0f} s, U-Boot and growing included")
         status = api(box, "/status")
@@ -86,17 +123,27 @@ def test_a_fresh_card_boots_scans_and_finds_everything_again(card, tmp_path, rec
         ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
         assert (ended["files_scanned"], ended["files_measured"]) == (TONES, TONES), ended
         before = measured(box)
+        name, original = next(item for item in peer.files.items() if "first song" in item[0])
+        found = search(box, "first song", lambda files: name in " ".join(files))
+        [path] = [path for path in found if name in path]
+        api(box, "/v0/transfers/downloads/friend", "POST", json=[{"filename": path, "size": original.stat().st_size}])
+        until("the file is there", lambda: finished(box, path), LONG)
         box.shut_down()
     # Where it really is: the store lies on the ext4 of the card, as the user of fixed number.
     listing = card.debugfs("ls -l /slskdn/store")
     assert "data.mdb" in listing and " 989 " in listing, listing
-    with Machine(card, log, memory=1024) as box:
+    (tmp_path / "got").mkdir()
+    card.debugfs(f"rdump /slskdn/downloads {tmp_path / 'got'}")
+    got = [path for path in (tmp_path / "got").rglob(name)]
+    assert len(got) == 1 and sha256(got[0]) == sha256(original), got
+    with Machine(card, log, memory=1024, ports=[port]) as box:
         begun = time.monotonic()
         box.up()
         print(f"FIGURE 1 GiB: page after {time.monotonic() - begun:.0f} s")
         assert "growing" not in box.serial()
         shared(box)
         assert measured(box) == before
+        assert finished(box, path)
         box.shut_down()
 
 
