@@ -134,7 +134,7 @@ class Machine:
         command = ["qemu-system-aarch64", "-M", "virt", "-cpu", cpu, "-smp", "2", "-m", str(memory), "-display", "none",
                    "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
                    "-drive", f"if=none,id=d,file={disk.path},format=raw,cache={cache}", "-device", "virtio-blk-pci,drive=d",
-                   "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030"
+                   "-netdev", f"user,id=n,ipv6=off,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030"
                    + "".join(f",hostfwd=tcp:127.0.0.1:{port}-:{port}" for port in ports),
                    "-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]
         if direct:

@@ -46,6 +46,7 @@ def tone(path, hertz):
 @pytest.fixture
 def world(tmp_path):
     """A Soulseek server and a user of other make, on this machine."""
+    (tmp_path / "world").mkdir()
     world = World(big_mib=1, tmp=tmp_path / "world")
     yield world
     world.close(keep=True)
