@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::appliance::node::Appliance;
 use super::apply::Applier;
 use super::doctor::service::Doctor;
 use super::logging::LogTail;
@@ -57,6 +58,8 @@ pub struct Desk {
     pub mesh: MeshService,
     /// What was written down about jobs.
     pub traces: Traces,
+    /// The box we run on.
+    pub appliance: Appliance,
     /// Stops the process.
     pub shutdown: CancellationToken,
 }
@@ -205,6 +208,10 @@ impl Desk {
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
+            Request::Appliance(request) => {
+                let shared = self.resolved.lock().await.config.shares.directories.clone();
+                Response::Appliance(self.appliance.answer(request, &shared).await?)
+            }
             Request::Shutdown => {
                 self.shutdown.cancel();
                 Response::Done

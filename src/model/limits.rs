@@ -193,6 +193,8 @@ pub const EVENT_STREAMS: usize = 16;
 pub const BODY_LEN: usize = 1024 * 1024;
 /// Request bodies above 16 KiB at once; further ones wait in their sockets.
 pub const LARGE_BODIES: usize = 2;
+/// Bytes of an update that is uploaded, streamed to the disk; a longer one is refused with 413.
+pub const UPDATE_LEN: u64 = 600 * MIB;
 /// Log lines kept for the page; the oldest is dropped.
 pub const LOG_LINES: usize = 1_000;
 /// Sessions signed in; the oldest is forgotten.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 pub use self::browsed::{Browsed, FolderStream};
 
+use super::appliance::{ApplianceAnswer, ApplianceRequest};
 use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
@@ -449,6 +450,8 @@ pub enum Request {
     Mesh(MeshRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
+    /// Answer: `Appliance`.
+    Appliance(ApplianceRequest),
 }
 
 /// Answers to requests.
@@ -515,6 +518,8 @@ pub enum Response {
     Mesh(MeshAnswer),
     /// Of traces.
     Trace(TraceAnswer),
+    /// Of the appliance.
+    Appliance(ApplianceAnswer),
 }
 
 /// Told to open pages as it happens.
