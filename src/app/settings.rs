@@ -29,6 +29,9 @@ pub struct Sources {
     pub root: Option<PathBuf>,
 }
 
+/// Which of the appliance's layers holds what was taken from the card.
+const SECRETS: usize = 1;
+
 /// What a change came to.
 #[derive(Debug)]
 pub struct Changed {
@@ -89,9 +92,15 @@ impl Sources {
                     return Ok(resolved);
                 }
                 Ok(_) => return Err(problems),
-                // On the appliance a mistake on the card is told, and the box comes up without that line.
-                Err(found) if self.card.is_some() && leave_out(layers.get_mut(card), &found) => {
-                    told.extend(found.into_iter().filter(|problem| problem.place.source == SOURCE));
+                // On the appliance a mistake on the card is told, and the box comes up without that line. What was taken
+                // from it long ago may fit to nothing that is there now.
+                Err(found)
+                    if self.card.is_some()
+                        && (leave_out(layers.get_mut(card), SOURCE, &found)
+                            || leave_out(layers.get_mut(SECRETS), "", &found)) =>
+                {
+                    let ours = |problem: &Problem| matches!(problem.place.source.as_str(), "" | SOURCE);
+                    told.extend(found.into_iter().filter(ours));
                 }
                 Err(more) => {
                     problems.extend(more);
@@ -243,19 +252,22 @@ fn read_card(folder: &Path, told: &mut Vec<Problem>) -> Vec<Given> {
     })
 }
 
-/// Takes the lines with these mistakes out of the layer, or all of it when they are not found. False: none is in it.
-fn leave_out(layer: Option<&mut Vec<Given>>, found: &[Problem]) -> bool {
-    let Some(layer) = layer.filter(|layer| !layer.is_empty()) else { return false };
-    let ours: Vec<&Problem> = found.iter().filter(|problem| problem.place.source == SOURCE).collect();
-    if ours.is_empty() {
-        return false;
-    }
+/// Takes the lines with these mistakes out of the layer, or all of it when they are not found. A mistake without a place
+/// is one of several keys together: those of its section go. False: nothing of it is in the layer.
+fn leave_out(layer: Option<&mut Vec<Given>>, source: &str, found: &[Problem]) -> bool {
+    let Some(layer) = layer else { return false };
+    let section = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
     let before = layer.len();
-    layer.retain(|given| !ours.iter().any(|problem| problem.place == given.place));
-    if layer.len() == before {
+    layer.retain(|given| {
+        !found.iter().any(|problem| match problem.place.source.as_str() {
+            "" => section(&problem.key) == section(&given.key),
+            from => from == source && problem.place == given.place,
+        })
+    });
+    if layer.len() == before && found.iter().any(|problem| !source.is_empty() && problem.place.source == source) {
         layer.clear();
     }
-    true
+    layer.len() < before
 }
 
 fn read_file(path: &Path, must_exist: bool) -> Result<Vec<Given>, Vec<Problem>> {
@@ -447,9 +459,11 @@ mod tests {
             assert_eq!(resolved.config.soulseek.username, username, "{yml}");
             assert_eq!(resolved.warnings.len(), told, "{yml}: {:?}", resolved.warnings);
         };
-        check("soulseek:\n  username: me\n", 0, "me");
-        check("soulseek:\n  username: me\nweb:\n  prot: 1\n  port: many\n", 2, "me");
-        check("soulseek:\n  username: me\nmemory:\n  budget: 40\n", 1, "me");
+        let me = "soulseek:\n  username: me\n  password: x\n";
+        check(me, 0, "me");
+        check(&format!("{me}web:\n  prot: 1\n  port: many\n"), 2, "me");
+        check(&format!("{me}memory:\n  budget: 40\n"), 1, "me");
+        check("soulseek:\n  username: me\n", 1, "");
         check("soulseek: [\n", 1, "");
         check("\u{0}\u{1}", 1, "");
         std::fs::write(card.join("problems"), "hostname: line 1: a name\nslskdn.yml on the card:1:1: x\n").unwrap();
@@ -478,10 +492,13 @@ mod tests {
         sources.change(&[("soulseek.password".to_owned(), Some("two".to_owned()))]).unwrap();
         assert_eq!(password(&sources), "two");
         // A new one on the card counts again.
-        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  password: three\n").unwrap();
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n  password: three\n").unwrap();
         keep_secrets(&sources, &appliance).unwrap();
-        std::fs::write(card.join("slskdn.yml"), "").unwrap();
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n").unwrap();
         assert_eq!(password(&sources), "three");
+        // A password without a name is of no use, and no reason not to come up.
+        std::fs::write(card.join("slskdn.yml"), "").unwrap();
+        assert_eq!(password(&sources), "");
         use std::os::unix::fs::PermissionsExt as _;
         let mode = std::fs::metadata(sources.secrets_file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

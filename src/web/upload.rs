@@ -99,6 +99,9 @@ pub async fn receive(headers: &HeaderMap, body: Body, path: &Path, most: u64) ->
     if let Some(form) = form {
         let last = form.end()?;
         length = length.saturating_add(last.len() as u64);
+        if length > most {
+            return Err(too_long());
+        }
         file.write_all(&last).await?;
     }
     file.sync_all().await?;

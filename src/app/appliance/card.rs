@@ -108,7 +108,10 @@ pub fn read(places: &Places) -> ExitCode {
 /// What is wrong with a `slskdn.yml` by itself.
 fn mistakes(text: &str) -> Vec<Problem> {
     let given = config_file::read(text, SOURCE);
-    given.and_then(|given| config::resolve(&[given])).err().unwrap_or_default()
+    let mut found = given.and_then(|given| config::resolve(&[given])).err().unwrap_or_default();
+    // What has no place is about several keys, and the others may be in another file.
+    found.retain(|problem| !problem.place.source.is_empty());
+    found
 }
 
 fn set_hostname(places: &Places, name: &str) -> io::Result<()> {

@@ -107,11 +107,12 @@ impl Media for Card<'_> {
         // What is compared afterwards comes from the card, not from memory.
         fadvise(file, 0, None, Advice::DontNeed)?;
         self.open = None;
-        if part != ROOT
-            && let Some(folder) = self.path(slot, part)?.parent()
-        {
-            File::open(folder)?.sync_all()?;
-            File::open(self.places.fat().join(slot.name()))?.sync_all()?;
+        if part != ROOT {
+            // The file's folder and those above it, which may be new.
+            let (path, above) = (self.path(slot, part)?, self.places.fat());
+            for folder in path.ancestors().skip(1).take_while(|folder| **folder != *above) {
+                File::open(folder)?.sync_all()?;
+            }
         }
         Ok(())
     }

@@ -66,16 +66,16 @@ impl PublicKey {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
     use super::*;
 
     /// A key pair of a test.
-    pub struct Signer(Ed25519KeyPair, [u8; 8]);
+    pub(in crate::app::appliance) struct Signer(Ed25519KeyPair, [u8; 8]);
 
     impl Signer {
-        pub fn new(seed: u8) -> Self {
+        pub(in crate::app::appliance) fn new(seed: u8) -> Self {
             Self(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap(), [seed; 8])
         }
 
@@ -84,11 +84,11 @@ pub mod tests {
             format!("untrusted comment: {what}\n{}\n", STANDARD.encode(all)).into_bytes()
         }
 
-        pub fn public(&self) -> Vec<u8> {
+        pub(in crate::app::appliance) fn public(&self) -> Vec<u8> {
             self.file("signify public key", self.0.public_key().as_ref())
         }
 
-        pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        pub(in crate::app::appliance) fn sign(&self, message: &[u8]) -> Vec<u8> {
             self.file("verify with key.pub", self.0.sign(message).as_ref())
         }
     }

@@ -234,7 +234,7 @@ fn part(value: &str) -> Result<Part, BundleError> {
     Ok(Part { name: name.to_owned(), length, sha256 })
 }
 
-/// `Image` or `dtbs/board.dtb`: plain letters, one folder at most, nothing hidden.
+/// `Image` or `dtbs/maker/board.dtb`: plain letters, two folders at most, nothing hidden.
 fn is_path(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     let fine = |part: &&str| {
@@ -243,7 +243,7 @@ fn is_path(name: &str) -> bool {
             && !part.ends_with('.')
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
     };
-    name.len() <= 64 && parts.len() <= 2 && parts.iter().all(fine)
+    name.len() <= 64 && parts.len() <= 3 && parts.iter().all(fine)
 }
 
 /// Thirty-two bytes in hexadecimal.
@@ -379,7 +379,7 @@ mod tests {
         check("file=Image", "file=SLOT");
         check("file=Image", "file=../Image");
         check("file=Image", "file=/Image");
-        check("file=Image", "file=a/b/c");
+        check("file=Image", "file=a/b/c/d");
         check("file=Image", "file=.hidden");
         check("file=Image", "file=");
         check("file=slot ", "file=slog ");
