@@ -155,7 +155,8 @@ async fn run(
     let (parts, node) =
         soulseek::parts(clock, store.clone(), pump, sharing.clone(), traces.clone(), settings, net, events.clone());
     let supervisor = Supervisor::new(clock, cancel.clone());
-    let mesh = MeshService::start(&config, &sources.data, parts.clone(), cancel.child_token())?;
+    let measure = Arc::clone(&doctor.ground().measure);
+    let mesh = MeshService::start(&config, &sources.data, parts.clone(), measure, cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
     match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {

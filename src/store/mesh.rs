@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mesh-fetches-1` | content hash | [`Fetch`] |
 //! | `fetch-users-1` | content hash | [`FetchUsers`] |
+//! | `fetch-recordings-1` | content hash | the recording that it is fetched as, 16 bytes |
 //! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
 //! | `peer-metrics-1` | source | [`SourceMetrics`] |
 //! | `reputation-1` | source | [`Reputation`] |
@@ -19,7 +20,7 @@ use heed::{RoTxn, RwTxn};
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
-use super::tables::{Env, KEY_LEN, Table, open_table};
+use super::tables::{Env, KEY_LEN, Table, Tables, open_table};
 use super::writer::JOB_BYTES;
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
@@ -71,6 +72,7 @@ fn source_key(source: &Source) -> Vec<u8> {
 pub struct MeshTables {
     fetches: Table,
     users: Table,
+    recordings: Table,
     lists: Table,
     metrics: Table,
     reputation: Table,
@@ -82,6 +84,7 @@ impl MeshTables {
         Ok(Self {
             fetches: open_table(env, txn, "mesh-fetches-1")?,
             users: open_table(env, txn, "fetch-users-1")?,
+            recordings: open_table(env, txn, "fetch-recordings-1")?,
             lists: open_table(env, txn, "piece-lists-1")?,
             metrics: open_table(env, txn, "peer-metrics-1")?,
             reputation: open_table(env, txn, "reputation-1")?,
@@ -89,10 +92,11 @@ impl MeshTables {
     }
 
     /// The tables by name, for their sizes.
-    pub(super) fn tables(&self) -> [(&'static str, Table); 5] {
+    pub(super) fn tables(&self) -> [(&'static str, Table); 6] {
         [
             ("mesh-fetches", self.fetches),
             ("fetch-users", self.users),
+            ("fetch-recordings", self.recordings),
             ("piece-lists", self.lists),
             ("peer-metrics", self.metrics),
             ("reputation", self.reputation),
@@ -117,6 +121,7 @@ impl MeshTables {
             if let Some(oldest) = over.min_by_key(|fetch| fetch.ended_at) {
                 self.fetches.delete(txn, &oldest.content.0)?;
                 self.users.delete(txn, &oldest.content.0)?;
+                self.recordings.delete(txn, &oldest.content.0)?;
             }
         }
         put(self.fetches, txn, &fetch.content.0, fetch)
@@ -126,6 +131,7 @@ impl MeshTables {
     pub fn remove_fetch(&self, txn: &mut RwTxn<'_>, content: ContentHash) -> Result<(), StoreError> {
         self.fetches.delete(txn, &content.0)?;
         self.users.delete(txn, &content.0)?;
+        self.recordings.delete(txn, &content.0)?;
         Ok(())
     }
 
@@ -170,8 +176,8 @@ impl MeshTables {
         Ok((metrics, get(self.reputation, txn, &key)?.unwrap_or_default()))
     }
 
-    /// Keeps what was measured of sources and adds what they did to what is known, faded to this moment. Beyond
-    /// `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
+    /// Adds what was newly measured of sources, and what they did, to what is known, faded to this moment: of one source
+    /// several files may come at once. Beyond `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
     pub fn learn(
         &self,
         txn: &mut RwTxn<'_>,
@@ -179,11 +185,11 @@ impl MeshTables {
         now: UnixMs,
         half_life: Duration,
     ) -> Result<(), StoreError> {
-        for (source, metrics, deeds) in records {
+        for (source, news, deeds) in records {
             let key = source_key(source);
             let (old, known) = self.source(txn, source)?;
             let first_seen = if old.first_seen == UnixMs(0) { now } else { old.first_seen };
-            let metrics = SourceMetrics { first_seen, last_updated: now, ..metrics.clone() };
+            let metrics = SourceMetrics { first_seen, last_updated: now, ..old.with(news) };
             put(self.metrics, txn, &key, &metrics)?;
             let first_at = if known.first_at == UnixMs(0) { now } else { known.first_at };
             let known = Reputation { first_at, ..known.faded(now, half_life).with(deeds) };
@@ -215,7 +221,7 @@ impl Store {
         self.read(|txn, tables| tables.mesh.source(txn, source))
     }
 
-    /// Keeps what was measured of sources, and what they did since it was last kept.
+    /// Keeps what was measured of sources, and what they did, since it was last kept.
     pub async fn learn(
         &self,
         records: Vec<(Source, SourceMetrics, Reputation)>,
@@ -245,14 +251,30 @@ impl Store {
         self.read(|txn, tables| Ok(get::<FetchUsers>(tables.mesh.users, txn, &content.0)?.unwrap_or_default().0))
     }
 
-    /// Keeps them, before the fetch itself.
-    pub async fn put_fetch_users(
+    /// The recording that a file is fetched as.
+    pub fn fetch_recording(&self, content: ContentHash) -> Result<Option<u128>, StoreError> {
+        self.read(|txn, tables| {
+            let kept = tables.mesh.recordings.get(txn, &content.0)?;
+            Ok(kept.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes))
+        })
+    }
+
+    /// Keeps both, before the fetch itself.
+    pub async fn put_fetch_ways(
         &self,
         content: ContentHash,
         users: Vec<(Username, WireText)>,
+        recording: Option<u128>,
     ) -> Result<(), StoreError> {
         let users = FetchUsers(users);
-        self.write(move |txn, tables| put(tables.mesh.users, txn, &content.0, &users)).await
+        let put = move |txn: &mut RwTxn<'_>, tables: &Tables| {
+            match recording {
+                Some(id) => tables.mesh.recordings.put(txn, &content.0, &id.to_be_bytes())?,
+                None => _ = tables.mesh.recordings.delete(txn, &content.0)?,
+            }
+            put(tables.mesh.users, txn, &content.0, &users)
+        };
+        self.write(put).await
     }
 
     /// The piece list of a file, as it was kept.
@@ -297,7 +319,14 @@ mod tests {
         }
         store.put_fetch(fetch(1, FetchState::Done("/x".into()))).await.unwrap();
         assert_eq!(store.fetches().unwrap(), [fetch(1, FetchState::Done("/x".into())), fetch(3, FetchState::Running)]);
+        let ways = |recording| store.put_fetch_ways(ContentHash([1; 32]), vec![("ann".into(), "x".into())], recording);
+        for recording in [Some(7), None, Some(u128::MAX)] {
+            ways(recording).await.unwrap();
+            assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), recording);
+        }
         store.remove_fetch(ContentHash([1; 32])).await.unwrap();
+        assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), None);
+        assert_eq!(store.fetch_users(ContentHash([1; 32])).unwrap(), []);
         assert_eq!(store.fetches().unwrap().len(), 1);
         store.put_piece_list(ContentHash([1; 32]), vec![5; 64]).await.unwrap();
         assert_eq!(store.piece_list(ContentHash([1; 32])).unwrap(), Some(vec![5; 64]));
@@ -372,12 +401,20 @@ mod tests {
         assert_eq!((found.requested, found.first_seen, known.corrupt), (7, UnixMs(week), 4.0));
         assert_eq!(store.source(&user).unwrap().0.requested, 7);
         assert_eq!(store.source(&source(2)).unwrap(), Default::default());
-        store.learn(vec![(source(1), found, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        // Two files at once, each of which knows nothing of what the other measures.
+        for requested in [2, 5] {
+            let mut news = SourceMetrics { requested, ..SourceMetrics::default() };
+            news.throughput_sample(1_000.0);
+            let deeds = Reputation { corrupt: 2.0, ..Reputation::default() };
+            store.learn(vec![(source(1), news, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        }
         let (found, known) = store.source(&source(1)).unwrap();
         assert_eq!((known.corrupt, known.first_at, found.first_seen), (6.0, UnixMs(week), UnixMs(week)));
+        assert_eq!((found.requested, found.sample_count, found.throughput.samples()), (14, 2, 2));
         // A clock that went back fades nothing; a source met then is the one longest not met.
         let many = (2..limits::MESH_SOURCES_KEPT + 5).map(|n| (source(n), SourceMetrics::default(), deeds)).collect();
-        store.learn(vec![(source(1), found, Reputation::default())], UnixMs(5), half_life).await.unwrap();
+        let nothing = (source(1), SourceMetrics::default(), Reputation::default());
+        store.learn(vec![nothing], UnixMs(5), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap().1.corrupt, 6.0);
         store.learn(many, UnixMs(3 * week), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap(), Default::default());

@@ -4,11 +4,12 @@
 //! file ([`swarm`]), as `engine::swarm::scheduler` decides; each piece is checked before it is written ([`run`]). The partial file is the only
 //! memory of what is there: when a fetch goes on, the file is read again and every piece of it checked, so that neither a
 //! kill nor a power cut can make a bad byte count. The whole file is read back and checked as it comes ([`land`]), synced,
-//! and placed without overwriting anything.
+//! and, if it was fetched as a recording, checked by its sound ([`sound`]); then it is placed without overwriting anything.
 
 mod land;
 mod run;
 mod soulseek;
+mod sound;
 mod swarm;
 
 use std::collections::BTreeSet;
@@ -72,6 +73,8 @@ enum Stop {
     Cancelled,
     /// It can be tried again.
     Later(String),
+    /// It is not what was wanted, and will not be another time.
+    Wrong(String),
 }
 
 impl From<DiskError> for Stop {
@@ -147,6 +150,7 @@ pub(super) async fn run(
         progress: Arc::clone(&progress),
         trace: trace.clone(),
         users: Vec::new(),
+        recording: None,
     };
     let called_off = || {
         // A fetch that goes on after a restart is not over.
@@ -172,6 +176,11 @@ pub(super) async fn run(
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
             Err(Stop::Cancelled) => return called_off(),
             Err(Stop::Later(why)) => why,
+            Err(Stop::Wrong(why)) => match work.give_up(&why).await {
+                Ok(()) => return trace.record(TraceKind::JobComplete(Some(why))),
+                // It is looked at again, and is no better then.
+                Err(_) => why,
+            },
         };
         trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
@@ -191,6 +200,8 @@ struct Work {
     trace: TraceJob,
     /// Soulseek users who share the file, and under which path.
     users: Vec<(Username, WireText)>,
+    /// What it is fetched as.
+    recording: Option<u128>,
 }
 
 impl Work {
@@ -206,6 +217,7 @@ impl Work {
             return Ok(());
         }
         // The list, and what is there and asked for of each piece.
+        self.recording = self.running.parts.store.fetch_recording(self.fetch.content)?;
         let blocks = 1 + list_blocks(self.fetch.size);
         let Some(_paid) = spare(&self.running.blocks, blocks) else {
             return Err(Stop::Later("no buffers are free".to_owned()));
@@ -232,12 +244,17 @@ impl Work {
         let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
         let mut swarm = Swarm::new(self, list, file, landing, verified, holders);
         swarm.run().await?;
-        drop(swarm);
         let held = follower.finish(&self.cancel).await;
         if !matches!(held, Err(Stop::Cancelled)) {
             self.trace.record(TraceKind::Verified(held.is_ok()));
         }
-        held?;
+        let checked = match held {
+            Ok(()) => self.check_sound().await,
+            wrong => wrong,
+        };
+        swarm.verified(checked.is_ok());
+        drop(swarm);
+        checked?;
         self.place().await
     }
 
@@ -261,6 +278,7 @@ impl Work {
                 self.wait("");
                 return Ok((list, holders));
             }
+            self.seek();
             if self.others_wait() {
                 return Err(Stop::Later(NOBODY.to_owned()));
             }
@@ -270,6 +288,13 @@ impl Work {
                 () = sleep(ASK_AGAIN) => {}
                 _ = changes.changed() => {}
             }
+        }
+    }
+
+    /// Has somebody looked for who has it: nobody connected does.
+    fn seek(&self) {
+        if let Some(recording) = self.recording {
+            self.running.seek(recording);
         }
     }
 

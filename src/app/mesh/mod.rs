@@ -21,13 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
 use self::meet::Board;
 use self::serve::{Opening, Uploading};
+use super::doctor::Measure;
 use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::library::CanonicalRules;
@@ -94,6 +96,13 @@ struct Running {
     answers: Mutex<gossip::Answers>,
     /// Flac keys that peers are to be asked for.
     keys: mpsc::Sender<u64>,
+    /// Decodes what was fetched. In the lab's peers there is none.
+    measure: Option<Arc<dyn Measure>>,
+    /// Recordings that are wanted and that nobody connected has, and until when they are looked for. Short and
+    /// synchronous; at most `limits::DHT_SOUGHT`.
+    sought: Mutex<BTreeMap<u128, Instant>>,
+    /// One more of them.
+    seeking: Notify,
 }
 
 #[derive(Clone)]
@@ -117,8 +126,14 @@ impl MeshService {
     ///
     /// # Errors
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
-    pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
-        Self::start_in_lab(config, data, parts, cancel, None, Duration::ZERO)
+    pub fn start(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        measure: Arc<dyn Measure>,
+        cancel: CancellationToken,
+    ) -> Result<Self, String> {
+        Self::begin_with(config, data, parts, cancel, Some(measure), (None, Duration::ZERO))
     }
 
     /// As [`MeshService::start`], for a peer of the lab: what it serves suffers these faults, and each of its packets
@@ -133,6 +148,17 @@ impl MeshService {
         cancel: CancellationToken,
         faults: Option<Arc<Faults>>,
         delay: Duration,
+    ) -> Result<Self, String> {
+        Self::begin_with(config, data, parts, cancel, None, (faults, delay))
+    }
+
+    fn begin_with(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        cancel: CancellationToken,
+        measure: Option<Arc<dyn Measure>>,
+        (faults, delay): (Option<Arc<Faults>>, Duration),
     ) -> Result<Self, String> {
         let settings = &config.mesh;
         let board = Arc::new(Board::new(Arc::clone(&parts), settings.clone()));
@@ -152,7 +178,7 @@ impl MeshService {
         let mesh = Mesh::start(
             MeshSettings {
                 range: Range { private: config.private_ranges.clone(), server_near: false },
-                strangers_max: settings.dht.neighbors_max,
+                strangers_max: if settings.dht.enabled { settings.dht.neighbors_max } else { 0 },
                 bind: SocketAddr::new(settings.address, settings.port),
                 identity,
                 peers: named.collect(),
@@ -192,6 +218,9 @@ impl MeshService {
             canonical: super::apply::canonical(config),
             answers: Mutex::default(),
             keys,
+            measure,
+            sought: Mutex::default(),
+            seeking: Notify::new(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.mdns {
@@ -253,6 +282,7 @@ impl MeshService {
             served: stats.served,
             refused: stats.refused,
             turned_away: stats.turned_away,
+            turned_away_by: stats.turned_away_by,
             bytes_out: stats.bytes_out,
             bytes_in: running.bytes_in.load(Ordering::Relaxed),
             bad_pieces: running.bad_pieces.load(Ordering::Relaxed),
@@ -312,7 +342,7 @@ impl MeshService {
                 waits: match fetch.state {
                     FetchState::Running if self.running.is_none() => "the mesh is off".to_owned(),
                     FetchState::Running => progress.waits,
-                    FetchState::Done(_) => String::new(),
+                    FetchState::Done(_) | FetchState::Failed(_) => String::new(),
                 },
                 sources: progress.sources,
                 fetch,
@@ -353,7 +383,8 @@ impl MeshService {
         if running_now >= limits::MESH_FETCHES {
             return Err(Refusal::Full(format!("at most {} files are fetched from the mesh", limits::MESH_FETCHES)));
         }
-        self.parts.store.put_fetch_users(fetch.content, request.soulseek).await.map_err(unreadable)?;
+        let ways = self.parts.store.put_fetch_ways(fetch.content, request.soulseek, request.recording);
+        ways.await.map_err(unreadable)?;
         self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
         running.go_on(fetch);
         Ok(())
@@ -374,7 +405,16 @@ impl MeshService {
         }
         let discarded = self.parts.pump.discard(&fetch::partial_name(content)).await;
         discarded.map_err(|error| Refusal::Full(error.to_string()))?;
-        self.parts.store.remove_fetch(content).await.map_err(unreadable)
+        let store = &self.parts.store;
+        if let Some(recording) = store.fetch_recording(content).map_err(unreadable)? {
+            // What the owner forgets may be chosen again.
+            let believed = store.write(move |txn, tables| {
+                let library = tables.library;
+                tables.gossip.believe(txn, recording, content, &library)
+            });
+            believed.await.map_err(unreadable)?;
+        }
+        store.remove_fetch(content).await.map_err(unreadable)
     }
 }
 

@@ -141,6 +141,7 @@ impl Opening {
 /// Answers peers until cancelled.
 pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incoming>) {
     let permits = Arc::new(Semaphore::new(limits::MESH_REQUESTS));
+    let strangers = Arc::new(Semaphore::new(limits::MESH_REQUESTS_STRANGERS));
     loop {
         let incoming = tokio::select! {
             () = running.cancel.cancelled() => return,
@@ -164,7 +165,10 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
                 let running = Arc::clone(&running);
                 let tasks = running.tasks.clone();
                 // Nobody's requests keep others' questions waiting.
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                let stranger = (!answer.is_named()).then(|| Arc::clone(&strangers).try_acquire_owned()).transpose();
+                let permit = Arc::clone(&permits).try_acquire_owned();
+                // Strangers leave some to those whom the owner named.
+                let (Ok(permit), Ok(of_strangers)) = (permit, stranger) else {
                     tasks.spawn(answer.refuse(ErrorCode::RateLimited));
                     continue;
                 };
@@ -174,7 +178,7 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
                         () = cancel.cancelled() => {}
                         () = serve(&running, wanted, *answer) => {}
                     }
-                    drop(permit);
+                    drop((permit, of_strangers));
                 });
             }
         }
@@ -183,7 +187,12 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 
 /// Whether somebody of this claimed name may get anything.
 pub(super) async fn allowed(running: &Running, username: &str) -> bool {
-    username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
+    may(&running.parts.settings.lock().await.banned, username)
+}
+
+/// The same, by the names that the owner bans.
+pub(super) fn may(banned: &[Username], username: &str) -> bool {
+    username.is_empty() || !banned.contains(&Username::from(username))
 }
 
 /// The file of this content, if it is shared and is what it was when it was measured.

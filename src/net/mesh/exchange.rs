@@ -183,6 +183,11 @@ impl Answer {
         self.link.id()
     }
 
+    /// Whether the owner named it.
+    pub fn is_named(&self) -> bool {
+        self.link.is_named()
+    }
+
     /// Its Soulseek user name, as it claims.
     pub fn username(&self) -> &str {
         &self.link.greeted().username

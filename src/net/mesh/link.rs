@@ -8,15 +8,17 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
+use super::telling::{Teller, Telling};
 use super::window::{Way, Wide, Window};
-use super::{Incoming, Shared, Told, code, identity, locked, spare};
+use super::{Incoming, Seat, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
+use crate::engine::mesh::guard::{Refused, Who};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::mesh::PeerView;
@@ -39,7 +41,7 @@ enum Order {
     Ask(ContentHash, oneshot::Sender<Option<u64>>),
     Answer(MessageId, Option<u64>),
     /// The permits are held until it is written.
-    Tell(Sealed, [OwnedSemaphorePermit; 2]),
+    Tell(Sealed, Telling),
 }
 
 #[derive(Debug)]
@@ -56,8 +58,7 @@ struct Inner {
     shared: Arc<Shared>,
     receiving: Window,
     sending: Window,
-    /// One word about recordings at a time.
-    telling: Arc<Semaphore>,
+    teller: Teller,
     /// The blocks it began with.
     _blocks: OwnedSemaphorePermit,
 }
@@ -88,6 +89,16 @@ impl Link {
         }
     }
 
+    /// The owner named it.
+    pub fn is_named(&self) -> bool {
+        self.inner.shared.named.contains_key(&self.inner.id)
+    }
+
+    /// We called.
+    pub fn dialled(&self) -> bool {
+        self.inner.side == Side::Dialler
+    }
+
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.connection.close_reason().is_some()
@@ -105,12 +116,16 @@ impl Link {
         self.inner.nonce
     }
 
-    /// Tells the peer something about recordings, unless the last word is still on its way or too many others are;
-    /// false if so, and when the connection is over.
-    pub fn tell(&self, sealed: Sealed) -> bool {
-        let Ok(alone) = Arc::clone(&self.inner.telling).try_acquire_owned() else { return false };
-        let Ok(all) = Arc::clone(&self.inner.shared.telling).try_acquire_owned() else { return false };
-        self.inner.orders.try_send(Order::Tell(sealed, [alone, all])).is_ok()
+    /// Leave to tell the peer something about recordings; to be had before it is made. `None` while the last word is still
+    /// on its way, while too many others are, and for a while when the peer was slow.
+    pub fn may_tell(&self) -> Option<Telling> {
+        self.inner.teller.leave(&self.inner.shared.telling)
+    }
+
+    /// Tells it; false when the connection is over.
+    pub fn tell(&self, sealed: Sealed, mut leave: Telling) -> bool {
+        leave.goes();
+        self.inner.orders.try_send(Order::Tell(sealed, leave)).is_ok()
     }
 
     /// Asks for bytes on a stream of its own, and waits until they begin to come. Dropping the future or the body takes
@@ -188,10 +203,23 @@ impl Link {
 }
 
 /// Drives a connection until it is over; says why it is.
-pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side, wanted: Option<PeerId>) -> String {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    side: Side,
+    wanted: Option<PeerId>,
+    seat: &mut Seat,
+) -> String {
     let address = connection.remote_address();
     let turned_away = |code: u32, why: &str| {
-        Shared::count(&shared.counters.turned_away);
+        shared.refused(
+            address,
+            match code {
+                code::BANNED => Refused::Banned,
+                code::FULL => Refused::Buffers,
+                _ => Refused::Handshake,
+            },
+        );
         connection.close(VarInt::from_u32(code), why.as_bytes());
         why.to_owned()
     };
@@ -202,7 +230,17 @@ pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side
     if shared.banned.contains(&peer) || !locked(&shared.guard).may(peer, shared.now()) {
         return turned_away(code::BANNED, "banned");
     }
-    let Some(blocks) = spare(&shared.blocks, BLOCKS) else {
+    if let Err(why) = seat.prove(peer) {
+        shared.refused(address, why);
+        connection.close(VarInt::from_u32(code::FULL), why.to_string().as_bytes());
+        return why.to_string();
+    }
+    // Strangers leave a quarter of the pool; whom the owner named may have of that.
+    let blocks = match seat.who {
+        Some(Who::Named) => Arc::clone(&shared.blocks).try_acquire_many_owned(BLOCKS).ok(),
+        _ => spare(&shared.blocks, BLOCKS),
+    };
+    let Some(blocks) = blocks else {
         return turned_away(code::FULL, "no buffers are free");
     };
     let opening = async {
@@ -402,7 +440,7 @@ impl Control {
                 shared: Arc::clone(&self.shared),
                 receiving: Window::new(Way::In),
                 sending: Window::new(Way::Out),
-                telling: Arc::new(Semaphore::new(1)),
+                teller: Teller::default(),
                 _blocks: blocks,
             }),
         };

@@ -41,6 +41,8 @@ struct Ground {
     list: Arc<PieceList>,
     /// Pieces that were read from the disk and are right. Short and synchronous.
     held: Mutex<Vec<bool>>,
+    /// Nothing is written any more.
+    over: CancellationToken,
 }
 
 /// Reads back what lands; stops when dropped.
@@ -53,7 +55,7 @@ impl Landing {
     /// For a file of which these pieces were read and are right.
     pub(super) fn new(disk: Disk, file: File, list: Arc<PieceList>, held: Vec<bool>) -> (Self, Follower) {
         let (written, landed) = mpsc::channel(WAITING);
-        let ground = Arc::new(Ground { disk, file, list, held: Mutex::new(held) });
+        let ground = Arc::new(Ground { disk, file, list, held: Mutex::new(held), over: CancellationToken::new() });
         let task = AbortOnDropHandle::new(tokio::spawn(follow(Arc::clone(&ground), landed)));
         (Self { ground: Arc::clone(&ground), written }, Follower { ground, task })
     }
@@ -73,7 +75,13 @@ impl Landing {
 async fn follow(ground: Arc<Ground>, mut landed: mpsc::Receiver<Range<usize>>) -> Result<(), Stop> {
     let (mut unsynced, mut bytes) = (Stretches::default(), 0);
     let mut sync: Option<AbortOnDropHandle<Result<(), DiskError>>> = None;
-    while let Some(pieces) = landed.recv().await {
+    loop {
+        let pieces = tokio::select! {
+            biased;
+            pieces = landed.recv() => pieces,
+            () = ground.over.cancelled() => None,
+        };
+        let Some(pieces) = pieces else { break };
         bytes += pieces.len() as u64 * PIECE_LEN;
         ground.read_back(pieces.clone()).await?;
         unsynced.add(pieces);
@@ -171,6 +179,7 @@ impl Ground {
 impl Follower {
     /// Every piece was written and nobody writes any more: all of it becomes durable and was read back right.
     pub(super) async fn finish(mut self, cancel: &CancellationToken) -> Result<(), Stop> {
+        self.ground.over.cancel();
         (&mut self.task).await.unwrap_or(Err(Stop::Later(DiskError::Ended.to_string())))?;
         let (synced, read) = tokio::join!(self.ground.disk.sync_all(&self.ground.file), self.ground.read_rest(cancel));
         synced?;
@@ -248,6 +257,7 @@ mod tests {
         match follower.finish(&CancellationToken::new()).await {
             Ok(()) => Ok(()),
             Err(Stop::Cancelled) => Err("cancelled"),
+            Err(Stop::Wrong(why)) => panic!("{why}"),
             Err(Stop::Later(why)) => {
                 assert_eq!(why, WRONG);
                 Err("wrong")

@@ -100,7 +100,7 @@ impl Run {
             Err(Broken::Disk) => Ended::Cancelled,
             Err(Broken::Peer(RequestError::Failed(Failure::Refused(
                 ErrorCode::NotFound | ErrorCode::PolicyViolation,
-            )))) => Ended::Never,
+            )))) => Ended::Gone,
             Err(Broken::Peer(RequestError::Failed(Failure::Refused(ErrorCode::RateLimited)))) => Ended::Busy,
             Err(Broken::Peer(error)) => {
                 tracing::debug!(peer = %self.link.id(), %error, "a run of pieces failed");
