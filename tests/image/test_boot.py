@@ -30,16 +30,16 @@ soulseek:
 """
 ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "2"))
 SEED = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
-TONES = 6
+TONES = 3
 
 
 def tone(path, hertz):
-    """A second of a tone that rises, so that no two are the same sound."""
+    """A fifth of a second of a tone that rises, so that no two are the same sound: emulated boxes measure slowly."""
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(44_100)
-        samples = (int(12_000 * math.sin(n * hertz * (1 + n / 88_200) / 7_000)) for n in range(44_100))
+        samples = (int(12_000 * math.sin(n * hertz * (1 + n / 88_200) / 7_000)) for n in range(8_820))
         out.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
 
 
