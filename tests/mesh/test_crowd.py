@@ -154,7 +154,7 @@ class Reader:
             async with asyncio.timeout(300):
                 while (piece := came()) is None:
                     await asyncio.sleep(0.1)
-            assert int.from_bytes(piece[2:4], "little") == GRANTED and piece[-length:] == data[offset:offset + length]
+            assert int.from_bytes(piece[1:3], "little") == GRANTED and piece[-length:] == data[offset:offset + length]
 
 
 def free(node):
@@ -173,7 +173,7 @@ def test_slow_readers_take_the_whole_pool_and_everything_comes(node, song, tmp_p
     share.mkdir()
     shutil.copy(path, share / "song.wav")
     # They call; nobody can call them.
-    named = ",".join(f"{key.id}@friend.invalid:1" for key in friends)
+    named = ";".join(f"{key.id}@friend.invalid:1" for key in friends)
     one = node("one", share, **{"mesh.peers": named, "mesh.upload_slots": 50}).start().measure()
     everything = free(one)
 
@@ -241,6 +241,30 @@ def test_slow_readers_take_the_whole_pool_and_everything_comes(node, song, tmp_p
     assert one.process.alive() and "panicked" not in one.log()
     # And there is room for whoever comes now.
     asyncio.run(again(one, content, data))
+
+
+def test_who_fills_its_window_with_a_file_loses_the_file_first(node, song, tmp_path):
+    path, content = song
+    share = tmp_path / "music"
+    share.mkdir()
+    shutil.copy(path, share / "song.wav")
+    one = node("one", share).start().measure()
+
+    async def talk():
+        async with stranger(one.settings["mesh.port"], Key(), max_data=65536, idle_timeout=300) as peer:
+            peer._quic._write_connection_limits = lambda *_, **__: None
+            await peer.greet()
+            stream = peer.stream()
+            peer.say(chunk(content, 0, 512 * 1024), stream, True)
+            await peer.until(lambda: True if peer._quic._local_max_data.used == 65536 else None)
+            # The answer finds no room in the window.
+            peer.say(frame(PING))
+            async with asyncio.timeout(300):
+                while not peer.broken and not peer.ended:
+                    await peer.news.wait()
+                    peer.news.clear()
+            assert peer.broken == {stream} and not peer.ended
+    asyncio.run(talk())
 
 
 async def again(one, content, data):
