@@ -9,12 +9,16 @@ import sys
 import pytest
 
 from node import HERE, MIB, noise, until
-from stranger import GRANTED, REFUSED, Key, chunk, stranger
+from stranger import GRANTED, HOLDING, PING, QUERY, REFUSED, Key, chunk, frame, hello, stranger, varint
 from world import sha256
 
 CROWD, KEYS, CONNECTIONS = 1000, 100, 50
 BUDGET = 160 * MIB
-READERS = 48
+# Of the pool; requests of one peer at once.
+BLOCKS, STREAMS = 256, 16
+FRIENDS = 25
+# Bytes that a slow reader takes of a stream in a second: above the floor.
+SIP = 4096
 
 
 @pytest.fixture(scope="module")
@@ -95,54 +99,62 @@ def test_a_thousand_strangers_do_not_keep_out_a_friend(node, song, tmp_path):
         async with stranger(one.settings["mesh.port"], Key()) as peer:
             await peer.greet()
     asyncio.run(come())
+    # A crowd keeps nobody from stopping.
+    with crowd(one.settings["mesh.port"], KEYS) as process:
+        process.stdout.readline()
+        one.stop()
+        assert "stopping" in one.log() and "in time" not in one.log()
 
 
 class Reader:
-    """A stranger that asks for pieces on many streams and reads nothing until it is told to."""
+    """A peer that asks for pieces on many streams and reads next to nothing of them until it is told to."""
 
-    def __init__(self, peer, content, size):
-        self.peer, self.content, self.size, self.refused = peer, content, size, 0
+    def __init__(self, peer):
+        self.peer, self.pieces = peer, {}
         quic = peer._quic
-        self.quiet = (quic._write_connection_limits, quic._write_stream_limits)
-        # What came is taken, but no room for more is ever given.
-        quic._write_connection_limits = quic._write_stream_limits = lambda *_, **__: None
+        self.limits, quic._write_stream_limits = quic._write_stream_limits, self.narrow
+
+    def narrow(self, builder, space, stream):
+        """In the place of aioquic's own: no more room for what came, but what `sip` gave."""
+        receiver = stream.receiver
+        came, receiver.highest_offset = receiver.highest_offset, 0 if stream.stream_id else receiver.highest_offset
+        self.limits(builder=builder, space=space, stream=stream)
+        receiver.highest_offset = came
+
+    def ask(self, content, length, count):
+        for n in range(count):
+            stream = self.peer.stream()
+            self.pieces[stream] = (n % (2 * MIB // length - 1) * length, length)
+            self.peer.say(chunk(content, *self.pieces[stream]), stream, True)
+
+    def sip(self):
+        """A little, so that it is slow and not gone."""
+        for stream in self.pieces:
+            stream = self.peer._quic._streams.get(stream)
+            if stream and stream.receiver.highest_offset >= stream.max_stream_data_local:
+                stream.max_stream_data_local += SIP
+        # Or the node would ask whether it is still there.
+        self.peer.say(frame(PING))
 
     def read(self):
-        quic = self.peer._quic
-        quic._write_connection_limits, quic._write_stream_limits = self.quiet
+        self.peer._quic._write_stream_limits = self.limits
         self.peer.transmit()
 
-    async def piece(self, data, offset, length):
-        """Until it has come, whole."""
-        while True:
-            stream = self.peer.stream()
-            self.peer.say(chunk(self.content, offset, length), stream, True)
-            try:
-                (kind, _), = await self.peer.frames(1, stream)
-            except TimeoutError:
-                # Even the refusal was broken off.
-                continue
-            if kind == GRANTED:
-                head = 23 + len(first_body(self.peer.received[stream]))
-                try:
-                    async with asyncio.timeout(60):
-                        body = await self.peer.until(
-                            lambda s=stream, n=head + length:
-                            bytes(self.peer.received[s][head:]) if len(self.peer.received[s]) >= n else None)
-                    assert body == data[offset:offset + length]
-                    return
-                except TimeoutError:
-                    # It was broken off: we were too slow.
-                    pass
-            else:
-                assert kind == REFUSED, kind
-                self.refused += 1
-                await asyncio.sleep(0.5)
+    def waiting(self):
+        """Requests that were granted, and of which no byte came."""
+        return sum(len(self.peer.received.get(stream, b"")) in range(23, 23 + 5) for stream in self.pieces)
 
-
-def first_body(received):
-    """The body of the first frame."""
-    return bytes(received[23:23 + int.from_bytes(received[19:23], "little")])
+    async def whole(self, data):
+        for stream, (offset, length) in self.pieces.items():
+            def came(stream=stream, length=length):
+                received = self.peer.received.get(stream, b"")
+                assert stream not in self.peer.broken and not self.peer.ended
+                head = 23 + int.from_bytes(received[19:23], "little")
+                return bytes(received) if len(received) >= max(head, 24) and len(received) >= head + length else None
+            async with asyncio.timeout(300):
+                while (piece := came()) is None:
+                    await asyncio.sleep(0.1)
+            assert int.from_bytes(piece[1:3], "little") == GRANTED and piece[-length:] == data[offset:offset + length]
 
 
 def free(node):
@@ -153,48 +165,111 @@ def free(node):
     raise AssertionError("no buffers in the metrics")
 
 
-def test_whoever_reads_nothing_takes_no_more_than_a_part_of_the_pool_and_everything_comes(node, song, tmp_path):
+def test_slow_readers_take_the_whole_pool_and_everything_comes(node, song, tmp_path):
     path, content = song
-    data, length = path.read_bytes(), 512 * 1024
-    friend = node("friend").start()
+    data = path.read_bytes()
+    friends = [Key() for _ in range(FRIENDS)]
     share = tmp_path / "music"
     share.mkdir()
     shutil.copy(path, share / "song.wav")
-    one = node("one", share, **{"mesh.peers": friend.named, "mesh.upload_slots": 50}).start().measure()
-    friend.stop()
-    friend.settings["mesh.peers"] = one.named
+    # They call; nobody can call them.
+    named = ";".join(f"{key.id}@friend.invalid:1" for key in friends)
+    one = node("one", share, **{"mesh.peers": named, "mesh.upload_slots": 50}).start().measure()
     everything = free(one)
 
     async def talk():
         async with contextlib.AsyncExitStack() as stack:
-            readers = []
-            for _ in range(READERS):
-                peer = await stack.enter_async_context(stranger(one.settings["mesh.port"], Key()))
-                await peer.greet()
-                readers.append(Reader(peer, content, len(data)))
-            pieces = [asyncio.create_task(reader.piece(data, (n + at) % 3 * length, length))
-                      for n, reader in enumerate(readers) for at in range(2)]
-            # Nobody reads: what is granted stays where it is.
-            least = everything
+            async def come(key, **words):
+                """The peer, or nothing when it is not let in."""
+                peer = await stack.enter_async_context(stranger(one.settings["mesh.port"], key, **words))
+                peer.say(hello())
+                came = await peer.until(lambda: peer.ended or (True if peer.received.get(0) else None))
+                return peer if came is True else None
 
-            def scarce():
-                nonlocal least
-                least = min(least, free(one))
-                return least < everything // 3
-            await asyncio.to_thread(until, "two thirds of the pool are taken", scarce)
-            await asyncio.to_thread(friend.start)
-            await asyncio.to_thread(until, "a friend comes in all the same", lambda: one.id in friend.connected())
-            await asyncio.to_thread(friend.fetch, content, len(data), "song.wav")
-            await asyncio.to_thread(until, "and is served", lambda: friend.fetched(content)["bytes_done"] > 0, 300)
+            readers, others = [], []
+
+            async def live():
+                while True:
+                    for reader in readers:
+                        reader.sip()
+                    for peer in others:
+                        peer.say(frame(PING))
+                    await asyncio.sleep(1)
+
+            async def slow(key):
+                readers.append(Reader(await come(key, max_stream_data=SIP)))
+                return readers[-1]
+
+            async def fill(key):
+                """Connections of people who ask for nothing, until there are no buffers for one more."""
+                while (peer := await come(key())):
+                    others.append(peer)
+
+            living = asyncio.create_task(live())
+            witness = await come(Key())
+            others.append(witness)
+            # While there are many blocks each request has several.
+            (await slow(Key())).ask(content, 512 * 1024, STREAMS)
+            await asyncio.to_thread(until, "half of the pool is taken", lambda: free(one) <= BLOCKS // 2)
+            for _ in range(2):
+                (await slow(Key())).ask(content, 128 * 1024, STREAMS)
+            last = await slow(friends.pop())
+            # Strangers leave a quarter, which is the friends'.
+            await fill(Key)
+            left = await asyncio.to_thread(free, one)
+            await fill(friends.pop)
+            assert left >= BLOCKS // 4 > 3 > await asyncio.to_thread(free, one)
+            last.ask(content, 128 * 1024, STREAMS)
+            await asyncio.to_thread(until, "nothing is left of the pool", lambda: free(one) == 0)
+            await asyncio.to_thread(until, "senders wait for a block", lambda: last.waiting() >= STREAMS - 3)
+            # Nobody waits who need not: a question is answered, and one request more is told to come later.
+            stream = witness.stream()
+            witness.say(frame(QUERY, bytes.fromhex(content)))
+            witness.say(chunk(content, 0, 65536), stream, True)
+            assert [kind for kind, _ in await witness.frames(1, stream)] == [REFUSED]
+            await witness.until(lambda: True if frame(HOLDING, b"\1" + varint(len(data))) in witness.received[0] else None)
+            assert not any(reader.peer.broken for reader in readers), "slow, not too slow"
+            seen = one.get("/api/mesh")
             for reader in readers:
                 reader.read()
-            await asyncio.gather(*pieces)
-            await asyncio.to_thread(until, "whole", lambda: friend.fetched(content)["state"] == "done", 300)
-            return least, sum(reader.refused for reader in readers)
-    least, refused = asyncio.run(talk())
-    assert sha256(friend.fetched(content)["local_path"]) == sha256(path)
-    friend.stop()
-    until("every block comes back", lambda: free(one) >= everything - 20)
-    print(f"of {everything} blocks {least} were free; {refused} requests were told to come later; {2 * READERS} pieces and a file of "
-          f"{len(data)} bytes came")
+            await asyncio.gather(*(reader.whole(data) for reader in readers))
+            living.cancel()
+            return left, seen, len(others) + len(readers)
+    left, seen, peers = asyncio.run(talk())
+    until("every block comes back", lambda: free(one) == everything)
+    print(f"{everything} blocks: strangers left {left}, friends none, {peers} connections; uploads {seen['uploads']}")
     assert one.process.alive() and "panicked" not in one.log()
+    # And there is room for whoever comes now.
+    asyncio.run(again(one, content, data))
+
+
+def test_who_fills_its_window_with_a_file_loses_the_file_first(node, song, tmp_path):
+    path, content = song
+    share = tmp_path / "music"
+    share.mkdir()
+    shutil.copy(path, share / "song.wav")
+    one = node("one", share).start().measure()
+
+    async def talk():
+        async with stranger(one.settings["mesh.port"], Key(), max_data=65536, idle_timeout=300) as peer:
+            peer._quic._write_connection_limits = lambda *_, **__: None
+            await peer.greet()
+            stream = peer.stream()
+            peer.say(chunk(content, 0, 512 * 1024), stream, True)
+            await peer.until(lambda: True if peer._quic._local_max_data.used == 65536 else None)
+            # The answer finds no room in the window.
+            peer.say(frame(PING))
+            async with asyncio.timeout(300):
+                while not peer.broken and not peer.ended:
+                    await peer.news.wait()
+                    peer.news.clear()
+            assert peer.broken == {stream} and not peer.ended
+    asyncio.run(talk())
+
+
+async def again(one, content, data):
+    async with stranger(one.settings["mesh.port"], Key()) as peer:
+        await peer.greet()
+        stream = peer.stream()
+        peer.say(chunk(content, 0, 65536), stream, True)
+        await peer.until(lambda: True if peer.received.get(stream, b"")[-65536:] == data[:65536] else None)

@@ -251,6 +251,8 @@ impl MeshService {
     /// Waits until everything has stopped; to be called after the cancellation.
     pub async fn stopped(&self) {
         let Some(running) = &self.running else { return };
+        // First: what waits for a peer, if only for it to take a refusal, waits no longer.
+        running.mesh.close();
         running.tasks.close();
         running.tasks.wait().await;
         running.mesh.stopped().await;

@@ -74,9 +74,10 @@ struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     /// A seat if the peer may be served now.
-    fn take(running: &'a Running, key: Key, size: u64, bytes: u64) -> Result<Self, ErrorCode> {
+    fn take(running: &'a Running, answer: &Answer, wanted: Wanted, size: u64) -> Result<Self, ErrorCode> {
+        let (key, bytes) = ((answer.peer(), wanted.content()), wanted.length());
         let rate = running.parts.pump.limiter().up.rate();
-        match running.uploads(|uploads, now| uploads.requested(key, size, bytes, rate, now)) {
+        match running.uploads(|uploads, now| uploads.requested(key, size, bytes, (answer.is_named(), rate), now)) {
             None => Ok(Self { running, key, bytes, taken_back: None }),
             Some(code) => Err(code),
         }
@@ -269,7 +270,7 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     {
         return answer.refuse(ErrorCode::RateLimited).await;
     }
-    let seat = match Seat::take(running, key, opened.size, wanted.length()) {
+    let seat = match Seat::take(running, &answer, wanted, opened.size) {
         Ok(seat) => seat,
         Err(code) => return answer.refuse(code).await,
     };

@@ -387,11 +387,11 @@ impl Control {
         self.session.handle(input, self.shared.now(), &mut actions);
         for action in actions {
             match action {
-                Action::Send(bytes) => match timeout(PROMPT, self.send.write_all(&bytes)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(quinn::WriteError::ConnectionLost(error))) => return Some(closing(&error)),
-                    Ok(Err(_)) => return Some("the peer closed its control stream".to_owned()),
-                    Err(_) => return Some("the peer takes no messages".to_owned()),
+                Action::Send(bytes) => match self.say(&bytes).await {
+                    Some(Ok(())) => {}
+                    Some(Err(quinn::WriteError::ConnectionLost(error))) => return Some(closing(&error)),
+                    Some(Err(_)) => return Some("the peer closed its control stream".to_owned()),
+                    None => return Some("the peer takes no messages".to_owned()),
                 },
                 Action::Ready(greeted) => {
                     if !self.ready(greeted, orders) {
@@ -421,6 +421,19 @@ impl Control {
             }
         }
         None
+    }
+
+    /// Writes on the control stream; `None` when the peer does not take it. Files share the connection's window with it: while
+    /// some are on their way, how slowly a peer may read is for them to say, and they are broken off when it is too slow.
+    async fn say(&mut self, bytes: &[u8]) -> Option<Result<(), quinn::WriteError>> {
+        let mut writing = std::pin::pin!(self.send.write_all(bytes));
+        loop {
+            match timeout(PROMPT, &mut writing).await {
+                Ok(written) => return Some(written),
+                Err(_) if self.link.as_ref().is_some_and(|link| link.window(Way::Out).is_used()) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Both have greeted. False if another connection with this peer is the better one.

@@ -58,6 +58,9 @@ const IDLE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// For the last packets to go out. QUIC then waits for late ones of the other side, three of its own timeouts: seconds, when
+/// the processor is busy or the peer is gone.
+const PARTING: Duration = Duration::from_secs(1);
 /// Between two lines in the log about callers that were refused.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -394,13 +397,18 @@ impl Mesh {
         Ok(Self { shared })
     }
 
+    /// Closes all connections at once, also those that are in the middle of a handshake, and lets nobody in any more.
+    pub fn close(&self) {
+        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
+    }
+
     /// Waits until all connections are closed. To be called after the cancellation.
     pub async fn stopped(&self) {
-        // Before the tasks: a stranger in the middle of a handshake ends with it.
-        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
+        self.close();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.endpoint.wait_idle().await;
+        // What is still open then says nothing any more.
+        let _ = timeout(PARTING, self.shared.endpoint.wait_idle()).await;
     }
 
     /// Our own id.

@@ -150,6 +150,11 @@ impl Window {
         }
     }
 
+    /// Whether somebody uses it.
+    pub(super) fn is_used(&self) -> bool {
+        locked(&self.state).users > 0
+    }
+
     /// True if somebody has to wait now until the window is of no use.
     fn leave(&self) -> bool {
         let mut state = locked(&self.state);
