@@ -68,7 +68,9 @@ fn ladder(artist: &str, title: &str) -> Vec<String> {
     let is_article =
         |word: &&Word| matches!(word.text.to_lowercase().as_str(), "the" | "a" | "an" | "and" | "feat" | "ft");
     let plain = |words: &[Word], count: usize| {
-        let kept: Vec<&Word> = words.iter().filter(|word| word.is_plain && !is_article(word)).take(count).collect();
+        // A single letter may be what is left of a word, as the N of Guns N' Roses.
+        let is_telling = |word: &&Word| word.is_plain && word.text.len() > 1 && !is_article(word);
+        let kept: Vec<&Word> = words.iter().filter(is_telling).take(count).collect();
         text(&kept)
     };
     let careful = join(&plain(&artist, ARTIST_WORDS), &plain(&title, TITLE_WORDS - 2));
@@ -109,7 +111,8 @@ pub fn for_release(spec: &MbRelease) -> Vec<String> {
         return told_once(ladder(&spec.artist, &spec.title));
     }
     let mut queries = ladder("", &spec.title);
-    let with = queries.first().map(|first| format!("various {first}"));
+    // Without any artist nobody says that there are many.
+    let with = queries.first().filter(|_| !spec.artist.is_empty()).map(|first| format!("various {first}"));
     // A short title finds too much alone.
     if let Some(with) = with {
         if words(&spec.title).len() < 2 { queries.insert(0, with) } else { queries.push(with) }
