@@ -313,7 +313,7 @@ fn quote(text: &str) -> String {
 /// `SLSKDN_SOULSEEK_LISTEN_PORT`. Lists are separated by semicolons. Unknown names are added to the problems.
 pub fn environment(variables: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Given> {
     // Read by the program itself, not keys: see `app::cli` and `app::run`.
-    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG"];
+    const OWN: &[&str] = &["SLSKDN_DATA", "SLSKDN_CONFIG", "SLSKDN_LOG", "SLSKDN_CARD"];
     let mut given = Vec::new();
     for (name, value) in variables {
         if OWN.contains(&name.as_str()) {

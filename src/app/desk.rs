@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::appliance::node::Appliance;
 use super::apply::Applier;
 use super::doctor::service::Doctor;
 use super::jobs::Jobs;
@@ -60,6 +61,8 @@ pub struct Desk {
     pub jobs: Jobs,
     /// What was written down about jobs.
     pub traces: Traces,
+    /// The box we run on.
+    pub appliance: Appliance,
     /// Stops the process.
     pub shutdown: CancellationToken,
 }
@@ -209,6 +212,10 @@ impl Desk {
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
             Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
+            Request::Appliance(request) => {
+                let shared = self.resolved.lock().await.config.shares.directories.clone();
+                Response::Appliance(self.appliance.answer(request, &shared).await?)
+            }
             Request::Shutdown => {
                 self.shutdown.cancel();
                 Response::Done

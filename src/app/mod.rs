@@ -1,5 +1,6 @@
 //! Wiring: everything meets here, and here alone.
 
+pub mod appliance;
 pub mod apply;
 pub mod backup;
 pub mod catalog;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::appliance::node::{self, Appliance};
 use super::apply::{self, Applier, Folders};
 use super::backup;
 use super::cli::{could_not, say};
@@ -69,6 +70,9 @@ pub fn serve(sources: Sources) -> ExitCode {
     if let Err(error) = sources.prepare() {
         return could_not(&format!("the data directory {} cannot be used: {error}", sources.data.display()));
     }
+    let appliance = Appliance::new(sources.root.clone());
+    appliance.sweep();
+    let kept = node::keep_secrets(&sources, &appliance);
     let resolved = match sources.load() {
         Ok(resolved) => resolved,
         Err(problems) => {
@@ -83,6 +87,11 @@ pub fn serve(sources: Sources) -> ExitCode {
     }
     let level = std::env::var("SLSKDN_LOG").unwrap_or_else(|_| resolved.config.log_level.clone());
     let tail = logging::install(&level, clock);
+    match kept {
+        Ok(0) => {}
+        Ok(kept) => tracing::info!(kept, "secrets were taken from the card"),
+        Err(error) => tracing::warn!(%error, "secrets could not be taken from the card, and stay there"),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("slskdn")
@@ -92,7 +101,7 @@ pub fn serve(sources: Sources) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
-    let code = match runtime.block_on(run(clock, sources, resolved, tail, passed)) {
+    let code = match runtime.block_on(run(clock, sources, resolved, tail, passed, appliance)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => could_not(&sentence),
     };
@@ -107,8 +116,10 @@ async fn run(
     resolved: Resolved,
     tail: LogTail,
     passed: Vec<Arc<TcpListener>>,
+    appliance: Appliance,
 ) -> Result<(), String> {
     let started_at = clock.now().wall;
+    let data = sources.data.clone();
     let config = resolved.config.clone();
     let warnings: Vec<String> = resolved.warnings.iter().map(ToString::to_string).collect();
     for warning in &warnings {
@@ -123,7 +134,8 @@ async fn run(
     let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     // Before anybody is told that we are here: a taken port ends the start.
-    let web = web(&config, &sources.data, clock, passed);
+    let mut web = web(&config, &sources.data, clock, passed);
+    web.update_spool = appliance.spool();
     let bound = Bound::new(&web).map_err(|error| error.to_string())?;
     let (disk, backend) = disk(&config)?;
     tracing::info!(backend = backend.name, reason = backend.reason, "disk");
@@ -158,7 +170,8 @@ async fn run(
     let (parts, node) =
         soulseek::parts(clock, store.clone(), pump, sharing.clone(), traces.clone(), settings, net, events.clone());
     let supervisor = Supervisor::new(clock, cancel.clone());
-    let mesh = MeshService::start(&config, &sources.data, parts.clone(), cancel.child_token())?;
+    let measure = Arc::clone(&doctor.ground().measure);
+    let mesh = MeshService::start(&config, &sources.data, parts.clone(), measure, cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
     match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {
@@ -196,6 +209,7 @@ async fn run(
         mesh: mesh.clone(),
         jobs,
         traces: traces.clone(),
+        appliance: appliance.clone(),
         shutdown: shutdown.clone(),
     });
     supervisor.run("desk", move |cancel| desk::run(desk.clone(), asked.clone(), cancel)).await;
@@ -209,7 +223,7 @@ async fn run(
         doctor,
         mesh: mesh.clone(),
         supervisor: supervisor.clone(),
-        backend,
+        backend: backend.clone(),
         free_min: config.min_free_mib.saturating_mul(MIB),
         mapping: PortMapping::start(Protocol::Tcp, listen_port, mode, cancel.clone()),
         warnings,
@@ -223,7 +237,24 @@ async fn run(
     let web = Server::begin(bound, web, web_desk, cancel.child_token()).await;
     let web = web.map_err(|error| error.to_string())?;
     greet(&web, &config);
+    let (watching, door, disks) = (appliance.clone(), Arc::clone(web.web()), sharing.clone());
+    let needs_code = web.setup_code().is_some();
+    supervisor
+        .run("appliance", move |cancel| {
+            let (door, disks) = (Arc::clone(&door), disks.clone());
+            let code = move || if needs_code { door.auth.setup_code() } else { None };
+            let changed = move || {
+                if let Err(error) = disks.rescan(None) {
+                    tracing::warn!(%error, "the shares could not be looked at after a disk came or went");
+                }
+            };
+            watching.clone().watch(code, changed, cancel)
+        })
+        .await;
     notify(&snapshot, &node, &store, &cancel);
+
+    let listens = web.addresses().iter().map(ToString::to_string).collect();
+    appliance.tell_health(&node::health(&data, backend.name, listens, config.web.port));
 
     wait_for_end(&shutdown).await?;
     tracing::info!("stopping");

@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::appliance::card::SOURCE;
+use super::appliance::places::read_plain;
 use super::config_file;
 use crate::model::config::keys::{KEYS, Kind};
 use crate::model::config::{self, Given, Place, Problem, Raw, Resolved};
@@ -21,7 +23,14 @@ pub struct Sources {
     pub flags: Vec<String>,
     /// Environment variables, those that begin with `SLSKDN_`.
     pub environment: Vec<(String, String)>,
+    /// On the appliance: where the card's files lie as they were read at the start (`$SLSKDN_CARD`).
+    pub card: Option<PathBuf>,
+    /// A test's folder in place of `/`, for what lies outside the data directory.
+    pub root: Option<PathBuf>,
 }
+
+/// Which of the appliance's layers holds what was taken from the card.
+const SECRETS: usize = 1;
 
 /// What a change came to.
 #[derive(Debug)]
@@ -54,7 +63,20 @@ impl Sources {
             Ok(given) => layers.push(given),
             Err(found) => problems.extend(found),
         };
+        if self.card.is_some() {
+            take(Ok(vec![open_to_the_network()]));
+            take(read_file(&self.secrets_file(), false));
+        }
         take(lowest);
+        let card = layers.len();
+        let mut told = Vec::new();
+        if let Some(folder) = &self.card {
+            layers.push(read_card(folder, &mut told));
+        }
+        let mut take = |layer: Result<Vec<Given>, Vec<Problem>>| match layer {
+            Ok(given) => layers.push(given),
+            Err(found) => problems.extend(found),
+        };
         if let Some(path) = &self.config
             && *path != self.data_file()
         {
@@ -62,14 +84,47 @@ impl Sources {
         }
         layers.push(config_file::environment(self.environment.iter().cloned(), &mut problems));
         layers.push(self.flags(&mut problems));
-        match config::resolve(&layers) {
-            Ok(resolved) if problems.is_empty() => Ok(resolved),
-            Ok(_) => Err(problems),
-            Err(more) => {
-                problems.extend(more);
-                Err(problems)
+        loop {
+            let outcome = config::resolve(&layers).and_then(|resolved| self.fits(resolved, layers.get(card)));
+            match outcome {
+                Ok(mut resolved) if problems.is_empty() => {
+                    resolved.warnings.extend(told);
+                    return Ok(resolved);
+                }
+                Ok(_) => return Err(problems),
+                // On the appliance a mistake on the card is told, and the box comes up without that line. What was taken
+                // from it long ago may fit to nothing that is there now.
+                Err(found)
+                    if self.card.is_some()
+                        && (leave_out(layers.get_mut(card), SOURCE, &found)
+                            || leave_out(layers.get_mut(SECRETS), "", &found)) =>
+                {
+                    let ours = |problem: &Problem| matches!(problem.place.source.as_str(), "" | SOURCE);
+                    told.extend(found.into_iter().filter(ours));
+                }
+                Err(more) => {
+                    problems.extend(more);
+                    return Err(problems);
+                }
             }
         }
+    }
+
+    /// A budget that is too small is the card's mistake where the card names it.
+    fn fits(&self, resolved: Resolved, card: Option<&Vec<Given>>) -> Result<Resolved, Vec<Problem>> {
+        let named = card.filter(|_| self.card.is_some());
+        let named = named.and_then(|layer| layer.iter().find(|given| given.key == "memory.budget"));
+        match (named, limits::fits(&resolved.config)) {
+            (Some(given), Err(message)) => {
+                Err(vec![Problem { place: given.place.clone(), key: given.key.clone(), message }])
+            }
+            _ => Ok(resolved),
+        }
+    }
+
+    /// What was taken from the card and is for nobody else to read.
+    pub fn secrets_file(&self) -> PathBuf {
+        self.data.join("identity").join("secrets.yml")
     }
 
     /// The layer of the flags; what is wrong with some does not hide what is wrong with others.
@@ -169,6 +224,50 @@ pub fn write_private(path: &Path, text: impl AsRef<[u8]>) -> std::io::Result<()>
         return Err(error);
     }
     std::fs::File::open(folder)?.sync_all()
+}
+
+/// A box without a screen is reached from another machine.
+fn open_to_the_network() -> Given {
+    let place = Place { source: "the appliance".to_owned(), ..Place::default() };
+    Given { key: "web.address".to_owned(), value: Raw::One("0.0.0.0".to_owned()), place }
+}
+
+/// The card's `slskdn.yml`, and what is wrong with any of its files.
+fn read_card(folder: &Path, told: &mut Vec<Problem>) -> Vec<Given> {
+    let problems = read_plain(&folder.join("problems"), 64 * 1024).unwrap_or_default();
+    let whole = |message: &str| {
+        let place = Place { source: "the boot partition".to_owned(), ..Place::default() };
+        Problem { place, key: String::new(), message: message.to_owned() }
+    };
+    // What is wrong in slskdn.yml is found here again.
+    let of_others = String::from_utf8_lossy(&problems).into_owned();
+    told.extend(of_others.lines().filter(|line| !line.starts_with(SOURCE)).take(64).map(whole));
+    let text = match read_plain(&folder.join("slskdn.yml"), 1024 * 1024) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => return Vec::new(),
+    };
+    config_file::read(&text, SOURCE).unwrap_or_else(|found| {
+        told.extend(found);
+        Vec::new()
+    })
+}
+
+/// Takes the lines with these mistakes out of the layer, or all of it when they are not found. A mistake without a place
+/// is one of several keys together: those of its section go. False: nothing of it is in the layer.
+fn leave_out(layer: Option<&mut Vec<Given>>, source: &str, found: &[Problem]) -> bool {
+    let Some(layer) = layer else { return false };
+    let section = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
+    let before = layer.len();
+    layer.retain(|given| {
+        !found.iter().any(|problem| match problem.place.source.as_str() {
+            "" => section(&problem.key) == section(&given.key),
+            from => from == source && problem.place == given.place,
+        })
+    });
+    if layer.len() == before && found.iter().any(|problem| !source.is_empty() && problem.place.source == source) {
+        layer.clear();
+    }
+    layer.len() < before
 }
 
 fn read_file(path: &Path, must_exist: bool) -> Result<Vec<Given>, Vec<Problem>> {
@@ -344,6 +443,65 @@ mod tests {
         let sources = Sources { data: folder.path().to_owned(), flags, environment, ..Sources::default() };
         let told: Vec<String> = sources.load().unwrap_err().iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 4, "{told:?}");
+    }
+
+    #[test]
+    fn a_mistake_on_the_card_is_told_and_the_rest_of_it_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let card = folder.path().join("card");
+        std::fs::create_dir_all(&card).unwrap();
+        let sources = Sources { data: folder.path().join("data"), card: Some(card.clone()), ..Sources::default() };
+        sources.prepare().unwrap();
+        assert_eq!(sources.load().unwrap().config.web.address.to_string(), "0.0.0.0");
+        let check = |yml: &str, told: usize, username: &str| {
+            std::fs::write(card.join("slskdn.yml"), yml).unwrap();
+            let resolved = sources.load().unwrap();
+            assert_eq!(resolved.config.soulseek.username, username, "{yml}");
+            assert_eq!(resolved.warnings.len(), told, "{yml}: {:?}", resolved.warnings);
+        };
+        let me = "soulseek:\n  username: me\n  password: x\n";
+        check(me, 0, "me");
+        check(&format!("{me}web:\n  prot: 1\n  port: many\n"), 2, "me");
+        check(&format!("{me}memory:\n  budget: 40\n"), 1, "me");
+        check("soulseek:\n  username: me\n", 1, "");
+        check("soulseek: [\n", 1, "");
+        check("\u{0}\u{1}", 1, "");
+        std::fs::write(card.join("problems"), "hostname: line 1: a name\nslskdn.yml on the card:1:1: x\n").unwrap();
+        check("web:\n  port: 0.5\n", 2, "");
+        // The page's file is the owner's own: a mistake there is a mistake.
+        std::fs::write(sources.data_file(), "web:\n  prot: 1\n").unwrap();
+        assert!(sources.load().is_err());
+    }
+
+    #[test]
+    fn secrets_of_the_card_are_kept_below_what_the_page_writes() {
+        use crate::app::appliance::node::{Appliance, keep_secrets};
+        let folder = tempfile::tempdir().unwrap();
+        let card = folder.path().join("card");
+        std::fs::create_dir_all(&card).unwrap();
+        let sources = Sources { data: folder.path().join("data"), card: Some(card.clone()), ..Sources::default() };
+        sources.prepare().unwrap();
+        let appliance = Appliance::new(Some(folder.path().to_owned()));
+        let password = |sources: &Sources| sources.load().unwrap().config.soulseek.password;
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n  password: one\n").unwrap();
+        assert_eq!(keep_secrets(&sources, &appliance).unwrap(), 1);
+        assert!(folder.path().join("run/slskdn-node/card/secrets-taken").exists());
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n  password: ~\n").unwrap();
+        assert_eq!(password(&sources), "one");
+        assert_eq!(keep_secrets(&sources, &appliance).unwrap(), 0);
+        sources.change(&[("soulseek.password".to_owned(), Some("two".to_owned()))]).unwrap();
+        assert_eq!(password(&sources), "two");
+        // A new one on the card counts again.
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n  password: three\n").unwrap();
+        keep_secrets(&sources, &appliance).unwrap();
+        std::fs::write(card.join("slskdn.yml"), "soulseek:\n  username: me\n").unwrap();
+        assert_eq!(password(&sources), "three");
+        // A password without a name is of no use, and no reason not to come up.
+        std::fs::write(card.join("slskdn.yml"), "").unwrap();
+        assert_eq!(password(&sources), "");
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(sources.secrets_file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

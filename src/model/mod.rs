@@ -1,6 +1,7 @@
 //! Plain words: data and arithmetic that every layer shares. Nothing here decides anything, reads a clock or touches
 //! the outside world.
 
+pub mod appliance;
 pub mod catalog;
 pub mod config;
 pub mod gossip;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 pub use self::browsed::{Browsed, FolderStream};
 
+use super::appliance::{ApplianceAnswer, ApplianceRequest};
 use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
 use super::job::{JobAnswer, JobRequest};
@@ -452,6 +453,8 @@ pub enum Request {
     Trace(TraceRequest),
     /// Answer: `Jobs`.
     Jobs(JobRequest),
+    /// Answer: `Appliance`.
+    Appliance(ApplianceRequest),
 }
 
 /// Answers to requests.
@@ -520,6 +523,8 @@ pub enum Response {
     Trace(TraceAnswer),
     /// Of jobs.
     Jobs(JobAnswer),
+    /// Of the appliance.
+    Appliance(ApplianceAnswer),
 }
 
 /// Told to open pages as it happens.

@@ -115,7 +115,11 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     Ok(bytes)
 }
 
-fn new_code() -> Result<String, getrandom::Error> {
+/// A code for a person to copy: ten letters that look unlike one another.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn new_code() -> Result<String, getrandom::Error> {
     let mut code = String::with_capacity(CODE_LEN + 1);
     let mut letters = 0;
     while letters < CODE_LEN {

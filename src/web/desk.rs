@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::model::appliance::{ApplianceAnswer, ApplianceRequest};
 use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{BatchId, SearchId, TransferId, Username};
 use crate::model::job::{JobAnswer, JobRequest};
@@ -177,6 +178,9 @@ impl Desk {
         /// Something of the mesh.
         mesh(request: MeshRequest) -> MeshAnswer
             = Request::Mesh(request) => Response::Mesh(answer) => answer;
+        /// Something of the appliance.
+        appliance(request: ApplianceRequest) -> ApplianceAnswer
+            = Request::Appliance(request) => Response::Appliance(answer) => answer;
         /// Something of traces.
         trace(request: TraceRequest) -> TraceAnswer
             = Request::Trace(request) => Response::Trace(answer) => answer;

@@ -55,6 +55,10 @@ pub const PUBLIC: [&str; 9] = [
     "/api/v0/session/enabled",
 ];
 
+/// Changes whose body is streamed to the disk instead of being read here: the owner's alone, with the CSRF token in the
+/// address or in a header.
+const STREAMED: [&str; 2] = ["/system/update", "/api/update"];
+
 /// Bytes of a body from somebody not yet known: enough for a password. Longer ones count as large.
 const STRANGERS_BODY: usize = 16 * 1024;
 /// An overlong body is read on for so much, so that the refusal is heard; then the connection is closed.
@@ -190,9 +194,9 @@ pub(crate) async fn answer(web: Arc<Web>, router: Router, peer: Peer, request: R
     let path = path.unwrap_or_default();
     let mut response = match (outcome, visit) {
         // The permit of a large body lasts as long as the body is of use.
-        (Ok((bytes, _large)), Some(visit)) => {
+        (Ok((body, _large)), Some(visit)) => {
             parts.extensions.insert(visit);
-            let request = Request::from_parts(parts, Body::from(bytes));
+            let request = Request::from_parts(parts, body);
             let handled = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
             handled.map_or_else(
                 |_| {
@@ -284,7 +288,7 @@ async fn admit<'w>(
     path: &str,
     body: Incoming,
     visit: &mut Option<Visit>,
-) -> Result<(Bytes, Option<SemaphorePermit<'w>>), Denied> {
+) -> Result<(Body, Option<SemaphorePermit<'w>>), Denied> {
     let public = PUBLIC.contains(&path);
     let is_change = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let seen = identify(web, peer, &parts.headers);
@@ -308,23 +312,43 @@ async fn admit<'w>(
         None if public => STRANGERS_BODY,
         None => return denied(StatusCode::UNAUTHORIZED, "sign in first"),
     };
+    let is_api = path.starts_with("/api/");
+    let lone_tool = matches!(&access, Some(Access { by: By::Open, .. }))
+        && ![header::ORIGIN, header::REFERER, header::COOKIE].iter().any(|name| parts.headers.contains_key(name));
+    let must_prove = is_change && !known_by_secret && !(is_api && (public || lone_tool));
+    if STREAMED.contains(&path) && is_change {
+        if let Some(access) = &access {
+            access.require(Role::Administrator)?;
+        }
+        if must_prove {
+            prove(parts, address_token(parts), &csrf)?;
+        }
+        return Ok((Body::new(body), None));
+    }
     let is_large =
         body_limit > STRANGERS_BODY && body.size_hint().exact().is_none_or(|len| len > STRANGERS_BODY as u64);
     let large = if is_large { web.bodies.acquire().await.ok() } else { None };
     let bytes = read_body(&parts.headers, body, body_limit, web.settings.body_timeout).await?;
-    let is_api = path.starts_with("/api/");
-    let lone_tool = matches!(&access, Some(Access { by: By::Open, .. }))
-        && ![header::ORIGIN, header::REFERER, header::COOKIE].iter().any(|name| parts.headers.contains_key(name));
-    if is_change && !known_by_secret && !(is_api && (public || lone_tool)) {
-        if text(&parts.headers, header::ORIGIN).or_else(|| text(&parts.headers, header::REFERER)).is_none() {
-            return denied(StatusCode::FORBIDDEN, "a change must say where it comes from (Origin or Referer)");
-        }
-        let given = text(&parts.headers, HeaderName::from_static("x-csrf-token")).or_else(|| form_token(parts, &bytes));
-        if !given.is_some_and(|given| super::token::same(given, &csrf)) {
-            return denied(StatusCode::FORBIDDEN, "the form is out of date: go back, load the page again, try again");
-        }
+    if must_prove {
+        prove(parts, form_token(parts, &bytes), &csrf)?;
     }
-    Ok((bytes, large))
+    Ok((Body::from(bytes), large))
+}
+
+/// A change comes from a page of ours: it says from where, and brings the token, `given` or in a header.
+fn prove(parts: &Parts, given: Option<&str>, csrf: &str) -> Result<(), Denied> {
+    if text(&parts.headers, header::ORIGIN).or_else(|| text(&parts.headers, header::REFERER)).is_none() {
+        return denied(StatusCode::FORBIDDEN, "a change must say where it comes from (Origin or Referer)");
+    }
+    let given = text(&parts.headers, HeaderName::from_static("x-csrf-token")).or(given);
+    if !given.is_some_and(|given| super::token::same(given, csrf)) {
+        return denied(StatusCode::FORBIDDEN, "the form is out of date: go back, load the page again, try again");
+    }
+    Ok(())
+}
+
+fn address_token(parts: &Parts) -> Option<&str> {
+    parts.uri.query()?.split('&').find_map(|pair| pair.strip_prefix("csrf="))
 }
 
 fn identify(web: &Web, peer: Peer, headers: &HeaderMap) -> Visit {

@@ -16,6 +16,7 @@ pub mod guard;
 mod info;
 mod pages;
 mod password;
+pub mod rescue;
 pub mod routes;
 mod seats;
 pub mod server;
@@ -23,6 +24,7 @@ pub mod settings;
 mod show;
 mod stall;
 mod token;
+pub mod upload;
 
 pub use auth::Auth;
 pub use desk::{Ask, Desk};

@@ -94,6 +94,8 @@ pub struct Web {
     pub(crate) streams: Arc<Semaphore>,
     /// Permits of large bodies.
     pub(crate) bodies: Semaphore,
+    /// Permit of an upload that is streamed to the disk.
+    pub(crate) upload: Semaphore,
     /// Share lists fetched lately.
     pub(crate) browsed: BrowseCache,
     /// What users told about themselves lately.
@@ -199,6 +201,7 @@ impl Server {
             counts: Counts::default(),
             streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
             bodies: Semaphore::new(limits::LARGE_BODIES),
+            upload: Semaphore::new(1),
             browsed: BrowseCache::default(),
             told: InfoCache::default(),
             stop: stop.clone(),

@@ -136,6 +136,8 @@ pub struct WebSettings {
     pub listeners: Vec<Arc<std::net::TcpListener>>,
     /// `<data>/control.sock`, for the command line.
     pub control_socket: Option<PathBuf>,
+    /// Where an update is uploaded to; none where this is no appliance.
+    pub update_spool: Option<PathBuf>,
     /// Host names under which a browser may address us, besides our own. Without port.
     pub allowed_hosts: Vec<String>,
     /// Keys for programs.
@@ -169,6 +171,7 @@ impl WebSettings {
             addresses: Vec::new(),
             listeners: Vec::new(),
             control_socket: None,
+            update_spool: None,
             allowed_hosts: Vec::new(),
             api_keys: Vec::new(),
             authentication: true,

@@ -101,7 +101,7 @@ def test_foreign_hosts_see_nothing(box):
 
 def test_every_answer_is_guarded(box):
     for path in ("/", "/search", "/downloads", "/uploads", "/shares", "/shares/folders", "/users", "/users/them", "/users/them/browse",
-                 "/log", "/mesh", "/settings", "/setup", "/login", "/static/style.css", "/static/page.js", "/static/icon.svg", "/health", "/ready",
+                 "/log", "/mesh", "/settings", "/system", "/setup", "/login", "/static/style.css", "/static/page.js", "/static/icon.svg", "/health", "/ready",
                  "/metrics", "/api/v0/application", "/api/settings", "/no/such/page", "/searches/none", "/api/v0/none"):
         answer = requests.get(box.url + path, headers={"Origin": box.url})
         assert answer.status_code < 500, (path, answer.text)

@@ -35,7 +35,7 @@ def scene(world, box):
         "results-hostile": f"/searches/{searches['hostile']}", "results-none": f"/searches/{searches['nobody has this']}",
         "downloads": "/downloads", "uploads": "/uploads", "shares": "/shares", "folders": "/shares/folders",
         "users": "/users", "user": "/users/them", "user-offline": "/users/ghost", "browse": "/users/them/browse",
-        "log": "/log?level=DEBUG", "settings": "/settings", "setup": "/setup", "problem": "/searches/none",
+        "log": "/log?level=DEBUG", "settings": "/settings", "system": "/system", "setup": "/setup", "problem": "/searches/none",
     }
 
 

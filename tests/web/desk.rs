@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use slskdn::model::appliance::{ApplianceAnswer, ApplianceRequest};
 use slskdn::model::gossip::{Badge, Offered};
 use slskdn::model::health::{HealthAnswer, HealthRequest};
 use slskdn::model::id::{SearchId, TransferId, Username};
@@ -325,6 +326,10 @@ fn respond(told: &Told, request: Request) -> Response {
             let stats = Some((1_000_000, 120, 10_234, 812));
             Response::UserStatus(UserStatusView { presence: "Online", privileged: true, stats })
         }
+        Request::Appliance(ApplianceRequest::Install { .. }) => {
+            Response::Appliance(ApplianceAnswer::Taken("9".to_owned()))
+        }
+        Request::Appliance(ApplianceRequest::View) => Response::Appliance(ApplianceAnswer::View(Box::default())),
         Request::Trace(TraceRequest::Names) => Response::Trace(TraceAnswer::Names([DOWNLOAD.to_owned()].into())),
         Request::Trace(TraceRequest::Jobs) => Response::Trace(TraceAnswer::Jobs(vec![trace()])),
         Request::Trace(TraceRequest::Job { .. }) => {

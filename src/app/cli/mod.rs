@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use super::appliance::places::Places;
+use super::appliance::{card, rescue, update, usb};
 use super::settings::{self, Sources};
 
 /// An always-on Soulseek node that knows its music.
@@ -28,6 +30,12 @@ pub struct Arguments {
     /// Set one key of the configuration for this run; may be repeated.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// On the appliance: the card's files as they were read at the start.
+    #[arg(long, global = true, env = "SLSKDN_CARD", value_name = "DIR", hide = true)]
+    card: Option<PathBuf>,
+    /// A folder in place of `/`, for tests of what root's services do.
+    #[arg(long, global = true, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -125,6 +133,46 @@ enum Command {
         /// The file to read.
         file: PathBuf,
     },
+    /// Write a signed update into the slot of the appliance that does not run; the next start tries it.
+    Update {
+        /// The update.
+        #[arg(required_unless_present_any = ["status", "requested", "confirm"])]
+        file: Option<PathBuf>,
+        /// Also when it is older than what runs.
+        #[arg(long)]
+        force: bool,
+        /// Print how the slots stand, as JSON.
+        #[arg(long)]
+        status: bool,
+        /// Install what the page was given; run by systemd alone.
+        #[arg(long, hide = true)]
+        requested: bool,
+        /// Keep the running slot once the program is healthy, or give it up; run by systemd alone.
+        #[arg(long, hide = true)]
+        confirm: bool,
+        /// Seconds in which a version that is tried must be healthy.
+        #[arg(long, hide = true, default_value_t = update::HEALTHY_WITHIN_S)]
+        within: u64,
+    },
+    /// The page of a box that does not start; run by systemd alone.
+    #[command(hide = true)]
+    Rescue {
+        /// Ports to listen on.
+        #[arg(long = "port", default_values_t = [80, 5030])]
+        ports: Vec<u16>,
+    },
+    /// The owner's files on the boot partition; run by systemd alone.
+    #[command(hide = true)]
+    Card {
+        #[command(subcommand)]
+        what: CardCommand,
+    },
+    /// A disk that was plugged in; run by systemd alone.
+    #[command(hide = true)]
+    Usb {
+        #[command(subcommand)]
+        what: UsbCommand,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -158,6 +206,30 @@ enum ConfigCommand {
     Sample,
 }
 
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum CardCommand {
+    /// Put the owner's files to work.
+    Read,
+    /// Write what the daemon wants there.
+    Write,
+    /// Keep the log on the data partition.
+    KeepLog,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum UsbCommand {
+    /// Mount it.
+    Mount {
+        /// As udev names it.
+        device: PathBuf,
+    },
+    /// Let go of it.
+    Unmount {
+        /// As udev names it.
+        device: PathBuf,
+    },
+}
+
 /// It could not be tried.
 const COULD_NOT: u8 = 2;
 
@@ -168,9 +240,20 @@ pub fn main() -> ExitCode {
         // It has no environment, and needs no data directory.
         return crate::probe::run_worker();
     }
+    let places = Places::new(arguments.root.clone());
     let mut sources = Sources {
+        card: arguments.card,
+        root: arguments.root,
         data: match arguments.data.or_else(default_data) {
             Some(data) => data,
+            // Root's services on the appliance have neither a home nor a data directory.
+            None if matches!(
+                arguments.command,
+                Some(Command::Card { .. } | Command::Usb { .. } | Command::Update { .. })
+            ) =>
+            {
+                PathBuf::from("/var/lib/slskdn")
+            }
             None => return could_not("no data directory: give --data DIR, or set HOME"),
         },
         config: arguments.config,
@@ -207,6 +290,17 @@ pub fn main() -> ExitCode {
         Command::Worker => crate::probe::run_worker(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),
+        Command::Update { status: true, .. } => update::status(&places),
+        Command::Update { requested: true, .. } => update::requested(&places),
+        Command::Update { confirm: true, within, .. } => update::confirm(&places, within),
+        Command::Update { file: Some(file), force, .. } => update::update(&places, &sources, &file, force),
+        Command::Update { file: None, .. } => could_not("which file is the update?"),
+        Command::Rescue { ports } => rescue::rescue(&sources, &ports),
+        Command::Card { what: CardCommand::Read } => card::read(&places),
+        Command::Card { what: CardCommand::Write } => card::write_back(&places),
+        Command::Card { what: CardCommand::KeepLog } => card::keep_log(&places),
+        Command::Usb { what: UsbCommand::Mount { device } } => usb::mount(&places, &device),
+        Command::Usb { what: UsbCommand::Unmount { device } } => usb::unmount(&places, &device),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "slskdn", &mut script);

@@ -220,7 +220,9 @@ impl Counters {
                 };
                 &self.chunks[network(source)][result]
             }
-            TraceKind::ChunkCancelled { source, .. } => &self.chunks[network(source)][4],
+            TraceKind::ChunkCancelled { source, .. } | TraceKind::ChunkTakenBack { source, .. } => {
+                &self.chunks[network(source)][4]
+            }
             TraceKind::BadPiece { .. } => &self.bad_pieces,
             TraceKind::SwarmRebalanced { .. } => &self.rebalances,
             _ => return,

@@ -295,7 +295,12 @@ pub const KEYS: &[Key] = &[
     key("mesh.dht.announce_interval", Kind::Number(5, 86_400), "900", "Seconds between two announcements of one key."),
     key("mesh.dht.discovery_interval", Kind::Number(5, 86_400), "600", "Seconds between two looks for peers."),
     key("mesh.dht.min_neighbors", Kind::Number(1, 50), "3", "Peers are looked for while fewer are connected."),
-    key("mesh.dht.max_neighbors", Kind::Number(1, 50), "10", "Found peers are called while fewer are connected."),
+    key(
+        "mesh.dht.max_neighbors",
+        Kind::Number(1, 50),
+        "10",
+        "Found peers are called while fewer of them are connected.",
+    ),
     key(
         "mesh.dht.bootstrap_nodes",
         Kind::List,

@@ -3,6 +3,7 @@
 //!
 //! The slskd-compatible endpoints live in `api/v0`, apart from these.
 
+pub(crate) mod appliance;
 mod events;
 mod health;
 pub(crate) mod health_shape;
@@ -139,5 +140,6 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(jobs::table());
     table.extend(mesh::table());
     table.extend(traces::table());
+    table.extend(appliance::table());
     table
 }

@@ -17,7 +17,7 @@ fn asset(kind: &'static str, text: &'static str) -> Asset {
 }
 
 /// Changes when style or script do.
-pub(super) fn mark() -> &'static str {
+pub(crate) fn mark() -> &'static str {
     static MARK: LazyLock<String> = LazyLock::new(|| {
         let hash: [u8; 32] = Sha256::new().chain_update(STYLE).chain_update(SCRIPT).finalize().into();
         format!("{:08x}", u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
@@ -25,7 +25,7 @@ pub(super) fn mark() -> &'static str {
     &MARK
 }
 
-pub(super) async fn style() -> impl IntoResponse {
+pub(crate) async fn style() -> impl IntoResponse {
     asset("text/css; charset=utf-8", STYLE)
 }
 

@@ -1,6 +1,6 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 30] = [
+const SENTENCES: [(&str, &str); 31] = [
     ("acknowledged", "Acknowledged. It stays on the list."),
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
@@ -29,6 +29,7 @@ const SENTENCES: [(&str, &str); 30] = [
     ("signed_out", "You are signed out."),
     ("stopped", "The search takes no more results."),
     ("unchanged", "Nothing was changed."),
+    ("update", "The update is right. It is written to the card now, and the box restarts by itself."),
     ("wish_added", "The wish is added. It is searched for at the server's own pace."),
     ("wish_removed", "The wish is removed."),
 ];

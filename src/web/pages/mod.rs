@@ -16,6 +16,7 @@ mod settings;
 mod shares;
 mod sign_in;
 mod status;
+mod system;
 mod traces;
 mod transfers;
 
@@ -38,6 +39,8 @@ use super::routes::{Route, route};
 use super::server::Web;
 use super::settings::Role::{Administrator, Readonly, Readwrite};
 use super::show;
+
+pub(crate) use assets::{mark, style};
 
 /// Rows of a page of transfers, folders and the like.
 const ROWS: usize = 100;
@@ -100,6 +103,8 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/settings", Readonly, "", settings::show),
         route("POST", "/settings", Administrator, "", settings::change),
         route("POST", "/settings/password", Administrator, "", settings::password),
+        route("GET", "/system", Readonly, "", system::show),
+        route("POST", "/system/update", Administrator, "", system::update),
         route("POST", "/shutdown", Administrator, "", settings::shutdown),
         route("GET", "/login", None, "", sign_in::show),
         route("POST", "/login", None, "", sign_in::sign_in),

@@ -1,0 +1,101 @@
+# What the scripts here share: where caches lie, and how a command runs inside a tool root.
+# A tool root is a Debian of its own in a folder, made by mmdebstrap: the tools are the same wherever the image is built,
+# and the building machine keeps its own packages.
+
+image_cache="${SLSKDN_IMAGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/slskdn-image}"
+project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+die() { echo "${0##*/}: $*" >&2; exit 1; }
+
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"
+}
+
+as_root() {
+    [ "$(id -u)" = 0 ] || die "run it as root: tool roots are entered with chroot, and files of the image belong to root"
+}
+
+# One stamped tool root: made again when what it should hold has changed.
+tool_root() { # NAME SUITE ARCHITECTURES COMPONENTS PACKAGES
+    local root="$image_cache/$1" stamp="$2 $3 $4 $5"
+    mkdir -p "$image_cache"
+    (
+        flock 9
+        [ "$(cat "$root/.made" 2>/dev/null)" = "$stamp" ] && exit
+        need mmdebstrap mmdebstrap
+        rm -rf "$root"
+        echo "making the tool root $1 (once)" >&2
+        mmdebstrap --quiet --variant=apt --architectures="$3" --components="$4" --include="$5" "$2" "$root" \
+            >"$image_cache/$1.log" 2>&1 </dev/null || { tail -n 20 "$image_cache/$1.log" >&2; exit 1; }
+        echo "$stamp" >"$root/.made"
+    ) 9>"$image_cache/$1.lock" || die "the tool root $1 could not be made"
+}
+
+tools_packages=mmdebstrap,genimage,systemd,mtools,dosfstools,squashfs-tools,e2fsprogs,fdisk,zstd,xz-utils,cpio,kmod,ca-certificates
+tools_packages+=,signify-openbsd,u-boot-tools,device-tree-compiler,dpkg-dev,apt-utils,systemd-ukify,systemd-boot-efi,python3-minimal
+tools() { tool_root tools trixie amd64 main,non-free-firmware "$tools_packages"; }
+
+# The tool root's lists of what Debian offers for the boards, backports included.
+lists() {
+    tools
+    within tools -- sh -eu -c '
+        dpkg --add-architecture arm64
+        sed -n "s/^\(deb [^ ]*\) trixie main.*/\1 trixie-backports main non-free-firmware/p" /etc/apt/sources.list \
+            >/etc/apt/sources.list.d/backports.list
+        apt-get -qq update' >"$image_cache/lists.log" 2>&1 || { tail "$image_cache/lists.log" >&2; die "the package lists could not be fetched"; }
+}
+
+# Fetches what the lock names, each file with its hash, into the cache.
+fetch_locked() { # SET…
+    local lock="$project/image/packages.lock" missing=() set name version arch sha rest
+    mkdir -p "$image_cache/debs"
+    while read -r set name version arch sha rest; do
+        [[ " $* " = *" $set "* ]] || continue
+        [ -e "$image_cache/debs/$sha.deb" ] || missing+=("$name:$arch=$version")
+    done < <(grep -v '^#' "$lock")
+    [ "${#missing[@]}" = 0 ] && return
+    lists
+    rm -rf "$image_cache/fetch"
+    mkdir -p "$image_cache/fetch"
+    chmod 777 "$image_cache/fetch"
+    (cd "$image_cache/fetch" && within tools "$image_cache" -- apt-get -qq download "${missing[@]}") \
+        >"$image_cache/fetch.log" 2>&1 ||
+        { tail -n 5 "$image_cache/fetch.log" >&2
+          die "Debian no longer offers what image/packages.lock names. Run image/lock and look at what it changes."; }
+    local deb
+    for deb in "$image_cache"/fetch/*.deb; do
+        sha="$(sha256sum "$deb" | cut -c1-64)"
+        grep -q " $sha\b" "$lock" || die "${deb##*/} has a hash that image/packages.lock does not name"
+        mv "$deb" "$image_cache/debs/$sha.deb"
+    done
+}
+
+# The cached file of a locked package.
+locked() { # SET NAME
+    local sha
+    sha="$(awk -v set="$1" -v name="$2" '$1 == set && $2 == name { print $5 }' "$project/image/packages.lock")"
+    [ -n "$sha" ] || die "image/packages.lock has no $2 in $1"
+    echo "$image_cache/debs/$sha.deb"
+}
+
+# Runs a command in a tool root. Each KEEP is a folder of this machine that has the same path inside.
+within() { # ROOT KEEP… -- COMMAND…
+    local root="$image_cache/$1" keep=()
+    shift
+    while [ "$1" != -- ]; do keep+=("$1"); shift; done
+    shift
+    root="$root" here="$PWD" unshare --mount --propagation private bash -c '
+        set -e
+        mount --rbind /dev "$root/dev"
+        mount -t proc proc "$root/proc"
+        mount --rbind /sys "$root/sys"
+        count=$1; shift
+        for ((; count > 0; count--)); do
+            mkdir -p "$root$1"
+            mount --bind "$1" "$root$1"
+            shift
+        done
+        cat /etc/resolv.conf >"$root/etc/resolv.conf"
+        exec chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+            sh -c "cd \"\$1\" 2>/dev/null || cd /; shift; exec \"\$@\"" sh "$here" "$@"' bash "${#keep[@]}" "${keep[@]}" "$@"
+}

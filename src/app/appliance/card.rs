@@ -1,0 +1,351 @@
+//! The `card` commands, run by root around the daemon: the owner's files on the boot partition are read before anything
+//! else starts; the set-up code goes there; what the log says is kept now and then.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use super::places::{Places, read_plain};
+use crate::app::cli::{could_not, print, say};
+use crate::app::config_file;
+use crate::engine::appliance::card::{self as owner, Network};
+use crate::model::config::keys::{Kind, find};
+use crate::model::config::{self, Given, Problem, Raw};
+
+/// How the card's settings are called where a place is told.
+pub const SOURCE: &str = "slskdn.yml on the card";
+/// A longer `slskdn.yml` is refused, bytes.
+const YML_LEN: usize = 1024 * 1024;
+/// Names in the folder that the daemon writes for us.
+pub const CODE: &str = "set-up-code";
+/// As above: SHA-256 of the file whose secrets were taken.
+pub const TAKEN: &str = "secrets-taken";
+/// The kept log is started anew at this length; one before it is kept.
+const LOG_LEN: u64 = 4 * 1024 * 1024;
+/// Of one look at the log, more is left out.
+const LOG_AT_ONCE: u64 = 2 * 1024 * 1024;
+
+/// Where [`read`] leaves what it found.
+pub fn folder(places: &Places) -> PathBuf {
+    places.at("run/slskdn-card")
+}
+
+/// The text of one of the owner's files: without one there is nothing.
+fn text(path: &Path, most: usize) -> Result<Option<String>, String> {
+    match read_plain(path, most) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| "it is no text in UTF-8".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("it cannot be read: {error}")),
+    }
+}
+
+/// `card read`: whatever is wrong is told and left out, and the box comes up.
+pub fn read(places: &Places) -> ExitCode {
+    let fat = places.fat();
+    let mut told = Vec::new();
+    if !places.is_test() && !places.has_boot() {
+        told.push("the boot partition is not mounted: its settings are not known".to_owned());
+    }
+    let outcome = |name: &str, outcome: io::Result<()>, told: &mut Vec<String>| {
+        if let Err(error) = outcome {
+            told.push(format!("{name}: it could not be put to work: {error}"));
+        }
+    };
+    match text(&fat.join("hostname"), owner::FILE_LEN).and_then(|text| owner::hostname(&text.unwrap_or_default())) {
+        Ok(Some(name)) => outcome("hostname", set_hostname(places, &name), &mut told),
+        Ok(None) => {}
+        Err(why) => told.push(format!("hostname: {why}")),
+    }
+    match text(&fat.join("network"), owner::FILE_LEN) {
+        Ok(text) => match Network::parse(&text.unwrap_or_default()) {
+            Ok(Some(network)) => {
+                let path = places.at("run/systemd/network/05-slskdn.network");
+                outcome("network", write(&path, network.unit().as_bytes(), 0o644), &mut told);
+            }
+            Ok(None) => {}
+            Err(mistakes) => {
+                told.extend(mistakes.iter().map(|why| format!("network: {why}")));
+                told.push("network: nothing of it is used; the router is asked for an address".to_owned());
+            }
+        },
+        Err(why) => told.push(format!("network: {why}")),
+    }
+    match text(&fat.join("authorized_keys"), owner::FILE_LEN) {
+        Ok(text) => {
+            let (keys, mistakes) = owner::authorized_keys(&text.unwrap_or_default());
+            told.extend(mistakes.iter().map(|why| format!("authorized_keys: {why}")));
+            if !keys.is_empty() {
+                let path = places.at("root/.ssh/authorized_keys");
+                outcome("authorized_keys", write(&path, format!("{}\n", keys.join("\n")).as_bytes(), 0o600), &mut told);
+            }
+        }
+        Err(why) => told.push(format!("authorized_keys: {why}")),
+    }
+    match text(&fat.join("slskdn.yml"), YML_LEN) {
+        Ok(text) => {
+            let text = text.unwrap_or_default();
+            told.extend(mistakes(&text).iter().map(ToString::to_string));
+            outcome("slskdn.yml", hand_over(places, text.as_bytes()), &mut told);
+        }
+        Err(why) => told.push(format!("slskdn.yml: {why}")),
+    }
+    let lines: String = told.iter().map(|line| format!("{line}\n")).collect();
+    let handed = for_the_program(places, "problems", lines.as_bytes());
+    if told.is_empty() {
+        print(b"the settings on the boot partition are fine\n");
+    }
+    for line in &told {
+        print(format!("on the boot partition, {line}\n").as_bytes());
+    }
+    match handed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => could_not(&format!("{}: {error}", folder(places).display())),
+    }
+}
+
+/// What is wrong with a `slskdn.yml` by itself.
+fn mistakes(text: &str) -> Vec<Problem> {
+    let given = config_file::read(text, SOURCE);
+    let mut found = given.and_then(|given| config::resolve(&[given])).err().unwrap_or_default();
+    // What has no place is about several keys, and the others may be in another file.
+    found.retain(|problem| !problem.place.source.is_empty());
+    found
+}
+
+fn set_hostname(places: &Places, name: &str) -> io::Result<()> {
+    write(&places.at("etc/hostname"), format!("{name}\n").as_bytes(), 0o644)?;
+    if !places.is_test() {
+        rustix::system::sethostname(name.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Written as a whole, its folder made if need be: 0700 where the file is for nobody else.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    if !folder.exists() {
+        std::fs::create_dir_all(folder)?;
+        if mode & 0o077 == 0 {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+        }
+    }
+    let temporary = path.with_extension("new");
+    drop(std::fs::remove_file(&temporary));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
+    drop(file);
+    std::fs::rename(&temporary, path)
+}
+
+fn hand_over(places: &Places, yml: &[u8]) -> io::Result<()> {
+    for_the_program(places, "slskdn.yml", yml)
+}
+
+/// Readable for the program, whose group the folder has, and for nobody else: it may hold a password.
+fn for_the_program(places: &Places, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder(places);
+    let path = folder.join(name);
+    write(&path, bytes, 0o640)?;
+    let group = std::fs::metadata(&folder)?.gid();
+    std::os::unix::fs::chown(&path, None, Some(group))
+}
+
+/// Secrets in a file, as they are written there.
+pub fn secrets(given: &[Given]) -> impl Iterator<Item = &Given> {
+    given.iter().filter(|given| {
+        let secret = find(&given.key).is_some_and(|key| matches!(key.kind, Kind::Secret));
+        secret && matches!(&given.value, Raw::One(text) if !text.is_empty())
+    })
+}
+
+/// SHA-256 in hexadecimal, by which the daemon says which file it has read.
+pub fn mark(bytes: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `card write`: what the daemon wants on the boot partition and on the screen. Nothing of it is taken as it is: a code is
+/// letters and digits, and a mark has to be the one of the file that is there.
+pub fn write_back(places: &Places) -> ExitCode {
+    let asked = places.node().join("card");
+    let code = read_plain(&asked.join(CODE), 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let code = code.map(|code| code.trim().to_owned());
+    let is_code =
+        |code: &&String| (1..=32).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let mut failed = Vec::new();
+    if let Err(error) = tell_code(places, code.as_ref().filter(is_code)) {
+        failed.push(format!("the set-up code could not be written on the boot partition: {error}"));
+    }
+    if let Ok(taken) = read_plain(&asked.join(TAKEN), 64)
+        && let Err(error) = blank(places, &String::from_utf8_lossy(&taken))
+    {
+        failed.push(format!("passwords could not be removed from slskdn.yml on the boot partition: {error}"));
+    }
+    for sentence in &failed {
+        say(sentence);
+    }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
+    let path = places.fat().join("set-up-code.txt");
+    let Some(code) = code else {
+        return match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = if places.is_test() { "slskdn".to_owned() } else { host };
+    print(format!("open http://{host}.local and enter the set-up code: {code}\n").as_bytes());
+    let text = format!("Open http://{host}.local and enter this set-up code:\r\n\r\n    {code}\r\n");
+    // A card is not written to without need.
+    if read_plain(&path, 4096).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    let mut file = File::create(&path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Secrets leave the boot partition, which every PC reads, once they are kept elsewhere.
+fn blank(places: &Places, taken: &str) -> io::Result<()> {
+    let path = places.fat().join("slskdn.yml");
+    let before = read_plain(&path, YML_LEN)?;
+    if mark(&before) != taken.trim() {
+        return Ok(());
+    }
+    let wrong = |_| io::Error::from(io::ErrorKind::InvalidData);
+    let mut text = String::from_utf8(before).map_err(|_| io::ErrorKind::InvalidData)?;
+    let given = config_file::read(&text, SOURCE).map_err(wrong)?;
+    let keys: Vec<String> = secrets(&given).map(|given| given.key.clone()).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    for key in keys {
+        text = config_file::edit(&text, &key, None).map_err(wrong)?;
+    }
+    let temporary = places.fat().join("slskdn.new");
+    let replaced = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)
+    });
+    if replaced.is_err() {
+        // No room for two of them: in its place then, which a power cut may spoil. The secrets are kept already.
+        drop(std::fs::remove_file(&temporary));
+        let mut file = OpenOptions::new().write(true).truncate(true).open(&path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+    }
+    File::open(places.fat())?.sync_all()?;
+    hand_over(places, text.as_bytes())
+}
+
+/// `card keep-log`: what the log has gathered since the last time, appended to the kept one.
+pub fn keep_log(places: &Places) -> ExitCode {
+    let folder = places.at("data/log");
+    let keep = || -> io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        let path = folder.join("system.log");
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LEN) {
+            std::fs::rename(&path, folder.join("system.log.1"))?;
+        }
+        let mut log = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
+        let mut journal = Command::new("/usr/bin/journalctl")
+            .args(["--quiet", "--no-pager", "--priority=info", "--output=short-iso"])
+            .arg(format!("--cursor-file={}", folder.join("cursor").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        if let Some(mut lines) = journal.stdout.take() {
+            io::copy(&mut lines.by_ref().take(LOG_AT_ONCE), &mut log)?;
+            // It keeps its place only when it comes to its end.
+            io::copy(&mut lines, &mut io::sink())?;
+        }
+        journal.wait()?;
+        log.sync_all()
+    };
+    match keep() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("the log could not be kept in {}: {error}", folder.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(folder: &Path) -> Places {
+        for path in ["boot/firmware", "run/slskdn-card", "run/slskdn-node/card", "etc", "run/systemd/network"] {
+            std::fs::create_dir_all(folder.join(path)).unwrap();
+        }
+        Places::new(Some(folder.to_owned()))
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_and_the_rest_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let put = |name: &str, text: &[u8]| std::fs::write(places.fat().join(name), text).unwrap();
+        let got = |path: &str| std::fs::read_to_string(places.at(path)).unwrap_or_default();
+        assert_eq!(read(&places), ExitCode::SUCCESS);
+        assert_eq!(got("run/slskdn-card/problems"), "");
+        put("hostname", b"attic\r\n");
+        put("network", b"address=10.0.0.5\n");
+        put("authorized_keys", &[0xff, 0xfe, 0, 0]);
+        put("slskdn.yml", b"soulseek:\r\n  username: me\r\nweb:\r\n  prot: 1\r\n");
+        assert_eq!(read(&places), ExitCode::SUCCESS);
+        let problems = got("run/slskdn-card/problems");
+        for word in ["network: line 1", "the router is asked", "authorized_keys: it is no text", "web.prot"] {
+            assert!(problems.contains(word), "{word}: {problems}");
+        }
+        assert_eq!(got("etc/hostname"), "attic\n");
+        assert!(got("run/slskdn-card/slskdn.yml").contains("username: me"));
+        assert!(!places.at("run/systemd/network/05-slskdn.network").exists());
+        put("network", b"address=10.0.0.5/8\n");
+        read(&places);
+        assert!(got("run/systemd/network/05-slskdn.network").contains("Address=10.0.0.5/8"));
+    }
+
+    #[test]
+    fn the_code_is_there_until_it_was_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let (asked, file) = (places.node().join("card").join(CODE), places.fat().join("set-up-code.txt"));
+        std::fs::write(&asked, "bcdfg-hjkmn").unwrap();
+        assert_eq!(write_back(&places), ExitCode::SUCCESS);
+        assert!(std::fs::read_to_string(&file).unwrap().contains("bcdfg-hjkmn"));
+        // Something else than a code is not written anywhere.
+        std::fs::write(&asked, "../../etc\n[2J").unwrap();
+        write_back(&places);
+        assert!(!file.exists());
+        std::fs::write(&asked, "bcdfg-hjkmn").unwrap();
+        write_back(&places);
+        std::fs::remove_file(&asked).unwrap();
+        write_back(&places);
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn secrets_leave_the_card_only_once_they_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let path = places.fat().join("slskdn.yml");
+        let text = "# mine\nsoulseek:\n  username: me\n  password: hunter2 # secret\n";
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(places.node().join("card").join(TAKEN), mark(b"another file")).unwrap();
+        write_back(&places);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        std::fs::write(places.node().join("card").join(TAKEN), mark(text.as_bytes())).unwrap();
+        write_back(&places);
+        let after = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(after, "# mine\nsoulseek:\n  username: me\n  password: ~ # secret\n");
+        assert_eq!(mistakes(&after), []);
+    }
+}

@@ -1,0 +1,122 @@
+//! `/system`: which of the two systems on the card runs, an update, and disks that are plugged in.
+
+use askama::Template;
+use axum::extract::{Query, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use crate::model::appliance::{Outcome, Progress};
+use crate::web::api::appliance::{Forced, take, view};
+use crate::web::show;
+
+use super::{Desktop, Head, answer_or_return, html, size};
+
+#[derive(Template)]
+#[template(path = "system.html", config = "web-min/askama.toml")]
+struct SystemPage {
+    head: Head,
+    version: &'static str,
+    is_appliance: bool,
+    board: String,
+    slots: Vec<Row>,
+    /// The update under way.
+    step: Option<Step>,
+    /// Why the last one since the start did not come to its end.
+    failed: String,
+    /// What became of the last one.
+    last: String,
+    disks: Vec<Disk>,
+}
+
+struct Row {
+    name: String,
+    version: String,
+    runs: bool,
+    tries: u8,
+}
+
+struct Step {
+    what: &'static str,
+    version: String,
+    percent: u64,
+}
+
+struct Disk {
+    name: String,
+    path: String,
+    kind: String,
+    room: String,
+    shared: bool,
+}
+
+fn step(progress: &Progress) -> Option<Step> {
+    let what = match progress.step.as_str() {
+        "checking" => "Checking the update",
+        "writing" => "Writing it",
+        "comparing" => "Reading it back and comparing",
+        "restarting" => "Restarting",
+        _ => return None,
+    };
+    let percent = progress.done.saturating_mul(100).checked_div(progress.all).unwrap_or(100).min(100);
+    Some(Step { what, version: show::visible(&progress.version), percent })
+}
+
+pub(super) async fn show(desktop: Desktop) -> Response {
+    let found = answer_or_return!(desktop, view(&desktop.web).await);
+    let mut head = desktop.head("System and updates", "settings");
+    let step = found.progress.as_ref().and_then(step);
+    head.live = if step.is_some() { "every" } else { "" };
+    head.refresh_s = step.as_ref().map(|_| 3);
+    let last = found.systems.last.as_ref().map(|last| {
+        let (version, from) = (show::visible(&last.version), show::visible(&last.from));
+        match last.outcome {
+            Outcome::Installed => format!("Version {version} was installed in place of {from}, and found healthy."),
+            Outcome::FellBack => {
+                format!("The box went back from version {version} to {from}: {}", show::visible(&last.reason))
+            }
+            Outcome::Failed => format!("Version {version} was not installed: {}", show::visible(&last.reason)),
+        }
+    });
+    let failed = found.progress.as_ref().filter(|progress| progress.step == "failed");
+    html(&SystemPage {
+        head,
+        version: env!("CARGO_PKG_VERSION"),
+        is_appliance: found.is_appliance,
+        board: show::visible(&found.systems.board),
+        slots: found
+            .systems
+            .slots
+            .iter()
+            .map(|slot| Row {
+                name: show::visible(&slot.name),
+                version: show::visible(&slot.version),
+                runs: slot.name == found.systems.running,
+                tries: slot.tries_left,
+            })
+            .collect(),
+        step,
+        failed: failed.map(|progress| super::sentence(&show::visible(&progress.error))).unwrap_or_default(),
+        last: last.unwrap_or_default(),
+        disks: found
+            .disks
+            .iter()
+            .map(|disk| Disk {
+                name: show::visible(&disk.name),
+                path: disk.path.clone(),
+                kind: show::visible(&disk.kind),
+                room: format!("{} of {} free", size(disk.free), size(disk.total)),
+                shared: disk.shared,
+            })
+            .collect(),
+    })
+}
+
+/// The upload of an update, streamed to the disk.
+pub(super) async fn update(desktop: Desktop, forced: Query<Forced>, request: Request) -> Response {
+    match take(&desktop.web, forced.0, request).await {
+        Ok(_) => desktop.done("/system", "update"),
+        // A form without a file is a mistake of the hand.
+        Err(problem) if problem.0 == StatusCode::NOT_FOUND => desktop.problem(problem.0, &problem.1),
+        Err(problem) => desktop.refused(problem),
+    }
+}

@@ -1,0 +1,56 @@
+"""Other kernels and machines: pages of 16 KiB, a Raspberry Pi 3. Run by tests/soak; SLSKDN_IMAGE_MORE=1 switches them on."""
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from machine import IMAGES, LONG, Disk, Machine
+from test_boot import TONES, api, card, of, shared, until  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="tests/soak runs it")
+
+
+def test_pages_of_16_kib(card, tmp_path):  # noqa: F811
+    """Store, disk and scan under a kernel of larger pages."""
+    out = tmp_path / "wide"
+    subprocess.run([ROOT / "image/build", "--plain", "--kernel", "kernel-16k", "--key", os.environ["SLSKDN_IMAGE_KEY"],
+                    "--binary", os.environ["SLSKDN_IMAGE_BINARY"], "--out", out, "qemu-virt"], check=True, capture_output=True)
+    # The card of the common tests, with this kernel's slot on it.
+    card.put_slot("A", out / "slot")
+    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76") as box:
+        box.up()
+        assert api(box, "/status")["disk"]["backend"] == "io_uring"
+        shared(box)
+        scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
+        ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
+        assert ended["files_measured"] == TONES, ended
+        box.shut_down()
+    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76") as box:
+        box.up()
+        assert api(box, f"/library/health/scans/{scan}")["files_measured"] == TONES
+
+
+def test_a_raspberry_pi_3(tmp_path):
+    """QEMU's raspi3b with the kernel, initrd, device tree and card of the image; its U-Boot loses USB there, so it is left out."""
+    disk = Disk("rpi3", tmp_path / "card.img")
+    slot = IMAGES / "rpi3" / "slot"
+    log = open(tmp_path / "serial.log", "wb")
+    # QEMU's watchdog of this board resets it at once when it is armed.
+    box = subprocess.Popen(["qemu-system-aarch64", "-M", "raspi3b", "-display", "none", "-serial", "null", "-serial", "stdio",
+                            "-kernel", slot / "Image", "-initrd", slot / "initrd",
+                            "-dtb", slot / "dtbs/broadcom/bcm2837-rpi-3-b.dtb", "-append",
+                            "console=ttyS1,115200 net.ifnames=0 panic=5 loglevel=5 systemd.watchdog_sec=0 systemd.show_status=0 "
+                            "systemd.journald.forward_to_console=1",
+                            "-drive", f"if=sd,file={disk.path},format=raw,cache=unsafe"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 2 * LONG
+        while "the page is at http://slskdn.local:80/" not in (told := (tmp_path / "serial.log").read_text(errors="replace")):
+            assert box.poll() is None and time.monotonic() < end, told[-3000:]
+            time.sleep(0.5)
+        assert re.search(r"slskdn-initrd: slot A, \S+, on /dev/mmcblk\dp2", told), told[-3000:]
+    finally:
+        box.kill()
+        box.wait()

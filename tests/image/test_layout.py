@@ -1,0 +1,103 @@
+"""What is on a card, read from the file: partitions, boot files, rights, what it consists of."""
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from machine import IMAGES, Disk, tool
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+BOARDS = sorted(path.name for path in IMAGES.iterdir() if (path / "SHA256SUMS").exists())
+EXPECTED = {
+    "qemu-virt": ["boot.scr"],
+    "rpi3": ["boot.scr", "u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
+             "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb", "A/dtbs/broadcom/bcm2837-rpi-3-b-plus.dtb",
+             "A/dtbs/broadcom/bcm2711-rpi-4-b.dtb"],
+    "rpi5": ["boot.scr", "u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
+    "generic-arm64": ["EFI/BOOT/BOOTAA64.EFI"],
+}
+
+
+@pytest.fixture(params=BOARDS, scope="module")
+def disk(request, tmp_path_factory):
+    return Disk(request.param, tmp_path_factory.mktemp(request.param) / "card.img")
+
+
+def test_partitions(disk):
+    table = disk.path.read_bytes()[:512] if disk.path.stat().st_size < MIB else open(disk.path, "rb").read(512)
+    kinds = [table[446 + 16 * n + 4] for n in range(4)]
+    assert kinds == [0xEF if disk.board == "generic-arm64" else 0x0C, 0x83, 0x83, 0x83], kinds
+    sizes = [disk.partition(n)[1] // MIB for n in (1, 2, 3, 4)]
+    assert sizes == [256, 256, 256, 64], sizes
+    assert all(disk.partition(n)[0] % (4 * MIB) == 0 for n in (1, 2, 3, 4))
+
+
+def test_the_data_partition(disk):
+    told = disk.debugfs("stats")
+    features = re.search(r"Filesystem features: *(.*)", told)[1].split()
+    assert "fast_commit" not in features and "has_journal" in features, features
+    assert re.search(r"Block size: *4096\b", told), told
+    assert re.search(r"Filesystem volume name: *SLSKDATA", told)
+
+
+def test_boot_files(disk):
+    for name in ["A/Image", "A/initrd", "A/slot", "A/slot.sig", *EXPECTED[disk.board]]:
+        assert disk.has(name), name
+    assert disk.slots() == ("A B", 3, 0)
+    about = dict(line.split("=") for line in disk.read("A/slot").decode().splitlines())
+    root = (IMAGES / disk.board / "slot" / "root.squashfs").read_bytes()
+    assert about["root_sha256"] == hashlib.sha256(root).hexdigest() and int(about["root_bytes"]) == len(root)
+    if "config.txt" in EXPECTED[disk.board]:
+        config = disk.read("config.txt").decode().splitlines()
+        assert {"arm_64bit=1", "kernel=u-boot.bin", "upstream_kernel=1", "enable_uart=1"} <= set(config)
+    if disk.has("boot.scr"):
+        script = disk.read("boot.scr").decode(errors="replace")
+        assert "@" not in script.split("setenv kernel_at")[1].split("\n")[0], "a word of the meta file is missing"
+        assert "slskdn.slot=${slot}" in script
+
+
+def test_nothing_secret_and_no_way_in(disk, tmp_path):
+    root = IMAGES / disk.board / "slot" / "root.squashfs"
+    for line in tool("unsquashfs", "-cat", root, "etc/shadow").decode().splitlines():
+        assert line.split(":")[1] == "*", line
+    listing = tool("unsquashfs", "-lln", root).decode().splitlines()
+    rights = {line.split(maxsplit=5)[5].split(" -> ")[0].removeprefix("squashfs-root"): line[:10] for line in listing
+              if line[:1] in "-dlcb" and len(line.split(maxsplit=5)) == 6}
+    assert rights["/etc/shadow"][7:10] == "---", rights["/etc/shadow"]
+    loose = [name for name, mode in rights.items() if mode[0] in "-d" and mode[8] == "w" and mode[9] not in "tT"]
+    assert not loose, loose
+    # Host keys and identity are made on the box.
+    assert not [name for name in rights if re.search(r"ssh_host|dropbear_.*key|machine-id$|\.sec$", name) and name != "/etc/machine-id"]
+    assert tool("unsquashfs", "-cat", root, "etc/machine-id") == b""
+    # No login on any console, and nothing that installs.
+    masked = {line.split(" -> ")[0].rsplit("/", 1)[1] for line in listing if line.endswith(" -> /dev/null")}
+    assert {"getty.target", "serial-getty@.service", "console-getty.service"} <= masked, masked
+    assert not [name for name in rights if re.search(r"bin/(apt|dpkg|perl|agetty$)", name)]
+
+
+def test_what_it_consists_of(disk):
+    bill = json.loads((IMAGES / disk.board / f"slskdn-{disk.board}.spdx.json").read_text())
+    names = {package["name"] for package in bill["packages"]}
+    assert {"slskdn", "libc6", "systemd", "busybox-static", "tokio", "heed"} <= names
+    assert any(name.startswith("linux-image-") for name in names)
+    assert ("raspi-firmware" in names) == (disk.board in ("rpi3", "rpi5"))
+    assert all(package["versionInfo"] for package in bill["packages"])
+
+
+def test_two_builds_are_the_same_bytes(tmp_path):
+    board = BOARDS[0] if "qemu-virt" not in BOARDS else "qemu-virt"
+    subprocess.run([ROOT / "image/build", "--plain", "--key", os.environ["SLSKDN_IMAGE_KEY"], "--binary",
+                    os.environ["SLSKDN_IMAGE_BINARY"], "--out", tmp_path / "again", board], check=True, capture_output=True)
+    first, again = ((folder / "SHA256SUMS").read_text() for folder in (IMAGES / board, tmp_path / "again"))
+    assert first == again
+
+
+def test_sizes():
+    for board in BOARDS:
+        root = (IMAGES / board / "slot" / "root.squashfs").stat().st_size / MIB
+        print(f"FIGURE {board}: root file system {root:.1f} MiB of 256")
+        assert root < 200

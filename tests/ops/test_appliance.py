@@ -1,0 +1,479 @@
+"""The appliance's own commands on a folder that stands for the box: updates, the owner's files, the set-up code, the rescue
+page; and the Debian package. Bundles are signed by openssl, which knows nothing of us."""
+import base64
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import time
+import zlib
+
+import pytest
+import requests
+
+from box import BINARY, HERE, Box, lines, refuses, run
+from world import Process, free_port, until
+
+ROOT = HERE.parents[1]
+SEED = int(os.environ.get("SOAK_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+class Key:
+    """A key pair of openssl in signify's clothes."""
+
+    def __init__(self, folder, name="key"):
+        self.path = folder / f"{name}.pem"
+        self.number = hashlib.sha256(name.encode()).digest()[:8]
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", self.path], check=True)
+        der = subprocess.run(["openssl", "pkey", "-in", self.path, "-pubout", "-outform", "DER"], check=True,
+                             capture_output=True).stdout
+        self.public = self.file("public key", der[-32:])
+
+    def file(self, what, data):
+        return f"untrusted comment: {what}\n{base64.b64encode(b'Ed' + self.number + data).decode()}\n".encode()
+
+    def sign(self, message):
+        work = self.path.with_suffix(".message")
+        work.write_bytes(message)
+        done = subprocess.run(["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", self.path, "-in", work], check=True,
+                              capture_output=True)
+        return self.file("signature", done.stdout)
+
+
+def system(version, key):
+    """Files of a slot: the root file system apart."""
+    dice = random.Random(version)
+    root = dice.randbytes(3 << 20)
+    slot = f"version={version}\nroot_bytes={len(root)}\nroot_sha256={sha256(root)}\n".encode()
+    files = {"Image": dice.randbytes(1 << 20), "initrd": dice.randbytes(70_000),
+             "dtbs/broadcom/board.dtb": dice.randbytes(900), "slot": slot, "slot.sig": key.sign(slot)}
+    return root, files
+
+
+def bundle(version, key, boards="test-board", signer=None):
+    root, files = system(version, key)
+    parts = {"root": root, **files}
+    text = f"product=slskdn\nversion={version}\nboards={boards}\n"
+    text += "".join(f"file={name} {len(data)} {sha256(data)}\n" for name, data in parts.items())
+    signature = (signer or key).sign(text.encode())
+    return b"slskdn-update 1 %08d %08d\n" % (len(text), len(signature)) + text.encode() + signature + b"".join(parts.values())
+
+
+def slots_file(first, a, b):
+    body = f"BOOT_A_LEFT={a}\nBOOT_B_LEFT={b}\nBOOT_ORDER={'A B' if first == 'A' else 'B A'}\n"
+    return (body + f"BOOT_CHECK=0x{zlib.crc32(body.encode()):08x}\n").ljust(511).encode() + b"\n"
+
+
+class Card:
+    """A folder in place of the box: version 1.0.0 runs in slot A."""
+
+    def __init__(self, tmp):
+        self.root, self.key = tmp / "root", Key(tmp)
+        for name in ("boot/firmware/A", "boot/firmware/B", "dev", "run/slskdn", "run/slskdn-card", "run/slskdn-node",
+                     "usr/share/slskdn", "data", "etc", "var/lib/slskdn/update"):
+            (self.root / name).mkdir(parents=True)
+        (self.root / "usr/share/slskdn/update.pub").write_bytes(self.key.public)
+        (self.root / "usr/share/slskdn/board").write_text("test-board\n")
+        self.put("A", "1.0.0")
+        (self.root / "dev/slot-B").write_bytes(bytes(4 << 20))
+        for name in ("slots.txt", "slots2.txt"):
+            (self.fat / name).write_bytes(slots_file("A", 3, 0))
+        self.runs("A")
+
+    @property
+    def fat(self):
+        return self.root / "boot/firmware"
+
+    def put(self, slot, version):
+        root, files = system(version, self.key)
+        (self.root / f"dev/slot-{slot}").write_bytes(root.ljust(4 << 20, b"\0"))
+        for name, data in files.items():
+            path = self.fat / slot / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    def runs(self, slot):
+        (self.root / "run/slskdn/slot").write_text(f"{slot}\n")
+        (self.root / "run/restarted").unlink(missing_ok=True)
+        shutil.rmtree(self.root / "run/slskdn-update", ignore_errors=True)
+
+    def slots(self):
+        """First slot, tries of A and of B, by the first copy whose check is right."""
+        for name in ("slots.txt", "slots2.txt"):
+            data = (self.fat / name).read_bytes() if (self.fat / name).exists() else b""
+            found = re.match(rb"(BOOT_A_LEFT=(\d)\nBOOT_B_LEFT=(\d)\nBOOT_ORDER=(A B|B A)\n)BOOT_CHECK=0x([0-9a-f]{8})\n", data)
+            if found and int(found[5], 16) == zlib.crc32(found[1]):
+                return found[4][:1].decode(), int(found[2]), int(found[3])
+        return "A", 3, 3
+
+    def starts(self, slot):
+        """Whether the start program finds everything in a slot, and the version."""
+        try:
+            about = dict(line.split("=") for line in (self.fat / slot / "slot").read_text().splitlines())
+            root = (self.root / f"dev/slot-{slot}").read_bytes()[:int(about["root_bytes"])]
+            _, files = system(about["version"], self.key)
+            whole = sha256(root) == about["root_sha256"] and all(
+                (self.fat / slot / name).read_bytes() == data for name, data in files.items() if name != "slot.sig")
+            return about["version"] if whole else None
+        except (OSError, KeyError, ValueError):
+            return None
+
+    def start(self):
+        """What a start does: the first slot with tries left, one less. The slot, its version, and how many starts."""
+        for count in range(1, 9):
+            first, a, b = self.slots()
+            left = {"A": a, "B": b} if a or b else {"A": 3, "B": 3}
+            slot = first if left[first] else {"A": "B", "B": "A"}[first]
+            left[slot] -= 1
+            for name in ("slots2.txt", "slots.txt"):
+                (self.fat / name).write_bytes(slots_file(first, left["A"], left["B"]))
+            if version := self.starts(slot):
+                self.runs(slot)
+                return slot, version, count
+        raise AssertionError("no slot starts")
+
+    def slskdn(self, *arguments, **kw):
+        return run("--root", self.root, *arguments, **kw)
+
+    def status(self):
+        return json.loads(self.slskdn("update", "--status").stdout)
+
+    def healthy(self, **more):
+        note = {"healthy": True, "on_ext4": True, "store": True, "disk_backend": "io_uring", "listens": ["[::]:80"],
+                "reasons": [], **more}
+        (self.root / "run/slskdn-node/health.json").write_text(json.dumps(note))
+
+
+@pytest.fixture
+def card(tmp_path):
+    return Card(tmp_path)
+
+
+def test_update_try_keep_and_go_back(card, tmp_path):
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    told = card.slskdn("update", new)
+    assert "version 1.1.0 is in slot B" in told.stdout
+    assert card.slots() == ("B", 3, 1)
+    assert card.start() == ("B", "1.1.0", 1) and card.slots() == ("B", 3, 0)
+    # A second one has to wait until it was found good.
+    assert "is being tried" in refuses("--root", card.root, "update", new)
+    card.healthy()
+    assert "slot B is found good" in card.slskdn("update", "--confirm").stdout
+    assert card.slots() == ("B", 3, 3)
+    last = card.status()["systems"]["last"]
+    assert last == {"outcome": "installed", "version": "1.1.0", "from": "1.0.0", "reason": ""}
+    # One that says of itself that it cannot: back at once, and why.
+    worse = tmp_path / "worse.update"
+    worse.write_bytes(bundle("1.2.0", card.key))
+    card.slskdn("update", worse)
+    assert card.slots() == ("A", 1, 3) and card.start()[:2] == ("A", "1.2.0")
+    card.healthy(healthy=False, reasons=["the store does not open"])
+    assert "goes back" in card.slskdn("update", "--confirm").stdout
+    assert (card.root / "run/restarted").exists()
+    assert card.start() == ("B", "1.1.0", 1)
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    last = card.status()["systems"]["last"]
+    assert (last["outcome"], last["version"], last["from"]) == ("fell_back", "1.2.0", "1.1.0")
+    assert "the store does not open" in last["reason"]
+    # And one that says nothing.
+    card.slskdn("update", worse)
+    assert card.start()[1] == "1.2.0"
+    (card.root / "run/slskdn-node/health.json").unlink()
+    assert "not up within 1 seconds" in card.slskdn("update", "--confirm", "--within", "1").stdout
+    assert card.start()[1] == "1.1.0"
+
+
+def test_updates_that_are_refused(card, tmp_path):
+    file = tmp_path / "update"
+
+    def refused(data, *options):
+        file.write_bytes(data)
+        return refuses("--root", card.root, "update", file, *options)
+    good = bundle("1.1.0", card.key)
+    assert "older than 1.0.0" in refused(bundle("0.9.0", card.key))
+    assert "for other-board" in refused(bundle("1.1.0", card.key, boards="other-board"))
+    assert "another key" in refused(bundle("1.1.0", card.key, signer=Key(tmp_path, "stranger")))
+    assert "does not begin as one" in refused(b"PK\3\4" + good)
+    assert "cut off" in refused(good[:-1])
+    dice = random.Random(SEED)
+    print(f"SOAK_SEED={SEED}")
+    for at in sorted(dice.sample(range(len(good)), 12)):
+        wrong = bytearray(good)
+        wrong[at] ^= 1 << dice.randrange(8)
+        refused(bytes(wrong))
+    assert card.slots() == ("A", 3, 0) and card.start() == ("A", "1.0.0", 1), "nothing was touched"
+    card.runs("A")
+    file.write_bytes(bundle("0.9.0", card.key))
+    card.slskdn("update", file, "--force")
+    assert card.start()[:2] == ("B", "0.9.0")
+
+
+def test_an_update_killed_at_any_moment_leaves_a_slot_that_starts(card, tmp_path):
+    file = tmp_path / "update"
+    dice = random.Random(SEED)
+    print(f"SOAK_SEED={SEED}")
+    seen = set()
+    for turn in range(int(os.environ.get("UPDATE_KILLS", "12"))):
+        running = card.start()[0]
+        card.healthy()
+        card.slskdn("update", "--confirm")
+        version = f"2.{turn}.0"
+        file.write_bytes(bundle(version, card.key))
+        process = subprocess.Popen([BINARY, "--root", card.root, "update", file], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            process.wait(dice.uniform(0, 0.4))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        slot, found, starts = card.start()
+        assert starts == 1 and (found == version) == (slot != running)
+        seen.add(found == version)
+    print("came up:", seen)
+
+
+def test_the_owners_files(card):
+    (card.fat / "hostname").write_text("attic\r\n")
+    (card.fat / "network").write_text("address=10.0.0.5/24\r\ngateway=10.0.0.1\r\n")
+    (card.fat / "authorized_keys").write_text("ssh-ed25519 " + "A" * 68 + " me\r\nnonsense\r\n")
+    (card.fat / "slskdn.yml").write_text("soulseek:\r\n  username: me\r\n  pasword: x\r\n")
+    told = card.slskdn("card", "read").stdout
+    assert "authorized_keys: line 2" in told and "soulseek.pasword" in told, told
+    assert (card.root / "etc/hostname").read_text() == "attic\n"
+    assert "Gateway=10.0.0.1" in (card.root / "run/systemd/network/05-slskdn.network").read_text()
+    keys = card.root / "root/.ssh/authorized_keys"
+    assert keys.read_text().count("\n") == 1 and keys.stat().st_mode & 0o777 == 0o600
+    # A folder, a device, something huge where a file should be: told, and the box comes up.
+    (card.fat / "hostname").unlink()
+    (card.fat / "hostname").mkdir()
+    (card.fat / "network").unlink()
+    os.mkfifo(card.fat / "network")
+    (card.fat / "slskdn.yml").write_bytes(b"#" * (2 << 20))
+    told = card.slskdn("card", "read").stdout
+    assert all(f"{name}: " in told for name in ("hostname", "network", "slskdn.yml")), told
+
+
+@pytest.fixture
+def node(card, tmp_path):
+    """The daemon on that box."""
+    one = Box(tmp_path, "box", web__address="0.0.0.0")
+    home = card.root / "var/lib/slskdn"
+    one.home = home
+    flags = one.flags
+    one.flags = lambda: ["--root", card.root, *flags()]
+    yield one
+    one.stop()
+
+
+def test_the_daemon_on_the_appliance(card, node, tmp_path):
+    (card.fat / "slskdn.yml").write_text("soulseek:\n  username: me\n  password: hunter2\n  prot: 1\n")
+    card.slskdn("card", "read")
+    node.start(SLSKDN_CARD=str(card.root / "run/slskdn-card"))
+    # The code: on the boot partition until it is used.
+    asked = card.root / "run/slskdn-node/card"
+    code = until("the code is left", lambda: (asked / "set-up-code").exists() and (asked / "set-up-code").read_text())
+    told = card.slskdn("card", "write").stdout
+    assert code in told
+    assert code in (card.fat / "set-up-code.txt").read_text()
+    # The password has left the card, and is kept where nobody else reads it.
+    assert "hunter2" not in (card.fat / "slskdn.yml").read_text()
+    kept = node.home / "identity/secrets.yml"
+    assert "hunter2" in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+    assert (card.fat / "slskdn.yml").read_text() == "soulseek:\n  username: me\n  password: ~\n  prot: 1\n"
+    session = requests.Session()
+    page = session.get(f"{node.url}/setup", timeout=30).text
+    token = re.search(r'name="csrf" value="([^"]*)"', page)[1]
+    done = session.post(f"{node.url}/setup", headers={"Origin": node.url}, timeout=60,
+                        data={"csrf": token, "code": code, "new": "a password", "again": "a password"})
+    assert done.ok, done.text
+    page = session.get(f"{node.url}/", timeout=30).text
+    assert "soulseek.prot" in page, "a mistake on the card is on the page"
+    until("the code is taken back", lambda: not (asked / "set-up-code").exists())
+    card.slskdn("card", "write")
+    assert not (card.fat / "set-up-code.txt").exists()
+    until("it is healthy", lambda: (card.root / "run/slskdn-node/health.json").exists())
+    health = json.loads((card.root / "run/slskdn-node/health.json").read_text())
+    assert health["store"] and health["disk_backend"] and health["listens"], health
+    card.healthy()
+    card.slskdn("update", "--confirm")
+
+    # An update by the page, without scripts.
+    page = session.get(f"{node.url}/system", timeout=30).text
+    assert "1.0.0" in page and "<b>runs</b>" in page
+    action = re.search(r'action="(/system/update[^"]*)"', page)[1]
+    assert session.post(f"{node.url}/system/update", headers={"Origin": node.url}, timeout=60,
+                        files={"file": b"x"}).status_code == 403, "without the token"
+
+    def upload(data, to=action, **kw):
+        return session.post(f"{node.url}{to}", headers={"Origin": node.url}, files={"file": ("a.update", data)}, timeout=60, **kw)
+    assert "does not begin as one" in upload(b"something else").text
+    older = bundle("0.9.0", card.key)
+    assert "older than 1.0.0" in upload(older).text
+    assert not (node.home / "update/request").exists() and not (node.home / "update/upload").exists()
+    done = upload(bundle("1.1.0", card.key))
+    assert done.ok and "The update is right" in done.text, done.text
+    assert (node.home / "update/request").exists()
+    again = upload(bundle("1.1.0", card.key))
+    assert again.status_code == 429 and "is being installed" in again.text
+    # What systemd does when the request is there.
+    card.slskdn("update", "--requested")
+    assert (card.root / "run/restarted").exists() and card.slots() == ("B", 3, 1)
+    assert not (node.home / "update/request").exists() and not (node.home / "update/bundle").exists()
+    assert "Restarting" in session.get(f"{node.url}/system", timeout=30).text
+    view = session.get(f"{node.url}/api/appliance", timeout=30).json()
+    assert view["is_appliance"] and view["progress"]["step"] == "restarting" and view["systems"]["running"] == "A"
+    # It does not come up; the page says so afterwards.
+    assert card.start()[:2] == ("B", "1.1.0")
+    (card.fat / "why.txt").write_text("slot B refused: the root file system does not mount\n")
+    assert card.start()[:2] == ("A", "1.0.0")
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    assert "went back from version 1.1.0 to 1.0.0: slot B refused" in session.get(f"{node.url}/system", timeout=30).text
+
+
+def test_the_command_asks_the_daemon(card, node, tmp_path):
+    node.start(SLSKDN_CARD=str(card.root / "run/slskdn-card"))
+    file = tmp_path / "update"
+    file.write_bytes(bundle("1.1.0", card.key))
+    # As somebody who may not write to the card: over the control socket.
+    done = subprocess.run(["curl", "-sS", "--unix-socket", node.home / "control.sock", "-H", "Host: localhost",
+                           "-H", "Content-Type: application/octet-stream", "--data-binary", f"@{file}",
+                           "http://localhost/api/update"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"version": "1.1.0"}, done
+    assert (node.home / "update/request").exists()
+
+
+def test_no_appliance_no_update(tmp_path, box):
+    file = tmp_path / "update"
+    file.write_bytes(b"x")
+    assert "this is not the appliance" in refuses("--root", tmp_path, "update", file)
+    one = box().start()
+    answer = one.call("POST", "/api/update", data=b"x")
+    assert answer.status_code == 404 and "not the appliance" in answer.text
+    assert "not the appliance" in one.call("GET", "/system").text
+
+
+class Rescue:
+    """The rescue page of a data directory."""
+
+    def __init__(self, tmp, root, data):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = Process("rescue", tmp / "rescue.log", BINARY, "--root", root, "--data", data, "rescue", "--port", self.port)
+        until("the page answers", self.answers)
+        self.session = requests.Session()
+
+    def answers(self):
+        try:
+            return requests.get(f"{self.url}/health", timeout=10).status_code == 503
+        except requests.ConnectionError:
+            return False
+
+    def post(self, path, **kw):
+        return self.session.post(f"{self.url}{path}", headers={"Origin": self.url}, timeout=60, **kw)
+
+    def page(self):
+        return self.session.get(self.url, timeout=30).text
+
+
+def test_the_rescue_page(card, tmp_path, box):
+    one = box().start()
+    one.post("/api/wishlist", {"text": "something rare"})
+    saved = tmp_path / "saved"
+    run("--data", one.home, "backup", saved)
+    assert one.stop() == 0
+    (one.home / "slskdn.yml").write_text("web:\n  prot: 1\n")
+    rescue = Rescue(tmp_path, card.root, one.home)
+    try:
+        page = rescue.page()
+        assert "web.prot" in page and "Put a backup back" not in page and "<pre" not in page
+        health = json.loads((card.root / "run/slskdn-node/health.json").read_text())
+        assert not health["healthy"] and "web.prot" in health["reasons"][0]
+        # Nothing without the code.
+        assert rescue.post("/restore", files={"file": saved.read_bytes()}).status_code == 403
+        assert rescue.post("/again").status_code == 403
+        rescue.post("/open", data={"code": "bcdfg-hjkmn"})
+        assert "That is not the code" in rescue.page() and "<pre" not in rescue.page()
+        code = (card.root / "run/slskdn-node/card/set-up-code").read_text()
+        foreign = requests.post(f"{rescue.url}/open", headers={"Origin": "http://evil"}, data={"code": code}, timeout=30)
+        assert foreign.status_code == 403
+        rescue.post("/open", data={"code": code.upper()})
+        assert "<pre" in rescue.page() and "Put a backup back" in rescue.page()
+        # A backup that is none changes nothing.
+        rescue.post("/restore", files={"file": b"nonsense"})
+        assert "was not put back" in rescue.page() and (one.home / "store/data.mdb").exists()
+        shutil.rmtree(one.home / "store")
+        (one.home / "store").mkdir()
+        (one.home / "store/data.mdb").write_bytes(b"broken")
+        rescue.post("/restore", files={"file": saved.read_bytes()})
+        assert "records are back" in rescue.page(), rescue.page()
+        assert (one.home / "store-set-aside-1/data.mdb").read_bytes() == b"broken"
+        rescue.post("/again")
+        assert rescue.process.process.wait(60) == 0
+        assert not (card.root / "run/slskdn-node/card/set-up-code").exists()
+    finally:
+        rescue.process.stop()
+    (one.home / "slskdn.yml").unlink()
+    one.start()
+    assert [wish["text"] for wish in one.get("/api/wishlist")] == ["something rare"]
+
+
+def test_the_rescue_page_gives_up_a_version_that_is_tried(card, tmp_path):
+    file = tmp_path / "update"
+    file.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", file)
+    card.start()
+    (card.root / "var/lib/slskdn/slskdn.yml").write_text("web:\n  prot: 1\n")
+    rescue = Rescue(tmp_path, card.root, card.root / "var/lib/slskdn")
+    try:
+        assert "goes back" in card.slskdn("update", "--confirm").stdout
+    finally:
+        rescue.process.stop()
+    assert card.start()[1] == "1.0.0" and "web.prot" in (card.fat / "why.txt").read_text()
+
+
+# ---- The package ----
+
+def test_the_debian_package(tmp_path):
+    def build(out):
+        done = subprocess.run([ROOT / "image/deb", "--binary", BINARY, "--out", out], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+    package = build(tmp_path / "one")
+    with open(package, "rb") as one, open(build(tmp_path / "two"), "rb") as two:
+        assert one.read() == two.read(), "the same bytes each time"
+    listed = subprocess.run(["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True).stdout
+    rows = {line.split()[-1].lstrip("."): line.split() for line in listed.splitlines() if "->" not in line}
+    for path in ("/usr/bin/slskdn", "/usr/lib/systemd/system/slskdn.service", "/usr/lib/systemd/system/slskdn-web.socket",
+                 "/usr/lib/systemd/system/slskdn-rescue.service", "/usr/lib/sysusers.d/slskdn.conf", "/etc/default/slskdn",
+                 "/usr/share/doc/slskdn/copyright", "/usr/share/man/man1/slskdn.1.gz"):
+        assert path in rows, path
+    assert all(row[1] == "root/root" and row[0][8] != "w" for row in rows.values()), listed
+    assert not any("card" in path or "update" in path for path in rows), "what only the image has"
+
+    def field(name):
+        return subprocess.run(["dpkg-deb", "--field", package, name], check=True, capture_output=True, text=True).stdout.strip()
+    version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    assert (field("Package"), field("Version")) == ("slskdn", version)
+    assert field("Architecture") == subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
+    assert "libc6 (>= 2." in field("Depends")
+    control = tmp_path / "control"
+    subprocess.run(["dpkg-deb", "--control", package, control], check=True)
+    assert (control / "conffiles").read_text() == "/etc/default/slskdn\n"
+    for script in ("postinst", "prerm", "postrm"):
+        subprocess.run(["sh", "-n", control / script], check=True)
+        assert (control / script).stat().st_mode & 0o111
+    # What it puts on the disk is what runs.
+    into = tmp_path / "installed"
+    subprocess.run(["dpkg-deb", "--extract", package, into], check=True)
+    assert lines(run("--version", program=into / "usr/bin/slskdn")) == []
+    assert b"slskdn" in gzip.decompress((into / "usr/share/man/man1/slskdn.1.gz").read_bytes())
