@@ -38,7 +38,10 @@ mod tests {
         let two = track(2, 3, "T", "X", 1);
         assert_eq!(file_name(&spec("A", "B", &[one, two.clone()]), &two, "flac"), "2-03 T.flac");
         let guest = track(1, 1, "T", "X", 1);
-        assert_eq!(file_name(&spec("Various Artists", "B", std::slice::from_ref(&guest)), &guest, "mp3"), "01 X - T.mp3");
+        assert_eq!(
+            file_name(&spec("Various Artists", "B", std::slice::from_ref(&guest)), &guest, "mp3"),
+            "01 X - T.mp3"
+        );
         assert_eq!(folder("Some/one", "..", Some(1999)), "Some_one/.. (1999)");
         assert_eq!(folder("", "T", None), "Various Artists/T");
     }
