@@ -45,7 +45,6 @@ pub struct Rescue {
     /// Where an uploaded backup is written; `None` where there is no disk to restore to.
     pub spool: Option<PathBuf>,
     /// Puts the backup of this path back; a sentence about it.
-    #[expect(clippy::type_complexity, reason = "one closure")]
     pub restore: Box<dyn Fn(PathBuf) -> Result<String, String> + Send + Sync>,
     /// Cancelled when the owner wants another try.
     pub again: CancellationToken,

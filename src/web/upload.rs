@@ -43,8 +43,8 @@ pub enum UploadError {
     Disk(#[from] io::Error),
 }
 
-/// The boundary of a form, if this is one. `Some(None)`: it is one without a usable boundary.
-fn boundary(headers: &HeaderMap) -> Option<Option<String>> {
+/// The boundary of a form, if this is one; empty without a usable one.
+fn boundary(headers: &HeaderMap) -> Option<String> {
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let (kind, rest) = kind.split_once(';').unwrap_or((kind, ""));
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -52,7 +52,7 @@ fn boundary(headers: &HeaderMap) -> Option<Option<String>> {
     }
     let found = rest.split(';').find_map(|part| part.trim().strip_prefix("boundary="));
     let found = found.map(|text| text.trim_matches('"')).filter(|text| (1..=BOUNDARY_LEN).contains(&text.len()));
-    Some(found.map(str::to_owned))
+    Some(found.unwrap_or_default().to_owned())
 }
 
 /// Writes the body, or the one file of the form in it, to `path`, synced. Answers its length. What is there afterwards in
@@ -75,8 +75,8 @@ pub async fn receive(headers: &HeaderMap, body: Body, path: &Path, most: u64) ->
         }
     }
     let mut form = match boundary(headers) {
-        Some(Some(boundary)) => Some(Form { boundary, held: Vec::new(), begun: false }),
-        Some(None) => return Err(UploadError::Form),
+        Some(boundary) if boundary.is_empty() => return Err(UploadError::Form),
+        Some(boundary) => Some(Form { boundary, held: Vec::new(), begun: false }),
         None => None,
     };
     let mut file = tokio::fs::File::create(path).await?;

@@ -263,14 +263,28 @@ def test_the_owners_files(card):
     assert all(f"{name}: " in told for name in ("hostname", "network", "slskdn.yml")), told
 
 
+class Node(Box):
+    """Our daemon; the owner's way in without a password is the control socket."""
+
+    def control(self, method, path, body=None):
+        done = subprocess.run(["curl", "-sS", "-X", method, "--unix-socket", self.home / "control.sock", "-H", "Host: localhost",
+                               *([] if body is None else ["-H", "Content-Type: application/json", "-d", json.dumps(body)]),
+                               f"http://localhost{path}"], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def local(self, path):
+        text = self.control("GET", path)
+        return type("Answer", (), {"text": text, "json": lambda _: json.loads(text)})()
+
+
 @pytest.fixture
 def node(card, tmp_path):
     """The daemon on that box."""
-    one = Box(tmp_path, "box", web__address="0.0.0.0")
+    one = Node(tmp_path, "box", web__address="0.0.0.0")
     home = card.root / "var/lib/slskdn"
     one.home = home
     flags = one.flags
-    one.flags = lambda: ["--root", card.root, *flags()]
+    one.flags = lambda: ["--root", card.root, "--card", card.root / "run/slskdn-card", *flags()]
     yield one
     one.stop()
 
@@ -278,7 +292,7 @@ def node(card, tmp_path):
 def test_the_daemon_on_the_appliance(card, node, tmp_path):
     (card.fat / "slskdn.yml").write_text("soulseek:\n  username: me\n  password: hunter2\n  prot: 1\n")
     card.slskdn("card", "read")
-    node.start(SLSKDN_CARD=str(card.root / "run/slskdn-card"))
+    node.start()
     # The code: on the boot partition until it is used.
     asked = card.root / "run/slskdn-node/card"
     code = until("the code is left", lambda: (asked / "set-up-code").exists() and (asked / "set-up-code").read_text())
@@ -342,7 +356,7 @@ def test_the_daemon_on_the_appliance(card, node, tmp_path):
 
 
 def test_the_command_asks_the_daemon(card, node, tmp_path):
-    node.start(SLSKDN_CARD=str(card.root / "run/slskdn-card"))
+    node.start()
     file = tmp_path / "update"
     file.write_bytes(bundle("1.1.0", card.key))
     # As somebody who may not write to the card: over the control socket.
@@ -361,6 +375,43 @@ def test_no_appliance_no_update(tmp_path, box):
     answer = one.call("POST", "/api/update", data=b"x")
     assert answer.status_code == 404 and "not the appliance" in answer.text
     assert "not the appliance" in one.call("GET", "/system").text
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk with a label, as udev would name it."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(16 << 20))
+    (tmp_path / "on-disk").mkdir()
+    (tmp_path / "on-disk/song.flac").write_bytes(b"fLaC" + bytes(1000))
+    subprocess.run(["mkfs.ext4", "-q", "-L", "My Music", "-d", tmp_path / "on-disk", image], check=True)
+    device = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_disk_comes_is_shared_and_goes(card, node, disk):
+    (card.root / "data/media").mkdir()
+    node.start()
+    assert "None is plugged in" in node.local("/system").text
+    told = card.slskdn("usb", "mount", disk).stdout
+    try:
+        path = str(card.root / "data/media/My-Music")
+        assert path in told
+        options = next(line for line in open("/proc/self/mounts") if path in line)
+        assert all(word in options for word in ("nosuid", "nodev", "noexec", "noatime")), options
+        found = node.local("/api/appliance").json()["disks"]
+        assert [(d["name"], d["path"], d["kind"], d["shared"]) for d in found] == [("My-Music", path, "ext4", False)]
+        assert "Share it" in node.local("/system").text
+        answer = node.control("POST", "/api/settings", {"shares.directories": path})
+        assert answer == "", answer
+        until("the song is shared", lambda: node.local("/api/shares").json()["files"] == 1)
+        assert node.local("/api/appliance").json()["disks"][0]["shared"]
+    finally:
+        card.slskdn("usb", "unmount", disk)
+    assert not os.path.exists(path)
+    until("it is not shared any more", lambda: node.local("/api/shares").json()["files"] == 0)
+    refuses("--root", card.root, "usb", "mount", "/dev/null")
 
 
 class Rescue:
@@ -445,8 +496,11 @@ def test_the_rescue_page_gives_up_a_version_that_is_tried(card, tmp_path):
 # ---- The package ----
 
 def test_the_debian_package(tmp_path):
+    program = tmp_path / "slskdn"
+    subprocess.run(["strip", "-o", program, BINARY], check=True)
+
     def build(out):
-        done = subprocess.run([ROOT / "image/deb", "--binary", BINARY, "--out", out], check=True, capture_output=True, text=True)
+        done = subprocess.run([ROOT / "image/deb", "--binary", program, "--out", out], check=True, capture_output=True, text=True)
         return done.stdout.strip()
     package = build(tmp_path / "one")
     with open(package, "rb") as one, open(build(tmp_path / "two"), "rb") as two:

@@ -91,7 +91,7 @@ pub fn read(places: &Places) -> ExitCode {
         }
         Err(why) => told.push(format!("slskdn.yml: {why}")),
     }
-    let lines: String = told.iter().map(|line| format!("{line}\n")).collect();
+    let lines = told.join("\n");
     let handed = for_the_program(places, "problems", lines.as_bytes());
     if told.is_empty() {
         print(b"the settings on the boot partition are fine\n");
@@ -127,7 +127,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let Some(folder) = path.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
     if !folder.exists() {
         std::fs::create_dir_all(folder)?;
-        if mode & 0o077 == 0 {
+        if mode == 0o600 {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
         }
     }
@@ -163,7 +163,7 @@ pub fn secrets(given: &[Given]) -> impl Iterator<Item = &Given> {
 /// SHA-256 in hexadecimal, by which the daemon says which file it has read.
 pub fn mark(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// `card write`: what the daemon wants on the boot partition and on the screen. Nothing of it is taken as it is: a code is

@@ -9,7 +9,7 @@ use crate::engine::appliance::slots::TRIES;
 
 fn sha(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&SHA256, bytes);
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// A bundle as `image/bundle` makes it.

@@ -272,7 +272,7 @@ pub fn health(data: &Path, backend: &str, listens: Vec<String>, port: u16) -> He
         reasons.push(format!("the state in {} does not lie on ext4", data.display()));
     }
     if listens.is_empty() {
-        reasons.push(format!("the page does not listen on port {}", port));
+        reasons.push(format!("the page does not listen on port {port}"));
     }
     Health { healthy: reasons.is_empty(), on_ext4, store: true, disk_backend: backend.to_owned(), listens, reasons }
 }

@@ -95,7 +95,7 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
     let mut teller = Teller::new(places);
     let checked = install::verify(file, &key, &mut |step, done, all| teller.tell(step, done, all));
     let manifest = checked.map_err(|error| refused(&error))?;
-    teller.progress.version = manifest.version.text().to_owned();
+    manifest.version.text().clone_into(&mut teller.progress.version);
     manifest.suits(places.board().as_deref(), &ours, forced).map_err(|error| refused(&error))?;
     // What it says is about an update before this one.
     places.set_why(None).map_err(|error| refused(&error))?;

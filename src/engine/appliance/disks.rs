@@ -23,7 +23,8 @@ pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)>
 pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
     let clean = |text: &str| {
         let mut out = String::new();
-        for c in text.trim().chars() {
+        // blkid puts a backslash before what a shell would not take.
+        for c in text.trim().chars().filter(|c| *c != '\\') {
             let c = if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
             if out.len() + c.len_utf8() > NAME_LEN {
                 break;
@@ -40,7 +41,7 @@ pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
     if !taken(&base) {
         return base;
     }
-    (2_u32..).map(|number| format!("{base}-{number}")).find(|name| !taken(name)).unwrap_or(base)
+    (2..1_000).map(|number| format!("{base}-{number}")).find(|name| !taken(name)).unwrap_or(base)
 }
 
 /// `KEY=value` lines of `blkid -o export` or `udevadm`; values with backslashes are taken as they are.

@@ -22,6 +22,7 @@ pub enum Slot {
 
 impl Slot {
     /// The one that is not this one.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::A => Self::B,
