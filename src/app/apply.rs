@@ -94,6 +94,7 @@ const SCAN_REST: f64 = 0.5;
 pub fn shares(config: &Config, folders: &Folders) -> ShareSettings {
     let mut excluded: Vec<PathBuf> = config.shares.excluded.iter().map(PathBuf::from).collect();
     excluded.push(folders.incomplete.clone());
+    excluded.push(folders.downloads.join(super::jobs::STAGING));
     // Passwords, messages and copies of them.
     let private = ["store", "identity", "cache", "snapshots", "slskdn.yml"];
     excluded.extend(private.map(|name| folders.data.join(name)));

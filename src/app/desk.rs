@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::appliance::node::Appliance;
 use super::apply::Applier;
 use super::doctor::service::Doctor;
+use super::jobs::Jobs;
 use super::logging::LogTail;
 use super::mesh::MeshService;
 use super::settings::{self, Sources};
@@ -56,6 +57,8 @@ pub struct Desk {
     pub doctor: Doctor,
     /// The mesh.
     pub mesh: MeshService,
+    /// Jobs.
+    pub jobs: Jobs,
     /// What was written down about jobs.
     pub traces: Traces,
     /// The box we run on.
@@ -207,6 +210,7 @@ impl Desk {
                 Response::Health(blocking(move || doctor.answer(request)).await??)
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
+            Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Appliance(request) => {
                 let shared = self.resolved.lock().await.config.shares.directories.clone();

@@ -11,6 +11,7 @@ pub mod control;
 pub mod desk;
 pub mod doctor;
 pub mod hash;
+pub mod jobs;
 pub mod lab;
 pub mod logging;
 mod lookups;

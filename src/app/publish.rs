@@ -22,6 +22,7 @@ use super::traces::TraceCounts;
 use crate::disk::BackendReport;
 use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
+use crate::model::limits;
 use crate::model::mesh::MeshView;
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
@@ -257,6 +258,13 @@ pub async fn metrics(
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
     mesh_gauges(mesh, &mut gauge);
+    let free = applier.parts().pump.disk().pool().permits().available_permits() as u64;
+    gauge(
+        "buffers",
+        "Blocks of 64 KiB between network and disk",
+        None,
+        &[("free", free), ("all", limits::BLOCKS as u64)],
+    );
     trace_gauges(&applier.parts().traces.counts(), &mut gauge);
     if let Some((resident, anonymous)) = memory() {
         gauge("memory", "Of this process", Some(Unit::Bytes), &[("resident", resident), ("anonymous", anonymous)]);
@@ -275,7 +283,7 @@ fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>,
     gauge("mesh_fetches", "Files being fetched from the mesh", None, &[("running", u64::from(mesh.fetching))]);
     let requests = [("served", mesh.served), ("refused", mesh.refused)];
     gauge("mesh_requests", "Requests of mesh peers since start", None, &requests);
-    gauge("mesh_connections_refused", "Since start", None, &[("refused", mesh.turned_away)]);
+    gauge("mesh_connections_refused", "Since start, by reason", None, &mesh.turned_away_by);
     let bytes = [("in", mesh.bytes_in), ("out", mesh.bytes_out)];
     gauge("mesh", "Bytes of files exchanged with mesh peers since start", Some(Unit::Bytes), &bytes);
     gauge("mesh_uploads", "Transfers to mesh peers, by state", None, &mesh.uploads);

@@ -19,6 +19,7 @@ use super::desk::{self, Desk};
 use super::doctor::service::{self, Doctor};
 use super::doctor::shells::{self, Catalogs, Rulebook, Workers};
 use super::doctor::{Ground, load};
+use super::jobs::{self, JobSettings, Jobs, Tools};
 use super::logging::{self, LogTail};
 use super::mesh::MeshService;
 use super::publish::{self, Publisher};
@@ -37,6 +38,7 @@ use crate::model::config::{Config, Resolved};
 use crate::model::limits;
 use crate::model::units::{KIB, MIB};
 use crate::model::view::Snapshot;
+use crate::net::catalog::Catalog;
 use crate::net::port_mapping::{Mode, PortMapping, Protocol};
 use crate::store::{Store, StoreOptions};
 use crate::web::{ApiKey, Ask, Bound, Role, Server, WebSettings};
@@ -155,7 +157,8 @@ async fn run(
     let sharing = sharing.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
 
     let cancel = CancellationToken::new();
-    let doctor = doctor(&config, &folders, &store, clock, &cancel)?;
+    let catalog = shells::catalog(&config.catalog, &store, clock, &cancel).map_err(|error| error.to_string())?;
+    let doctor = doctor(&config, &folders, &store, clock, catalog.clone())?;
 
     // The port is tried once here, so that a taken one is a sentence and not a task that fails for ever.
     let mut net = apply::net(&config, &folders);
@@ -167,7 +170,8 @@ async fn run(
     let (parts, node) =
         soulseek::parts(clock, store.clone(), pump, sharing.clone(), traces.clone(), settings, net, events.clone());
     let supervisor = Supervisor::new(clock, cancel.clone());
-    let mesh = MeshService::start(&config, &sources.data, parts.clone(), cancel.child_token())?;
+    let measure = Arc::clone(&doctor.ground().measure);
+    let mesh = MeshService::start(&config, &sources.data, parts.clone(), measure, cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
     match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {
@@ -184,6 +188,12 @@ async fn run(
     let treating = doctor.clone();
     supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
 
+    let tools =
+        Tools { store: store.clone(), node: node.clone(), doctor: doctor.clone(), catalog, traces: traces.clone() };
+    let jobs = Jobs::new(tools, JobSettings::new(&config, applier.folders()));
+    let working = jobs.clone();
+    supervisor.run("jobs", move |cancel| jobs::run(working.clone(), cancel)).await;
+
     let shutdown = CancellationToken::new();
     let (asks, asked) = mpsc::channel::<Ask>(ASKS);
     let asked = Arc::new(Mutex::new(asked));
@@ -197,6 +207,7 @@ async fn run(
         applier: applier.clone(),
         doctor: doctor.clone(),
         mesh: mesh.clone(),
+        jobs,
         traces: traces.clone(),
         appliance: appliance.clone(),
         shutdown: shutdown.clone(),
@@ -269,15 +280,8 @@ async fn run(
 }
 
 /// The Doctor with its workers, which start when the first file is to be measured.
-fn doctor(
-    config: &Config,
-    folders: &Folders,
-    store: &Store,
-    clock: Clock,
-    cancel: &CancellationToken,
-) -> Result<Doctor, String> {
+fn doctor(config: &Config, folders: &Folders, store: &Store, clock: Clock, catalog: Catalog) -> Result<Doctor, String> {
     let runtime = tokio::runtime::Handle::current();
-    let catalog = shells::catalog(&config.catalog, store, clock, cancel).map_err(|error| error.to_string())?;
     let workers = load::workers(config.library_health.max_concurrent_files);
     let measure = Workers::new(workers, runtime.clone()).map_err(|error| error.to_string())?;
     let settings = apply::shares(config, folders);

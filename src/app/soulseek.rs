@@ -369,12 +369,15 @@ impl Task {
         let (pump, inputs, network) = (self.parts.pump.clone(), self.inputs.clone(), self.network.clone());
         match action {
             FileAction::Receive { conn, transfer, file, size, begin } => {
-                self.traced.on_receive(transfer, self.parts.clock.now());
                 let (stop, generation) = self.moves(transfer);
                 let taker = self
                     .node
                     .transfer(Direction::Download, transfer)
                     .and_then(|download| Some((self.parts.diversions.taker(download.batch?)?, download.user.clone())));
+                if taker.is_none() {
+                    // Whoever takes it over tells of it.
+                    self.traced.on_receive(transfer, self.parts.clock.now());
+                }
                 // The record says whose bytes the partial file holds. Were it not durable before the first of them is
                 // written, the file would be continued as somebody else's after a kill.
                 let (go, recorded) = oneshot::channel();

@@ -253,6 +253,18 @@ impl Disk {
         .await
     }
 
+    /// Lets the kernel forget its copies of these bytes, as far as they are on the disk. It may keep them all the same.
+    pub async fn uncache(&self, file: &File, at: u64, len: u64) -> Result<(), DiskError> {
+        let file = file.clone();
+        self.errand(move || {
+            // A length of zero would be all of the file.
+            let Some(len) = std::num::NonZeroU64::new(len) else { return Ok(()) };
+            rustix::fs::fadvise(file.fd.as_fd(), at, Some(len), rustix::fs::Advice::DontNeed)
+                .map_err(|errno| DiskError::new("letting go of a file's pages", errno))
+        })
+        .await
+    }
+
     /// Sets the length; room reserved behind it is given back.
     pub async fn truncate(&self, file: &File, len: u64) -> Result<(), DiskError> {
         let file = file.clone();

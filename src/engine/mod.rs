@@ -4,7 +4,9 @@
 pub mod appliance;
 pub mod audio;
 pub mod catalog;
+pub mod jobs;
 pub mod library;
+pub mod manifest;
 pub mod mesh;
 pub mod soulseek;
 pub mod swarm;

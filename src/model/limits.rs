@@ -50,7 +50,7 @@ pub const DESCRIPTION_LEN: usize = 16 * 1024;
 pub const USER_CONNECTIONS: usize = 256;
 /// Of these, peer-message connections kept when idle; the longest idle one is closed for a new one.
 pub const PEER_CONNECTIONS: usize = 64;
-/// From one address. Loopback is exempt: tests and a proxy of the owner's come from there.
+/// From one address, of IPv6 one /64. Loopback is exempt: tests and a proxy of the owner's come from there.
 pub const CONNECTIONS_PER_ADDRESS: usize = 8;
 /// Accepted, first message not yet there.
 pub const UNFINISHED_CONNECTIONS: usize = 32;
@@ -291,7 +291,8 @@ pub const CATALOG_BYTES: u64 = 192 * MIB;
 pub const MESH_FRAME: usize = 64 * 1024;
 /// Body of a piece list, bytes: files of at most 4 GiB (DECISIONS 5).
 pub const PIECE_LIST_LEN: usize = 2 * 1024 * 1024;
-/// Connections with peers, both ways, unless the owner allows fewer; one more is refused.
+/// Connections with peers, both ways, unless the owner allows fewer; one more is refused. Peers that are named, and
+/// strangers that we call, have seats that others cannot take.
 pub const MESH_CONNECTIONS: usize = 50;
 /// From one address. Loopback is exempt: tests and a laboratory come from there.
 pub const MESH_CONNECTIONS_PER_ADDRESS: usize = 3;
@@ -313,8 +314,10 @@ pub const MESH_MESSAGES_PER_SECOND: u32 = 10;
 pub const MESH_QUESTIONS: usize = 64;
 /// Streams one peer may have open with us besides its control stream.
 pub const MESH_STREAMS: u32 = 16;
-/// Requests of peers that wait to be served, all together; one more waits in its stream.
+/// Requests of peers that are served or refused, all together; one more is refused.
 pub const MESH_REQUESTS: usize = 64;
+/// Of these, of peers whom the owner did not name.
+pub const MESH_REQUESTS_STRANGERS: usize = MESH_REQUESTS - MESH_STREAMS as usize;
 /// Peers named in the configuration; one more is a mistake.
 pub const MESH_NAMED: usize = 64;
 /// Fetches that are not over; one more is refused.
@@ -354,14 +357,24 @@ pub const DHT_RENDEZVOUS_KEYS: usize = 8;
 pub const DHT_COPIES: usize = 20_000;
 /// Peers seen on the own network that wait to be looked at; one more is dropped, and seen again.
 pub const MDNS_SIGHTINGS: usize = 16;
+/// Records of multicast DNS that are kept, some 300 bytes each; with more all are forgotten, and nothing is heard for half a
+/// minute.
+pub const MDNS_RECORDS: i64 = 2_048;
 /// Look-ups in the DHT that the page shows; the oldest is forgotten.
 pub const DHT_LOOKS_SHOWN: usize = 12;
 /// Recordings and releases announced in the DHT (SPEC-FACTS 8); further ones are not.
 pub const DHT_ANNOUNCED: usize = 100;
 /// Sources whose metrics and reputation are kept in the store; for one more the one longest not met is forgotten.
 pub const MESH_SOURCES_KEPT: u64 = 2_000;
+/// Files known to be no copy of the recording they were told to be, in the store; for one more the oldest is forgotten.
+pub const DISPROVED: u64 = 1_024;
+/// Recordings that nobody connected has and that are looked up in the DHT; for one more the one asked for longest ago is
+/// left out.
+pub const DHT_SOUGHT: usize = 32;
 /// Piece lists of our files kept in the store; for one more another is forgotten.
 pub const PIECE_LISTS: u64 = 4_096;
+/// Bytes of those longer than about 2 KiB, on the disk; for one more others are forgotten. Chosen: 256 GiB of music.
+pub const PIECE_LISTS_BYTES: u64 = 128 * MIB;
 
 // ---- Traces (SPEC-FACTS 15) ----
 
@@ -383,6 +396,40 @@ pub const TRACE_JOBS: usize = 8;
 pub const TRACE_PAGE: usize = 1_000;
 /// Lines that tell the story of a job, in its summary; the last are left out.
 pub const TRACE_KEY_LINES: usize = 200;
+
+// ---- Jobs (SPEC-FACTS 15) ----
+
+/// Jobs kept; for a new one the oldest that is over is forgotten.
+pub const JOBS: u64 = 1_000;
+/// Jobs that are not over; one more is refused.
+pub const JOBS_LIVE: usize = 100;
+/// Jobs of one page.
+pub const JOBS_PAGE: usize = 50;
+/// Jobs being worked on at once; further ones wait.
+pub const JOBS_AT_ONCE: usize = 4;
+/// Tracks of a job; a longer release is refused, and can be had in parts.
+pub const JOB_TRACKS: usize = 300;
+/// Album folders of users that a job remembers; the worst are forgotten.
+pub const JOB_OFFERS: usize = 32;
+/// Files in them; the worst folders are forgotten.
+pub const JOB_OFFERED_FILES: usize = 400;
+/// Files of users that were tried for one track and are remembered; the oldest is forgotten.
+pub const JOB_TRIED: usize = 32;
+/// Finished files being measured at once for jobs; further ones wait.
+pub const JOB_CHECKS: usize = 2;
+/// Orders waiting for the one who does the jobs; who has one more waits.
+pub const JOB_ORDERS: usize = 16;
+/// Bytes of one text of a job: a title, a note; a longer one is cut, in a manifest refused.
+pub const JOB_TEXT: usize = 512;
+/// Bytes of a manifest; a longer one is refused.
+pub const MANIFEST_LEN: usize = 768 * 1024;
+/// Nesting of a manifest; deeper is refused.
+pub const MANIFEST_DEPTH: usize = 8;
+/// Values in a manifest; with more it is refused.
+pub const MANIFEST_VALUES: usize = 20_000;
+/// Manifests of one import; further files are not looked at, and it says so.
+pub const MANIFESTS: usize = 1_000;
+
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 
 /// Recordings of one frame; a longer list is malformed.
@@ -403,6 +450,16 @@ pub const GOSSIP_WAITING: usize = 2;
 pub const GOSSIP_TELLING: usize = 4;
 /// Blocks of the pool for all that: frames waiting both ways, one being read, one being made.
 pub const GOSSIP_BLOCKS: u32 = 10;
+/// Bundles told to one peer within an hour: what 20,000 recordings take; further ones wait for the next.
+pub const GOSSIP_TELLS_PER_HOUR: u32 = 180;
+/// Recordings that a peer is told of whom the owner did not name, about; which ones is the same for all of them.
+pub const GOSSIP_TOLD_STRANGERS: u64 = 1_000;
+/// Peers that are gone and whose messages of the last hour are still counted; for one more, the oldest count is forgotten.
+pub const GOSSIP_METERS: usize = 256;
+/// Seconds after which a peer that is heard again is no newcomer: a week. Chosen.
+pub const GOSSIP_OLD_S: u64 = 7 * 24 * 3_600;
+/// Seconds of silence after which what a peer said of hashes is void, and a newcomer may take its place. Chosen.
+pub const GOSSIP_SILENT_S: u64 = 30 * 24 * 3_600;
 /// Bundles of one peer within an hour: twice what 20,000 recordings take; one more is a violation.
 pub const GOSSIP_ADVERTS_PER_HOUR: u32 = 360;
 /// Requests of one peer for hashes within an hour (SPEC-FACTS 8); one more is a violation.
@@ -413,15 +470,16 @@ pub const GOSSIP_OTHERS_PER_HOUR: u32 = 240;
 pub const GOSSIP_DELTA: u16 = 1_000;
 /// Recordings that one peer's word is kept of; for one more the one it told longest ago is forgotten.
 pub const OBSERVATIONS_PER_PEER: u64 = 20_000;
-/// Peers whose word on one recording is kept; for one more the oldest word is forgotten.
+/// Peers whose word on one recording is kept; for one more that of the peer least long known is forgotten.
 pub const OBSERVERS_PER_RECORDING: usize = 128;
-/// Words kept, all peers and recordings together; for one more the oldest is forgotten.
+/// Words kept, all peers and recordings together; for one more whoever said most loses one, newcomers first.
 pub const OBSERVATIONS: u64 = 250_000;
-/// Peers of whose lists it is kept how far they were heard; the one heard longest ago is forgotten with all its words.
+/// Peers of whose lists it is kept how far they were heard; for one more a newcomer is forgotten with all its words, the one
+/// silent longest, or somebody silent for a month; else it is not taken.
 pub const OBSERVERS: u64 = 1_024;
 /// Hashes kept of one peer; further ones are passed over until it sends a new list.
 pub const HASHES_PER_PEER: u64 = 50_000;
-/// Hashes kept of all peers; further ones are passed over.
+/// Hashes kept of all peers; for one more whoever has most loses one, newcomers first.
 pub const HASHES: u64 = 500_000;
 /// Copies of a recording that are listed; further ones are counted.
 pub const CONSENSUS_VARIANTS: usize = 16;
@@ -429,7 +487,7 @@ pub const CONSENSUS_VARIANTS: usize = 16;
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
-pub fn worst_case() -> [(&'static str, u64); 17] {
+pub fn worst_case() -> [(&'static str, u64); 18] {
     let n = |count: usize, each: u64| (count as u64).saturating_mul(each);
     // While files are measured: what waits for workers, the workers' answers with the bytes they came in, and what is
     // written down, which the store holds a second time.
@@ -460,6 +518,8 @@ pub fn worst_case() -> [(&'static str, u64); 17] {
         // Lines in the queue, gathered, and on their way to the disk.
         ("traces, transfers to peers", n(3 * TRACE_WAITING, 320) + n(TRACE_JOBS, 12 * KIB) + n(MESH_UPLOADS, 160)),
         ("the scan of the library", measuring.max(settling)),
+        // One at a time is looked at; the rest lies in the store.
+        ("a job being led", n(JOB_OFFERED_FILES, 160)),
         // Levels, the worker's answer or the points they become, the PNG.
         ("one spectrogram being drawn", n(4, SPECTROGRAM_COLUMNS as u64 * SPECTROGRAM_ROWS as u64)),
     ]

@@ -17,6 +17,8 @@ pub enum FetchState {
     Running,
     /// The file lies at this absolute path.
     Done(String),
+    /// What came is not what was wanted; why. It was removed.
+    Failed(String),
 }
 
 /// A file the owner wants from the mesh, as it is kept.
@@ -219,6 +221,8 @@ pub struct MeshView {
     pub refused: u64,
     /// Connections refused since the start: limits, bans, wrong keys.
     pub turned_away: u64,
+    /// The same by reason.
+    pub turned_away_by: Vec<(&'static str, u64)>,
     /// Bytes of files and lists sent to peers since the start.
     pub bytes_out: u64,
     /// Verified bytes fetched since the start.
@@ -246,6 +250,8 @@ pub struct FetchRequest {
     pub folder: String,
     /// Soulseek users who share the same bytes, and under which path; at most `limits::FETCH_USERS`.
     pub soulseek: Vec<(Username, WireText)>,
+    /// The `MusicBrainz` recording that it is fetched as: what came must be one, and who has it may be found by it.
+    pub recording: Option<u128>,
 }
 
 /// A recording asked for, whichever copy of it.

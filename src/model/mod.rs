@@ -7,6 +7,7 @@ pub mod config;
 pub mod gossip;
 pub mod health;
 pub mod id;
+pub mod job;
 pub mod limits;
 pub mod mesh;
 pub mod music;

@@ -77,7 +77,8 @@ pub enum TraceKind {
         /// From the request to the end, microseconds.
         took_us: u64,
     },
-    /// It was taken back by us.
+    /// It was taken back by us. Written before it was told where the run began; now it is
+    /// [`TraceKind::ChunkTakenBack`].
     ChunkCancelled {
         /// Which.
         run: u64,
@@ -110,6 +111,19 @@ pub enum TraceKind {
     Verified(bool),
     /// Anything else worth a line.
     Note(String),
+    /// It was taken back by us.
+    ChunkTakenBack {
+        /// Which.
+        run: u64,
+        /// From whom.
+        source: Source,
+        /// First byte.
+        offset: u64,
+        /// Bytes that had been verified first by it.
+        bytes: u64,
+        /// Why.
+        reason: CancelReason,
+    },
 }
 
 /// One line of a trace.

@@ -32,6 +32,14 @@ impl Codec {
         matches!(self, Self::Flac | Self::Alac | Self::Wav)
     }
 
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Flac, Self::Alac, Self::Wav, Self::Mp3, Self::Aac, Self::Opus, Self::Vorbis];
+
+    /// The codec of this name, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(name))
+    }
+
     /// Its usual name.
     pub fn name(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ pub use self::browsed::{Browsed, FolderStream};
 use super::appliance::{ApplianceAnswer, ApplianceRequest};
 use super::health::{HealthAnswer, HealthRequest, Progress};
 use super::id::{BatchId, SearchId, TransferId, Username};
+use super::job::{JobAnswer, JobRequest};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
@@ -450,6 +451,8 @@ pub enum Request {
     Mesh(MeshRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
+    /// Answer: `Jobs`.
+    Jobs(JobRequest),
     /// Answer: `Appliance`.
     Appliance(ApplianceRequest),
 }
@@ -518,6 +521,8 @@ pub enum Response {
     Mesh(MeshAnswer),
     /// Of traces.
     Trace(TraceAnswer),
+    /// Of jobs.
+    Jobs(JobAnswer),
     /// Of the appliance.
     Appliance(ApplianceAnswer),
 }

@@ -9,14 +9,25 @@
 //! | `observation-order-1` | number | recording, peer |
 //! | `observation-peers-1` | peer, number | recording |
 //! | `gossip-peers-1` | peer | `Notes` |
+//! | `gossip-standing-1` | peer | `Standing` |
 //! | `peer-hashes-1` | flac key, content hash, peer | `HashRow` |
+//! | `peer-hash-index-1` | peer, flac key, content hash | the number it was told with |
 //! | `consensus-1` | recording | [`Consensus`] |
 //! | `consensus-sizes-1` | size, recording, content hash | nothing |
+//! | `disproved-1` | recording, content hash | when: the file was listened to, and is no copy of it |
 //! | `gossip-sums-1` | `next`, `latest` | the number of the next word, the last number of the log |
 //!
-//! A key has one word on a recording, so it has one vote on each copy of it. Words are numbered as they come: the
-//! lowest number is the oldest, and is forgotten when there is no room. Whatever a peer said before a number of its own
-//! notes is void, and is removed in parts, so that no commit grows with what a peer once said.
+//! A key has one word on a recording, so it has one vote on each copy of it. Words are numbered as they come. Whatever a
+//! peer said before a number of its own notes is void, and is removed in parts, so that no commit grows with what a peer
+//! once said.
+//!
+//! Keys cost nothing, so a crowd of new ones must not push out what old ones said. A key is old once it was heard again
+//! [`limits::GOSSIP_OLD_S`] after the first time. Without room for peers, a young one goes, the one silent longest; an
+//! old one only after [`limits::GOSSIP_SILENT_S`] of silence; else the newcomer is not noted. Of the peers on one
+//! recording the one known least long goes. Without room for words or hashes, whoever has most of them loses one, the
+//! young first: so a table is shared evenly, whoever came first.
+
+mod hashes;
 
 use std::ops::Bound;
 
@@ -27,7 +38,7 @@ use super::StoreError;
 use super::library::{LibraryTables, Todo};
 use super::records::{Record, decode, get, put};
 use super::tables::{Env, Table, open_table};
-use crate::model::gossip::{Claim, Consensus, HashEntry, Heard, Told};
+use crate::model::gossip::{Claim, Consensus, Heard, Told};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
 use crate::model::time::UnixMs;
@@ -58,19 +69,40 @@ struct Notes {
     at: UnixMs,
 }
 
-impl Record for Notes {
-    const NAME: &'static str = "notes of a peer";
+/// How long a peer is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Standing {
+    /// First heard.
+    since: UnixMs,
+    /// Hashes with lower numbers are void.
+    hashes_void_before: u64,
+}
+
+impl Record for Standing {
+    const NAME: &'static str = "standing of a peer";
     const VERSION: u8 = 1;
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct HashRow {
-    head_sha256: [u8; 32],
-    size: u64,
+/// Whether there is room for the notes of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Made,
+    /// Somebody is going; to be asked again.
+    Making,
+    /// All are known longer.
+    None,
 }
 
-impl Record for HashRow {
-    const NAME: &'static str = "hash of a peer";
+/// What there may be too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    Words,
+    Hashes,
+}
+
+impl Record for Notes {
+    const NAME: &'static str = "notes of a peer";
     const VERSION: u8 = 1;
 }
 
@@ -81,6 +113,8 @@ impl Record for Consensus {
 
 /// Bytes of what was told, hashed; zeros mean that it is gone.
 pub type Digest = [u8; 16];
+/// Words of all peers; tests need not write a quarter of a million.
+const ALL: u64 = if cfg!(test) { 21_000 } else { limits::OBSERVATIONS };
 const GONE: Digest = [0; 16];
 const NEXT: &[u8] = b"next";
 const LATEST: &[u8] = b"latest";
@@ -95,9 +129,12 @@ pub struct GossipTables {
     order: Table,
     by_peer: Table,
     notes: Table,
+    standing: Table,
     hashes: Table,
+    hash_index: Table,
     consensus: Table,
     sizes: Table,
+    disproved: Table,
     sums: Table,
 }
 
@@ -130,11 +167,16 @@ fn size_key(size: u64, recording: u128, content: ContentHash) -> Vec<u8> {
     joined(&[&size.to_be_bytes(), &recording.to_be_bytes(), &content.0])
 }
 
+/// Known so long that new keys do not push it out.
+fn is_old(notes: &Notes, since: UnixMs) -> bool {
+    notes.at.since(since).as_secs() >= limits::GOSSIP_OLD_S
+}
+
 impl GossipTables {
     /// Opens the tables, and creates those that are not there.
     pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
         let mut table = |name| open_table(env, txn, name);
-        Ok(Self {
+        let opened = Self {
             log: table("gossip-log-1")?,
             told: table("gossip-told-1")?,
             keys: table("gossip-keys-1")?,
@@ -142,11 +184,16 @@ impl GossipTables {
             order: table("observation-order-1")?,
             by_peer: table("observation-peers-1")?,
             notes: table("gossip-peers-1")?,
+            standing: table("gossip-standing-1")?,
             hashes: table("peer-hashes-1")?,
+            hash_index: table("peer-hash-index-1")?,
             consensus: table("consensus-1")?,
             sizes: table("consensus-sizes-1")?,
+            disproved: table("disproved-1")?,
             sums: table("gossip-sums-1")?,
-        })
+        };
+        opened.mend(txn)?;
+        Ok(opened)
     }
 
     /// The larger tables by name, for their sizes.
@@ -199,15 +246,26 @@ impl GossipTables {
         Ok(true)
     }
 
-    /// Recordings after a number of the log, with theirs; at most `limit`.
-    pub fn own_after(&self, txn: &RoTxn<'_>, after: u64, limit: usize) -> Result<Vec<(u64, u128)>, StoreError> {
-        let from = after.to_be_bytes();
-        let rows = self.log.range(txn, &(Bound::Excluded(&from[..]), Bound::Unbounded))?.take(limit);
-        rows.map(|row| {
+    /// Recordings after a number of the log that may be told, with theirs; at most `limit`. With fewer there are no more.
+    pub fn own_after(
+        &self,
+        txn: &RoTxn<'_>,
+        after: u64,
+        limit: usize,
+        may: impl Fn(u128) -> bool,
+    ) -> Result<Vec<(u64, u128)>, StoreError> {
+        let (from, mut found) = (after.to_be_bytes(), Vec::new());
+        for row in self.log.range(txn, &(Bound::Excluded(&from[..]), Bound::Unbounded))? {
+            if found.len() >= limit {
+                break;
+            }
             let (key, value) = row?;
-            Ok((number(key, 0)?, recording(value, 0)?))
-        })
-        .collect()
+            let id = recording(value, 0)?;
+            if may(id) {
+                found.push((number(key, 0)?, id));
+            }
+        }
+        Ok(found)
     }
 
     /// Recordings that were told and not withdrawn, after one; at most `limit`.
@@ -248,23 +306,54 @@ impl GossipTables {
         Ok((notes.heard, notes.hashes))
     }
 
-    /// Makes room for the notes of a peer, a part at a time; false when there is.
-    pub fn make_room(&self, txn: &mut RwTxn<'_>, peer: PeerId, library: &LibraryTables) -> Result<bool, StoreError> {
-        if self.notes.len(txn)? < limits::OBSERVERS || self.notes(txn, peer)?.is_some() {
-            return Ok(false);
-        }
-        let mut oldest: Option<(UnixMs, PeerId)> = None;
+    fn standing(&self, txn: &RoTxn<'_>, peer: PeerId, notes: &Notes) -> Result<Standing, StoreError> {
+        let known = get(self.standing, txn, &peer.0)?;
+        // Of one that was noted before there was this table.
+        Ok(known.unwrap_or(Standing { since: notes.at, ..Standing::default() }))
+    }
+
+    /// All peers with their notes, and since when they are known.
+    fn all(&self, txn: &RoTxn<'_>) -> Result<Vec<(PeerId, Notes, UnixMs)>, StoreError> {
+        let mut all = Vec::new();
         for row in self.notes.iter(txn)? {
             let (key, value) = row?;
-            let seen = (decode::<Notes>(value)?.at, PeerId(part(key, 0)?));
-            oldest = Some(oldest.map_or(seen, |oldest| oldest.min(seen)));
+            let (peer, notes) = (PeerId(part(key, 0)?), decode::<Notes>(value)?);
+            all.push((peer, notes, self.standing(txn, peer, &notes)?.since));
         }
-        let Some((_, oldest)) = oldest else { return Ok(false) };
-        self.void(txn, oldest)?;
-        if !self.sweep(txn, oldest, library)? {
-            self.notes.delete(txn, &oldest.0)?;
+        Ok(all)
+    }
+
+    /// Makes room for the notes of a peer, a part at a time.
+    pub fn make_room(
+        &self,
+        txn: &mut RwTxn<'_>,
+        peer: PeerId,
+        now: UnixMs,
+        library: &LibraryTables,
+    ) -> Result<Room, StoreError> {
+        if self.notes.len(txn)? < limits::OBSERVERS || self.notes(txn, peer)?.is_some() {
+            return Ok(Room::Made);
         }
-        Ok(true)
+        let silent = |notes: &Notes| now.since(notes.at).as_secs() >= limits::GOSSIP_SILENT_S;
+        let all = self.all(txn)?.into_iter();
+        let may_go = all.filter(|(_, notes, since)| !is_old(notes, *since) || silent(notes));
+        let goes = may_go.min_by_key(|(peer, notes, since)| (is_old(notes, *since), notes.at, *peer));
+        let Some((goes, ..)) = goes else { return Ok(Room::None) };
+        self.void(txn, goes)?;
+        self.void_hashes(txn, goes)?;
+        if !self.sweep(txn, goes, library)? {
+            self.notes.delete(txn, &goes.0)?;
+            self.standing.delete(txn, &goes.0)?;
+        }
+        Ok(Room::Making)
+    }
+
+    /// The peer that loses one of these, when there are too many: of the young if they have any, whoever has most.
+    fn richest(&self, txn: &RoTxn<'_>, share: Share) -> Result<Option<(PeerId, bool, u64)>, StoreError> {
+        let has = |notes: &Notes| if share == Share::Words { notes.words } else { notes.hash_rows };
+        let all = self.all(txn)?.into_iter().filter(|(_, notes, _)| has(notes) > 0);
+        let ranked = all.map(|(peer, notes, since)| (peer, !is_old(&notes, since), has(&notes)));
+        Ok(ranked.max_by_key(|(peer, young, has)| (*young, *has, *peer)))
     }
 
     /// The number of the next word. It is never given twice: what is void is told by it.
@@ -279,23 +368,24 @@ impl GossipTables {
         put(self.notes, txn, &peer.0, &Notes { void_before, ..notes })
     }
 
-    /// Removes a part of what is void of a peer's words; true if there may be more.
+    /// Removes a part of what is void of a peer's words and hashes; true if there may be more.
     pub fn sweep(&self, txn: &mut RwTxn<'_>, peer: PeerId, library: &LibraryTables) -> Result<bool, StoreError> {
         const PART: usize = 64;
-        let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
+        let notes = self.notes(txn, peer)?.unwrap_or_default();
         let mut found = Vec::new();
         for row in self.by_peer.prefix_iter(txn, &peer.0)?.take(PART) {
             let (key, value) = row?;
-            if number(key, 32)? >= void_before {
+            if number(key, 32)? >= notes.void_before {
                 break;
             }
             found.push(recording(value, 0)?);
         }
-        let more = found.len() == PART;
+        let mut more = found.len() == PART;
         for id in found {
             self.remove_word(txn, id, peer)?;
             library.put_todo(txn, Todo::Recording(id))?;
         }
+        more |= self.sweep_hashes(txn, peer, &notes, PART)?;
         Ok(more)
     }
 
@@ -325,8 +415,9 @@ impl GossipTables {
         if void {
             self.void(txn, peer)?;
         }
-        let notes = self.notes(txn, peer)?.unwrap_or_default();
+        let notes = self.meets(txn, peer, now)?;
         put(self.notes, txn, &peer.0, &Notes { heard, at: now, ..notes })?;
+        let mut rich = None;
         for (id, claims) in words {
             library.put_todo(txn, Todo::Recording(*id))?;
             self.remove_word(txn, *id, peer)?;
@@ -343,40 +434,63 @@ impl GossipTables {
             let mut notes = self.notes(txn, peer)?.unwrap_or_default();
             notes.words = notes.words.saturating_add(1);
             put(self.notes, txn, &peer.0, &notes)?;
-            self.forget_oldest(txn, *id, peer, notes.words, library)?;
+            self.forget(txn, *id, peer, notes.words, &mut rich, library)?;
         }
         Ok(())
     }
 
-    /// After one more word: what is one too many goes, the oldest first.
-    fn forget_oldest(
+    /// The notes of a peer that says something; the first time, it is known from now on.
+    fn meets(&self, txn: &mut RwTxn<'_>, peer: PeerId, now: UnixMs) -> Result<Notes, StoreError> {
+        let notes = self.notes(txn, peer)?;
+        if notes.is_none() {
+            let standing = get::<Standing>(self.standing, txn, &peer.0)?.unwrap_or_default();
+            put(self.standing, txn, &peer.0, &Standing { since: now, ..standing })?;
+        } else if get::<Standing>(self.standing, txn, &peer.0)?.is_none() {
+            let since = notes.map_or(now, |notes| notes.at);
+            put(self.standing, txn, &peer.0, &Standing { since, ..Standing::default() })?;
+        }
+        Ok(notes.unwrap_or_default())
+    }
+
+    /// After one more word: what is one too many goes. `rich` is remembered from word to word: looking for it is work.
+    fn forget(
         &self,
         txn: &mut RwTxn<'_>,
         id: u128,
         peer: PeerId,
         words: u64,
+        rich: &mut Option<PeerId>,
         library: &LibraryTables,
     ) -> Result<(), StoreError> {
         let mut too_many: Vec<(u128, PeerId)> = Vec::new();
-        if words > limits::OBSERVATIONS_PER_PEER
-            && let Some(row) = self.by_peer.prefix_iter(txn, &peer.0)?.next()
-        {
-            too_many.push((recording(row?.1, 0)?, peer));
+        let mut poor = Vec::new();
+        if words > limits::OBSERVATIONS_PER_PEER {
+            poor.push(peer);
         }
-        if self.words.len(txn)? > limits::OBSERVATIONS
-            && let Some((_, key)) = self.order.first(txn)?
-        {
-            too_many.push((recording(key, 0)?, PeerId(part(key, 16)?)));
+        if self.words.len(txn)? > ALL {
+            if rich.is_none() {
+                *rich = self.richest(txn, Share::Words)?.map(|(peer, ..)| peer);
+            }
+            poor.extend(*rich);
+        }
+        for peer in poor {
+            match self.by_peer.prefix_iter(txn, &peer.0)?.next() {
+                Some(row) => too_many.push((recording(row?.1, 0)?, peer)),
+                None => *rich = None,
+            }
         }
         let mut of_recording = Vec::new();
         for row in self.words.prefix_iter(txn, &id.to_be_bytes())? {
             let (key, value) = row?;
             of_recording.push((decode::<Word>(value)?.order, PeerId(part(key, 16)?)));
         }
-        if of_recording.len() > limits::OBSERVERS_PER_RECORDING
-            && let Some((_, oldest)) = of_recording.iter().min()
-        {
-            too_many.push((id, *oldest));
+        if of_recording.len() > limits::OBSERVERS_PER_RECORDING {
+            let mut known = Vec::new();
+            for (order, peer) in of_recording {
+                let notes = self.notes(txn, peer)?.unwrap_or_default();
+                known.push((self.standing(txn, peer, &notes)?.since, order, peer));
+            }
+            too_many.extend(known.into_iter().max().map(|(_, _, newest)| (id, newest)));
         }
         for (id, peer) in too_many {
             self.remove_word(txn, id, peer)?;
@@ -385,60 +499,61 @@ impl GossipTables {
         Ok(())
     }
 
-    /// What peers say of a recording.
+    /// Nobody is believed any more who says that this file is a copy of this recording. Beyond `limits::DISPROVED` one
+    /// of the oldest is forgotten.
+    pub fn disprove(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        content: ContentHash,
+        now: UnixMs,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        self.disproved.put(txn, &joined(&[&id.to_be_bytes(), &content.0]), &now.0.to_be_bytes())?;
+        if self.disproved.len(txn)? > limits::DISPROVED {
+            let mut oldest: Option<(u64, Vec<u8>)> = None;
+            for row in self.disproved.iter(txn)? {
+                let (key, value) = row?;
+                let at = number(value, 0)?;
+                if oldest.as_ref().is_none_or(|(oldest, _)| at < *oldest) {
+                    oldest = Some((at, key.to_vec()));
+                }
+            }
+            if let Some((_, key)) = oldest {
+                self.disproved.delete(txn, &key)?;
+            }
+        }
+        library.put_todo(txn, Todo::Recording(id))
+    }
+
+    /// The owner wants this file: what was found out is forgotten.
+    pub fn believe(
+        &self,
+        txn: &mut RwTxn<'_>,
+        id: u128,
+        content: ContentHash,
+        library: &LibraryTables,
+    ) -> Result<(), StoreError> {
+        self.disproved.delete(txn, &joined(&[&id.to_be_bytes(), &content.0]))?;
+        library.put_todo(txn, Todo::Recording(id))
+    }
+
+    /// What peers say of a recording, less what was found to be wrong.
     pub fn words_on(&self, txn: &RoTxn<'_>, id: u128) -> Result<Vec<(PeerId, Told)>, StoreError> {
         let mut found = Vec::new();
         for row in self.words.prefix_iter(txn, &id.to_be_bytes())?.take(limits::OBSERVERS_PER_RECORDING) {
             let (key, value) = row?;
-            let (peer, word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
+            let (peer, mut word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
+            let wrong = |claim: &Claim| self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &claim.content.0]));
+            let wrongs = word.told.claims.iter().map(|claim| Ok(wrong(claim)?.is_some()));
+            let mut wrongs = wrongs.collect::<Result<Vec<bool>, StoreError>>()?.into_iter();
+            word.told.claims.retain(|_| wrongs.next() == Some(false));
             let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
-            if word.order >= void_before {
+            if word.order >= void_before && !word.told.claims.is_empty() {
                 found.push((peer, word.told));
             }
         }
         Ok(found)
-    }
-
-    /// Keeps hashes of a peer, as long as there is room for more.
-    pub fn keep_hashes(
-        &self,
-        txn: &mut RwTxn<'_>,
-        peer: PeerId,
-        heard: Heard,
-        entries: &[HashEntry],
-        now: UnixMs,
-    ) -> Result<(), StoreError> {
-        let mut notes = self.notes(txn, peer)?.unwrap_or_default();
-        let mut all = self.hashes.len(txn)?;
-        for entry in entries {
-            let key = joined(&[&entry.flac_key.to_be_bytes(), &entry.content.0, &peer.0]);
-            if self.hashes.get(txn, &key)?.is_none() {
-                if notes.hash_rows >= limits::HASHES_PER_PEER || all >= limits::HASHES {
-                    continue;
-                }
-                notes.hash_rows += 1;
-                all += 1;
-            }
-            put(self.hashes, txn, &key, &HashRow { head_sha256: entry.head_sha256, size: entry.size })?;
-        }
-        put(self.notes, txn, &peer.0, &Notes { hashes: heard, at: now, ..notes })
-    }
-
-    /// What peers say is behind a flac key; at most `limit`. The numbers are 0.
-    pub fn hashes_of(
-        &self,
-        txn: &RoTxn<'_>,
-        flac_key: u64,
-        limit: usize,
-    ) -> Result<Vec<(PeerId, HashEntry)>, StoreError> {
-        let rows = self.hashes.prefix_iter(txn, &flac_key.to_be_bytes())?.take(limit);
-        rows.map(|row| {
-            let (key, value) = row?;
-            let HashRow { head_sha256, size } = decode(value)?;
-            let content = ContentHash(part(key, 8)?);
-            Ok((PeerId(part(key, 40)?), HashEntry { sequence: 0, flac_key, head_sha256, content, size }))
-        })
-        .collect()
     }
 
     // ---- What it comes to ----

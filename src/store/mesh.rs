@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | `mesh-fetches-1` | content hash | [`Fetch`] |
 //! | `fetch-users-1` | content hash | [`FetchUsers`] |
+//! | `fetch-recordings-1` | content hash | the recording that it is fetched as, 16 bytes |
 //! | `piece-lists-1` | content hash | the list, 32 bytes a piece |
 //! | `peer-metrics-1` | source | [`SourceMetrics`] |
 //! | `reputation-1` | source | [`Reputation`] |
 //!
 //! A list proves itself, so nothing else is kept of it; one that is forgotten can be had again. Of lists there are at most
-//! `limits::PIECE_LISTS`: for one more, the one whose hash follows is forgotten, which is as good as any.
+//! `limits::PIECE_LISTS`, and `limits::PIECE_LISTS_BYTES` of long ones: for one more, the one whose hash follows is
+//! forgotten, which is as good as any.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -18,7 +20,8 @@ use heed::{RoTxn, RwTxn};
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, get, put};
-use super::tables::{Env, KEY_LEN, Table, open_table};
+use super::tables::{Env, KEY_LEN, Table, Tables, open_table};
+use super::writer::JOB_BYTES;
 use super::{Store, StoreError};
 use crate::engine::swarm::metrics::SourceMetrics;
 use crate::engine::swarm::reputation::Reputation;
@@ -69,6 +72,7 @@ fn source_key(source: &Source) -> Vec<u8> {
 pub struct MeshTables {
     fetches: Table,
     users: Table,
+    recordings: Table,
     lists: Table,
     metrics: Table,
     reputation: Table,
@@ -80,6 +84,7 @@ impl MeshTables {
         Ok(Self {
             fetches: open_table(env, txn, "mesh-fetches-1")?,
             users: open_table(env, txn, "fetch-users-1")?,
+            recordings: open_table(env, txn, "fetch-recordings-1")?,
             lists: open_table(env, txn, "piece-lists-1")?,
             metrics: open_table(env, txn, "peer-metrics-1")?,
             reputation: open_table(env, txn, "reputation-1")?,
@@ -87,10 +92,11 @@ impl MeshTables {
     }
 
     /// The tables by name, for their sizes.
-    pub(super) fn tables(&self) -> [(&'static str, Table); 5] {
+    pub(super) fn tables(&self) -> [(&'static str, Table); 6] {
         [
             ("mesh-fetches", self.fetches),
             ("fetch-users", self.users),
+            ("fetch-recordings", self.recordings),
             ("piece-lists", self.lists),
             ("peer-metrics", self.metrics),
             ("reputation", self.reputation),
@@ -115,6 +121,7 @@ impl MeshTables {
             if let Some(oldest) = over.min_by_key(|fetch| fetch.ended_at) {
                 self.fetches.delete(txn, &oldest.content.0)?;
                 self.users.delete(txn, &oldest.content.0)?;
+                self.recordings.delete(txn, &oldest.content.0)?;
             }
         }
         put(self.fetches, txn, &fetch.content.0, fetch)
@@ -124,6 +131,7 @@ impl MeshTables {
     pub fn remove_fetch(&self, txn: &mut RwTxn<'_>, content: ContentHash) -> Result<(), StoreError> {
         self.fetches.delete(txn, &content.0)?;
         self.users.delete(txn, &content.0)?;
+        self.recordings.delete(txn, &content.0)?;
         Ok(())
     }
 
@@ -135,18 +143,30 @@ impl MeshTables {
     /// Keeps a piece list.
     pub fn put_list(&self, txn: &mut RwTxn<'_>, content: ContentHash, list: &[u8]) -> Result<(), StoreError> {
         self.lists.put(txn, &content.0, list)?;
-        if self.lists.len(txn)? > limits::PIECE_LISTS {
+        self.forget_lists(txn, content, limits::PIECE_LISTS, limits::PIECE_LISTS_BYTES)
+    }
+
+    /// Until there are no more than so many, and no more bytes of long ones than so many, or only this one is left.
+    fn forget_lists(&self, txn: &mut RwTxn<'_>, content: ContentHash, most: u64, bytes: u64) -> Result<(), StoreError> {
+        loop {
+            let stat = self.lists.stat(txn)?;
+            // Long values have pages of their own.
+            let long = stat.overflow_pages as u64 * u64::from(stat.page_size);
+            let full = stat.entries as u64 > most || long > bytes;
+            if !full || stat.entries <= 1 {
+                return Ok(());
+            }
             let behind = (Bound::Excluded(content.0.as_slice()), Bound::Unbounded);
             let next = self.lists.range(txn, &behind)?.next().transpose()?.map(|(key, _)| key.to_vec());
             let next = match next {
                 Some(next) => Some(next),
                 None => self.lists.first(txn)?.map(|(key, _)| key.to_vec()),
             };
-            if let Some(next) = next {
-                self.lists.delete(txn, &next)?;
-            }
+            match next {
+                Some(next) => self.lists.delete(txn, &next)?,
+                None => return Ok(()),
+            };
         }
-        Ok(())
     }
 
     /// What is known of a source: nothing, if nothing is.
@@ -156,8 +176,8 @@ impl MeshTables {
         Ok((metrics, get(self.reputation, txn, &key)?.unwrap_or_default()))
     }
 
-    /// Keeps what was measured of sources and adds what they did to what is known, faded to this moment. Beyond
-    /// `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
+    /// Adds what was newly measured of sources, and what they did, to what is known, faded to this moment: of one source
+    /// several files may come at once. Beyond `limits::MESH_SOURCES_KEPT` those longest not met are forgotten.
     pub fn learn(
         &self,
         txn: &mut RwTxn<'_>,
@@ -165,11 +185,11 @@ impl MeshTables {
         now: UnixMs,
         half_life: Duration,
     ) -> Result<(), StoreError> {
-        for (source, metrics, deeds) in records {
+        for (source, news, deeds) in records {
             let key = source_key(source);
             let (old, known) = self.source(txn, source)?;
             let first_seen = if old.first_seen == UnixMs(0) { now } else { old.first_seen };
-            let metrics = SourceMetrics { first_seen, last_updated: now, ..metrics.clone() };
+            let metrics = SourceMetrics { first_seen, last_updated: now, ..old.with(news) };
             put(self.metrics, txn, &key, &metrics)?;
             let first_at = if known.first_at == UnixMs(0) { now } else { known.first_at };
             let known = Reputation { first_at, ..known.faded(now, half_life).with(deeds) };
@@ -201,7 +221,7 @@ impl Store {
         self.read(|txn, tables| tables.mesh.source(txn, source))
     }
 
-    /// Keeps what was measured of sources, and what they did since it was last kept.
+    /// Keeps what was measured of sources, and what they did, since it was last kept.
     pub async fn learn(
         &self,
         records: Vec<(Source, SourceMetrics, Reputation)>,
@@ -231,14 +251,30 @@ impl Store {
         self.read(|txn, tables| Ok(get::<FetchUsers>(tables.mesh.users, txn, &content.0)?.unwrap_or_default().0))
     }
 
-    /// Keeps them, before the fetch itself.
-    pub async fn put_fetch_users(
+    /// The recording that a file is fetched as.
+    pub fn fetch_recording(&self, content: ContentHash) -> Result<Option<u128>, StoreError> {
+        self.read(|txn, tables| {
+            let kept = tables.mesh.recordings.get(txn, &content.0)?;
+            Ok(kept.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes))
+        })
+    }
+
+    /// Keeps both, before the fetch itself.
+    pub async fn put_fetch_ways(
         &self,
         content: ContentHash,
         users: Vec<(Username, WireText)>,
+        recording: Option<u128>,
     ) -> Result<(), StoreError> {
         let users = FetchUsers(users);
-        self.write(move |txn, tables| put(tables.mesh.users, txn, &content.0, &users)).await
+        let put = move |txn: &mut RwTxn<'_>, tables: &Tables| {
+            match recording {
+                Some(id) => tables.mesh.recordings.put(txn, &content.0, &id.to_be_bytes())?,
+                None => _ = tables.mesh.recordings.delete(txn, &content.0)?,
+            }
+            put(tables.mesh.users, txn, &content.0, &users)
+        };
+        self.write(put).await
     }
 
     /// The piece list of a file, as it was kept.
@@ -248,7 +284,8 @@ impl Store {
 
     /// Keeps a piece list.
     pub async fn put_piece_list(&self, content: ContentHash, list: Vec<u8>) -> Result<(), StoreError> {
-        self.write(move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
+        let bytes = JOB_BYTES.max(list.len() as u64);
+        self.write_sized(bytes, move |txn, tables| tables.mesh.put_list(txn, content, &list)).await
     }
 }
 
@@ -282,7 +319,14 @@ mod tests {
         }
         store.put_fetch(fetch(1, FetchState::Done("/x".into()))).await.unwrap();
         assert_eq!(store.fetches().unwrap(), [fetch(1, FetchState::Done("/x".into())), fetch(3, FetchState::Running)]);
+        let ways = |recording| store.put_fetch_ways(ContentHash([1; 32]), vec![("ann".into(), "x".into())], recording);
+        for recording in [Some(7), None, Some(u128::MAX)] {
+            ways(recording).await.unwrap();
+            assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), recording);
+        }
         store.remove_fetch(ContentHash([1; 32])).await.unwrap();
+        assert_eq!(store.fetch_recording(ContentHash([1; 32])).unwrap(), None);
+        assert_eq!(store.fetch_users(ContentHash([1; 32])).unwrap(), []);
         assert_eq!(store.fetches().unwrap().len(), 1);
         store.put_piece_list(ContentHash([1; 32]), vec![5; 64]).await.unwrap();
         assert_eq!(store.piece_list(ContentHash([1; 32])).unwrap(), Some(vec![5; 64]));
@@ -306,6 +350,20 @@ mod tests {
             Ok((tables.mesh.lists.len(txn)?, last))
         });
         assert_eq!(lists.await.unwrap(), (limits::PIECE_LISTS, true));
+        let long = store.write(move |txn, tables| {
+            tables.mesh.lists.clear(txn)?;
+            let mut counts = Vec::new();
+            for n in 0..8 {
+                tables.mesh.put_list(txn, hash(n), &vec![0; 60_000])?;
+                tables.mesh.forget_lists(txn, hash(n), 100, 200_000)?;
+                assert!(tables.mesh.list(txn, hash(n))?.is_some(), "the newest is kept");
+                counts.push(tables.mesh.lists.len(txn)?);
+            }
+            tables.mesh.forget_lists(txn, hash(7), 100, 0)?;
+            counts.push(tables.mesh.lists.len(txn)?);
+            Ok(counts)
+        });
+        assert_eq!(long.await.unwrap(), [1, 2, 3, 3, 3, 3, 3, 3, 1]);
         let kept = store.write(move |txn, tables| {
             for n in 0..limits::MESH_FETCHES_KEPT as u64 + 5 {
                 let over = if n == 0 { FetchState::Running } else { FetchState::Done("x".into()) };
@@ -343,12 +401,20 @@ mod tests {
         assert_eq!((found.requested, found.first_seen, known.corrupt), (7, UnixMs(week), 4.0));
         assert_eq!(store.source(&user).unwrap().0.requested, 7);
         assert_eq!(store.source(&source(2)).unwrap(), Default::default());
-        store.learn(vec![(source(1), found, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        // Two files at once, each of which knows nothing of what the other measures.
+        for requested in [2, 5] {
+            let mut news = SourceMetrics { requested, ..SourceMetrics::default() };
+            news.throughput_sample(1_000.0);
+            let deeds = Reputation { corrupt: 2.0, ..Reputation::default() };
+            store.learn(vec![(source(1), news, deeds)], UnixMs(2 * week), half_life).await.unwrap();
+        }
         let (found, known) = store.source(&source(1)).unwrap();
         assert_eq!((known.corrupt, known.first_at, found.first_seen), (6.0, UnixMs(week), UnixMs(week)));
+        assert_eq!((found.requested, found.sample_count, found.throughput.samples()), (14, 2, 2));
         // A clock that went back fades nothing; a source met then is the one longest not met.
         let many = (2..limits::MESH_SOURCES_KEPT + 5).map(|n| (source(n), SourceMetrics::default(), deeds)).collect();
-        store.learn(vec![(source(1), found, Reputation::default())], UnixMs(5), half_life).await.unwrap();
+        let nothing = (source(1), SourceMetrics::default(), Reputation::default());
+        store.learn(vec![nothing], UnixMs(5), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap().1.corrupt, 6.0);
         store.learn(many, UnixMs(3 * week), half_life).await.unwrap();
         assert_eq!(store.source(&source(1)).unwrap(), Default::default());

@@ -11,6 +11,7 @@ mod error;
 mod folder;
 mod gate;
 pub mod gossip;
+pub mod jobs;
 pub mod library;
 mod lists;
 pub mod mesh;
@@ -256,7 +257,20 @@ impl Store {
         T: Send + 'static,
         F: Fn(&mut RwTxn<'_>, &Tables) -> Result<T, StoreError> + Send + 'static,
     {
-        let (job, ticket) = writer::work(JOB_BYTES, job);
+        self.write_sized(JOB_BYTES, job)
+    }
+
+    /// As [`Store::write`], for a job that leaves about so many dirty bytes: big ones end a group sooner.
+    pub fn write_sized<T, F>(
+        &self,
+        bytes: u64,
+        job: F,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Fn(&mut RwTxn<'_>, &Tables) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (job, ticket) = writer::work(bytes, job);
         // The handle stays with a job that finds no room, so that the store is not closed over it.
         let left = self.try_queue(job).map(|job| job.map(|job| (job, self.clone())));
         async move {

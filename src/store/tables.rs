@@ -10,6 +10,7 @@ use heed::{Database, RoTxn, RwTxn, WithoutTls};
 use super::StoreError;
 use super::catalog::CatalogTables;
 use super::gossip::GossipTables;
+use super::jobs::JobTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
 use super::shares::ShareTables;
@@ -66,6 +67,8 @@ pub struct Tables {
     pub traces: TraceTables,
     /// What peers tell one another.
     pub gossip: GossipTables,
+    /// Jobs.
+    pub jobs: JobTables,
 }
 
 impl Tables {
@@ -88,6 +91,7 @@ impl Tables {
             mesh: MeshTables::open(env, txn)?,
             traces: TraceTables::open(env, txn)?,
             gossip: GossipTables::open(env, txn)?,
+            jobs: JobTables::open(env, txn)?,
         })
     }
 
@@ -108,6 +112,7 @@ impl Tables {
         .chain(self.mesh.tables())
         .chain(self.traces.tables())
         .chain(self.gossip.tables())
+        .chain(self.jobs.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

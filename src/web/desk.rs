@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::model::appliance::{ApplianceAnswer, ApplianceRequest};
 use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{BatchId, SearchId, TransferId, Username};
+use crate::model::job::{JobAnswer, JobRequest};
 use crate::model::mesh::{MeshAnswer, MeshRequest};
 use crate::model::record::{Batch, PrivateMessage, Wish};
 use crate::model::trace::{TraceAnswer, TraceRequest};
@@ -183,6 +184,9 @@ impl Desk {
         /// Something of traces.
         trace(request: TraceRequest) -> TraceAnswer
             = Request::Trace(request) => Response::Trace(answer) => answer;
+        /// Something of jobs.
+        jobs(request: JobRequest) -> JobAnswer
+            = Request::Jobs(request) => Response::Jobs(answer) => answer;
         /// Something of the Collection Doctor.
         health(request: HealthRequest) -> HealthAnswer
             = Request::Health(request) => Response::Health(answer) => answer;

@@ -130,6 +130,22 @@ async fn a_soulseek_user_and_three_peers_share_the_work_in_one_run() {
     assert_eq!((rows["total"].as_u64(), &rows["transfers"][0]["is_over"]), (Some(1), &json!(true)), "{rows}");
     let report = ann.stop().await;
     assert_eq!((report.asked, report.runs.len()), (1, 1), "nobody came back: {report:?}");
+
+    // It is told once: by the fetch, which has what came of the run that was taken back.
+    let trace = format!("/api/mesh/fetches/{}/trace", blake3::hash(&bytes).to_hex());
+    let told = world
+        .fetcher
+        .until("its story is written", async |node| {
+            let told = node.get(&trace).await;
+            (told["summary"]["status"] == "completed").then_some(told)
+        })
+        .await;
+    let summary = &told["summary"];
+    assert_eq!(world.fetcher.get("/api/traces").await.as_array().map(Vec::len), Some(1));
+    assert_eq!(summary["soulseek_bytes"].as_u64(), Some(brought), "{summary}");
+    let cells = summary["cells"].as_array().unwrap();
+    let whole = cells.iter().filter(|cell| cell["percent"] == 100).count();
+    assert!(whole * 100 >= cells.len() * 95, "{whole} of {} parts are known to be there: {summary}", cells.len());
 }
 
 #[tokio::test]

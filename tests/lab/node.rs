@@ -163,11 +163,15 @@ impl Node {
 
     /// Waits until a download is in this state.
     pub(crate) async fn download_is(&self, id: &str, state: &str) -> Value {
-        self.until(state, async |node| {
-            let download = node.download(id).await;
-            (download["state"] == state).then_some(download)
-        })
-        .await
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let download = self.download(id).await;
+            if download["state"] == state {
+                return download;
+            }
+            assert!(Instant::now() < end, "never {state}: {download}\n{}", self.log());
+            sleep(AGAIN).await;
+        }
     }
 
     /// Waits for a download's end; the answer is its bytes.

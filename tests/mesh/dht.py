@@ -3,7 +3,8 @@
     python dht.py COUNT
 
 prints the nodes, each as host:port, in one line when they know each other, and answers orders line by line until its
-standard input ends: `tell N HASH PORT` has node N announce itself, `ask N HASH` prints who is at a key.
+standard input ends: `tell N HASH PORT` has node N announce itself, `ask N HASH` prints who is at a key, `know N HOST:PORT`
+makes a further node known to node N.
 """
 import sys
 import time
@@ -50,6 +51,11 @@ def main(count):
     print(" ".join(f"{ip}:{PORT}" for ip in ips), flush=True)
     for line in sys.stdin:
         order, n, key, *port = line.split()
+        if order == "know":
+            ip, at = key.split(":")
+            nodes[int(n)].add_dht_node((ip, int(at)))
+            print("known", flush=True)
+            continue
         session, key = nodes[int(n)], lt.sha1_hash(bytes.fromhex(key))
         if order == "tell":
             session.dht_announce(key, int(port[0]))

@@ -53,7 +53,8 @@ class Node(Box):
         """Lets the Doctor look at the share, and waits until the share index has it too."""
         scan = self.post("/api/library/health/scans", {"library_path": str(self.share), "offline": True}).json()["scan_id"]
         path = f"/api/library/health/scans/{scan}"
-        until(f"{self.name} has measured its files", lambda: self.get(path)["status"] not in ("running", "queued"))
+        # Decoding takes what a busy machine has left.
+        until(f"{self.name} has measured its files", lambda: self.get(path)["status"] not in ("running", "queued"), 1800)
         assert self.get(path)["status"] == "completed", self.get(path)
         until(f"{self.name} shares its files", lambda: self.get("/api/status")["shares"]["files"] == files)
         return self

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aioquic.asyncio import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
+from aioquic.quic.events import ConnectionTerminated, StreamDataReceived, StreamReset
 from blake3 import blake3
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -83,11 +83,13 @@ class Key:
 class Protocol(QuicConnectionProtocol):
     def __init__(self, *arguments, **kw):
         super().__init__(*arguments, **kw)
-        self.received, self.ended, self.news = {}, None, asyncio.Event()
+        self.received, self.broken, self.ended, self.news = {}, set(), None, asyncio.Event()
 
     def quic_event_received(self, event):
         if isinstance(event, StreamDataReceived):
             self.received.setdefault(event.stream_id, bytearray()).extend(event.data)
+        elif isinstance(event, StreamReset):
+            self.broken.add(event.stream_id)
         elif isinstance(event, ConnectionTerminated):
             self.ended = event
         self.news.set()
@@ -131,10 +133,10 @@ class Protocol(QuicConnectionProtocol):
 
 
 @asynccontextmanager
-async def stranger(port, key=None, alpn="slskdn-mesh/1"):
-    """A connection to a node; without a key it shows no certificate."""
+async def stranger(port, key=None, alpn="slskdn-mesh/1", **words):
+    """A connection to a node; without a key it shows no certificate. The words are aioquic's settings."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn], verify_mode=0, idle_timeout=PATIENCE,
-                                      server_name="slskdn")
+                                      server_name="slskdn", **words)
     if key:
         configuration.certificate, configuration.private_key = key.certificate, key.private
     async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Protocol) as protocol:

@@ -93,3 +93,28 @@ def test_switched_off_nobody_is_told(near, far):
     assert [service["texts"]["id"] for service in seen(1)] == [other.id]
     assert quiet.connected() == set() and other.peers() == {}
     assert not quiet.get("/api/mesh/meeting")["mdns"]["enabled"]
+
+
+FLOOD = """
+import socket, struct, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.bind(("", 5353))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
+for packet in range(200):
+    records = b""
+    for n in range(40):
+        name = b"x%07d" % (packet * 40 + n)
+        records += bytes([len(name)]) + name + b"\\x05local\\0" + struct.pack(">HHIH", 1, 0x8001, 120, 4) + bytes([10, 9, 8, 7])
+    s.sendto(struct.pack(">6H", 0, 0x8400, 0, 40, 0, 0) + records, ("224.0.0.251", 5353))
+    time.sleep(0.005)
+"""
+
+
+def test_whoever_floods_the_network_is_not_kept(near, far, wire):
+    one = near("one").start()
+    subprocess.run([*wire, "python3", "-c", FLOOD, THERE_IP], check=True)
+    until("it is noticed", lambda: "somebody floods multicast DNS" in one.log())
+    other = far("other").start()
+    until("they are connected all the same", lambda: one.connected() == {other.id})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from node import HERE, until
+from node import HERE, content_hash, until
 
 NODES = 12
 RECORDING, RELEASE = "01234567-89ab-cdef-0123-456789abcdef", "fedcba98-7654-3210-fedc-ba9876543210"
@@ -28,11 +28,11 @@ def python():
 class Dht:
     """See dht.py."""
 
-    def __init__(self):
-        command = [python(), "-W", "ignore", HERE / "dht.py", str(NODES)]
+    def __init__(self, count=NODES):
+        command = [python(), "-W", "ignore", HERE / "dht.py", str(count)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.nodes = self.process.stdout.readline().split()
-        assert len(self.nodes) == NODES
+        assert len(self.nodes) == count
 
     def order(self, *words):
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
@@ -41,6 +41,9 @@ class Dht:
 
     def tell(self, n, key, port):
         assert self.order("tell", n, key, port) == ["told"]
+
+    def know(self, n, address):
+        assert self.order("know", n, address) == ["known"]
 
     def ask(self, n, key):
         found = self.order("ask", n, key)
@@ -117,13 +120,52 @@ def test_what_strangers_put_there_leads_nowhere(seeker, dht):
     until("they are connected", lambda: three.id in two.connected())
 
 
-def test_the_dht_is_told_of_music_only_when_the_owner_says_so(seeker, dht, tmp_path):
+@pytest.fixture
+def share(tmp_path):
+    """A folder with one recording of a release."""
     share = tmp_path / "music"
     share.mkdir()
     subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "anoisesrc=d=5:a=0.1", "-metadata", "title=A Song",
                     "-metadata", "artist=Somebody", "-metadata", "album=An Album",
                     "-metadata", f"MUSICBRAINZ_TRACKID={RECORDING}", "-metadata", f"MUSICBRAINZ_ALBUMID={RELEASE}",
                     share / "song.flac"], check=True)
+    return share
+
+
+def test_whoever_has_a_recording_is_found_by_its_key(seeker, dht, share):
+    # Nobody meets anybody anywhere else: each has a meeting place of its own.
+    def alone(name, *more, **settings):
+        return seeker(name, *more, **{"mesh.dht.rendezvous_keys": f"where {name} is alone", **settings})
+    song, of_it = share / "song.flac", f"slskdn-appliance-mb-v1:{RECORDING}"
+    content, size = content_hash(song), song.stat().st_size
+    holder = alone("holder", share).start().measure()
+    holder.stop()
+    # What is announced is looked up at the start.
+    holder.settings["mesh.dht.announce_content"] = "true"
+    holder.start()
+    until("it is in the DHT", lambda: dht.ask(5, key(of_it)) == {listens_at(holder)})
+    wants, outside, other = alone("wants"), alone("outside", **{"mesh.dht.enabled": "false"}), alone("other")
+    wanted = {"content_hash": content, "size": size, "name": "song.flac"}
+    for one in (wants, outside, other):
+        one.start()
+        one.post("/api/mesh/fetches", wanted if one is other else {**wanted, "mb_recording_id": RECORDING})
+    done = until("it is fetched", lambda: (f := wants.fetched(content))["state"] == "done" and f)
+    assert content_hash(done["local_path"]) == content
+    assert wants.peers()[holder.id]["found_by"] == "dht" and not wants.peers()[holder.id]["named"]
+    assert [(look["found"], look["taken"]) for look in looks(wants, of_it)] == [(1, 1)], looks(wants, of_it)
+    # Whoever keeps out of the DHT asks nothing there, and whoever wants a file and no recording asks for none.
+    until("the other one has looked where it is alone", lambda: looks(other, "where other is alone"))
+    assert looks(other, of_it) == [] and outside.get("/api/mesh/meeting")["dht"]["lookups"] == []
+    for one in (outside, other):
+        assert one.fetched(content)["state"] == "running" and one.connected() == set()
+    # One that never heard of the recording hears of it from whom it finds so.
+    asks, path = alone("asks").start(), f"/api/mesh/recordings/{RECORDING}/fetch"
+    assert asks.call("POST", path).status_code == 404
+    until("there is a copy to choose", lambda: asks.call("POST", path).status_code == 202)
+    until("it is fetched", lambda: asks.fetched(content)["state"] == "done")
+
+
+def test_the_dht_is_told_of_music_only_when_the_owner_says_so(seeker, dht, share, tmp_path):
     contents = {key(f"slskdn-appliance-mb-v1:{mbid}"): mbid for mbid in (RECORDING, RELEASE)}
     silent = seeker("silent", share).start().measure()
     until("the meeting places are announced", lambda: all(

@@ -109,7 +109,7 @@ fn check(case: &Case, report: &Report) {
     for (_, event) in &report.events {
         match event {
             TraceKind::ChunkRequested { run, .. } => assert_eq!(open.insert(*run, true), None, "run {run} twice"),
-            TraceKind::ChunkEnded { run, .. } | TraceKind::ChunkCancelled { run, .. } => {
+            TraceKind::ChunkEnded { run, .. } | TraceKind::ChunkTakenBack { run, .. } => {
                 assert_eq!(open.insert(*run, false), Some(true), "run {run} ended twice");
             }
             TraceKind::BadPiece { source, .. } => *bad.entry(source.to_string()).or_default() += 1,

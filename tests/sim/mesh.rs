@@ -9,6 +9,7 @@ use slskdn::engine::mesh::candidates::{Candidate, Ended};
 use slskdn::engine::mesh::control::{Ask, Control};
 use slskdn::engine::mesh::frame::Hello;
 use slskdn::engine::mesh::gossip::Deed;
+use slskdn::engine::mesh::guard::Who;
 use slskdn::engine::mesh::meeting::{Errand, content_key};
 use slskdn::engine::mesh::session::{Action, CloseReason, FEATURES, Input, PROTOCOL, Session, Side};
 use slskdn::engine::soulseek::chance::Chance;
@@ -233,7 +234,7 @@ impl Crowd {
         }
         loop {
             let node = &mut self.nodes[at];
-            let strangers = node.links.len();
+            let strangers = node.dialled.len();
             let links = &node.links;
             let known = |key: Option<PeerId>, addresses: &[SocketAddr]| {
                 key.is_some_and(|key| links.contains_key(&key))
@@ -242,7 +243,7 @@ impl Crowd {
             let Some(call) = node.candidates.next(strangers, known, now) else { break };
             assert!(strangers < NEIGHBOURS_MAX, "node {at} calls with {strangers} neighbours");
             let (to, life) = (node_at(call.addresses[0]), node.life);
-            if node.guard.dials(ip_of(to), now).is_err() {
+            if node.guard.dials(ip_of(to), Who::Found, now).is_err() {
                 node.candidates.ended(call.number, Ended::Failed, now, &mut node.chance);
                 continue;
             }
@@ -299,15 +300,21 @@ impl Crowd {
         } else if !there || self.nodes[to].links.contains_key(&id_of(from)) {
             Some(Ended::Failed)
         } else {
-            self.nodes[to].guard.calls(ip_of(from), now).err().map(|_| Ended::Failed)
+            let guard = &mut self.nodes[to].guard;
+            let let_in = guard.calls(ip_of(from), now).and_then(|()| {
+                let seated = guard.proven(ip_of(from), Who::Caller, now);
+                seated.inspect_err(|_| guard.left(ip_of(from), None))
+            });
+            let_in.err().map(|_| Ended::Failed)
         };
         if let Some(ended) = ended {
             let node = &mut self.nodes[from];
-            node.guard.left(ip_of(to));
+            node.guard.left(ip_of(to), Some(Who::Found));
             node.candidates.ended(call, ended, now, &mut node.chance);
             return self.touch(from);
         }
         self.nodes[from].candidates.connected(call, id_of(to));
+        self.nodes[from].dialled.insert(id_of(to));
         let link = self.links.len();
         let ends = [(from, Side::Dialler, to), (to, Side::Listener, from)].map(|(at, side, other)| {
             let node = &mut self.nodes[at];
@@ -405,7 +412,8 @@ impl Crowd {
         let node = &mut self.nodes[at];
         node.links.remove(&id_of(other));
         node.gossip.on_gone(id_of(other));
-        node.guard.left(ip_of(other));
+        node.dialled.remove(&id_of(other));
+        node.guard.left(ip_of(other), Some(if side == 0 { Who::Found } else { Who::Caller }));
         if side == 0 {
             node.candidates.ended(call, Ended::Over(lasted), now, &mut node.chance);
         }

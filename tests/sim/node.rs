@@ -12,7 +12,7 @@ use slskdn::engine::mesh::control::{
     Advert, Control, Descriptor, Edition, Policies, RecordingAdvert, Room, TrackHave, TrackState,
 };
 use slskdn::engine::mesh::gossip::{Gossip, Own};
-use slskdn::engine::mesh::guard::Guard;
+use slskdn::engine::mesh::guard::{Guard, Seats};
 use slskdn::engine::mesh::meeting::{Meeting, RENDEZVOUS, Rules, Standing, content_key, rendezvous_key};
 use slskdn::engine::soulseek::chance::Chance;
 use slskdn::engine::swarm::reputation::Reputation;
@@ -151,6 +151,8 @@ pub(super) struct Node {
     pub(super) copies: BTreeMap<u128, Vec<Variant>>,
     pub(super) latest: u64,
     pub(super) links: BTreeMap<PeerId, usize>,
+    /// Those that it called.
+    pub(super) dialled: BTreeSet<PeerId>,
     pub(super) heard: BTreeMap<PeerId, (Heard, Heard)>,
     /// What peers say they have, by their adverts and by their hashes.
     pub(super) told: BTreeMap<PeerId, BTreeSet<u128>>,
@@ -183,13 +185,14 @@ impl Node {
             chance: Chance::new(seed),
             meeting: Meeting::new(rules(), Duration::ZERO),
             candidates: Candidates::new(id_of(node), Range::default(), NEIGHBOURS_MAX),
-            guard: Guard::new(CONNECTIONS_MAX),
+            guard: Guard::new(Seats::new(CONNECTIONS_MAX, 0, NEIGHBOURS_MAX)),
             gossip: Gossip::default(),
             bundle_id: node as u64 + 1,
             log: BTreeMap::new(),
             copies: BTreeMap::new(),
             latest: 0,
             links: BTreeMap::new(),
+            dialled: BTreeSet::new(),
             heard: BTreeMap::new(),
             told: BTreeMap::new(),
             hashes: BTreeMap::new(),
@@ -211,13 +214,13 @@ impl Node {
         self.meeting.set_content(keys, now);
         self.candidates = Candidates::new(id_of(node), Range::default(), NEIGHBOURS_MAX);
         self.candidates.is_ours(address_of(node));
-        self.guard = Guard::new(CONNECTIONS_MAX);
+        self.guard = Guard::new(Seats::new(CONNECTIONS_MAX, 0, NEIGHBOURS_MAX));
         self.gossip = Gossip::new(self.own());
         self.stand(now);
     }
 
     pub(super) fn stand(&mut self, now: Duration) {
-        let standing = Standing { neighbours: self.links.len(), reachable: self.reachable };
+        let standing = Standing { neighbours: self.dialled.len(), reachable: self.reachable };
         self.meeting.set_standing(standing, now);
     }
 

@@ -3,6 +3,7 @@
 
 mod analyze;
 mod debug;
+mod jobs;
 mod scan;
 mod spectrogram;
 
@@ -92,6 +93,11 @@ enum Command {
         /// The PNG to write.
         #[arg(short, long, value_name = "PNG")]
         output: PathBuf,
+    },
+    /// Releases that are being brought home, and their manifests.
+    Jobs {
+        #[command(subcommand)]
+        what: jobs::JobsCommand,
     },
     /// Look into what happened.
     Debug {
@@ -277,6 +283,7 @@ pub fn main() -> ExitCode {
             scan::scan(&sources, &paths, &scan::Options { json, offline, remeasure })
         }
         Command::Spectrogram { file, output } => spectrogram::spectrogram(&file, &output),
+        Command::Jobs { what } => jobs::jobs(&sources, &what),
         Command::Debug { what: DebugCommand::Job { json, id } } => debug::job(&sources, &id, json),
         Command::Lab { scenario, json, keep } => super::lab::run(&super::lab::Options { scenario, json, keep }),
         Command::LabPeer => super::lab::peer::run(&sources),

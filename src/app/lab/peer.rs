@@ -19,7 +19,7 @@ use crate::app::cli::{could_not, print};
 use crate::app::clock::Clock;
 use crate::app::doctor::walk::{from_path, seen};
 use crate::app::logging;
-use crate::app::mesh::{KEPT_LIST_LEN, MeshService};
+use crate::app::mesh::MeshService;
 use crate::app::pump::{Limiter, Pump, PumpConfig, SYNC_EVERY};
 use crate::app::settings::Sources;
 use crate::app::sharing::Sharing;
@@ -230,9 +230,7 @@ impl Node {
             store.write(move |txn, tables| tables.library.put_files(txn, std::slice::from_ref(&change), None, now));
         put.await.map_err(|error| error.to_string())?;
         let list = std::fs::read(&setup.list).map_err(|error| format!("{}: {error}", setup.list.display()))?;
-        if list.len() <= KEPT_LIST_LEN {
-            store.put_piece_list(content, list).await.map_err(|error| error.to_string())?;
-        }
+        store.put_piece_list(content, list).await.map_err(|error| error.to_string())?;
         let (index, shares) = (store.clone(), apply::shares(config, &folders));
         let sharing = tokio::task::spawn_blocking(move || Sharing::start(index, shares, clock)).await;
         let sharing = sharing.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;

@@ -42,7 +42,10 @@ impl MeshService {
             move || store.read(|txn, tables| Ok((tables.gossip.consensus(txn, id)?, tables.gossip.words_on(txn, id)?)));
         let read = tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::Full(error.to_string()))?;
         let (known, told) = read.map_err(unreadable)?;
-        let known = known.ok_or(Refusal::NotFound)?;
+        let Some(known) = known else {
+            running.seek(id);
+            return Err(Refusal::NotFound);
+        };
         let here: BTreeSet<PeerId> = running.mesh.links().iter().map(Link::id).collect();
         let sources = |content| {
             let has = |(peer, told): &&(PeerId, _)| here.contains(peer) && has(told, content);
@@ -53,7 +56,9 @@ impl MeshService {
             others.iter().map(|variant| (variant.claim.transcode_suspect, sources(variant.claim.content))).collect();
         let mode = request.mode.unwrap_or_else(|| running.mode());
         let Some(choice) = choose(mode, &candidates) else {
-            return Err(Refusal::Invalid("no connected peer has a copy that will do".to_owned()));
+            let sought =
+                if running.seek(id) { "; who has one is looked up in the DHT: try again in a minute" } else { "" };
+            return Err(Refusal::Invalid(format!("no connected peer has a copy that will do{sought}")));
         };
         let chosen = &others[choice.at].claim;
         if let Some(own) = good_enough(&known, chosen.quality_score, running) {
@@ -68,7 +73,8 @@ impl MeshService {
         } else {
             request.name
         };
-        self.begin(FetchRequest { content, size, name, folder: request.folder, soulseek: Vec::new() }).await?;
+        let (folder, soulseek, recording) = (request.folder, Vec::new(), Some(id));
+        self.begin(FetchRequest { content, size, name, folder, soulseek, recording }).await?;
         Ok(MeshAnswer::Chosen { content, by_hash: choice.by_hash })
     }
 
@@ -168,7 +174,10 @@ impl Running {
         left.retain(|link| link.greeted().features.iter().any(|feature| feature == MBID));
         let (mut told, until) = (BTreeSet::new(), Instant::now() + TELLING);
         loop {
-            left.retain(|link| !(link.tell(sealed.clone()) && told.insert(link.id())));
+            left.retain(|link| {
+                let told_it = link.may_tell().is_some_and(|leave| link.tell(sealed.clone(), leave));
+                !(told_it && told.insert(link.id()))
+            });
             if left.is_empty() || Instant::now() >= until {
                 return told;
             }

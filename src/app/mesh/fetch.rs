@@ -3,11 +3,13 @@
 //! Its piece list is proven against its hash first. Then runs of pieces are asked from every connected peer that has the
 //! file ([`swarm`]), as `engine::swarm::scheduler` decides; each piece is checked before it is written ([`run`]). The partial file is the only
 //! memory of what is there: when a fetch goes on, the file is read again and every piece of it checked, so that neither a
-//! kill nor a power cut can make a bad byte count. The finished file is checked whole, synced, and placed without
-//! overwriting anything.
+//! kill nor a power cut can make a bad byte count. The whole file is read back and checked as it comes ([`land`]), synced,
+//! and, if it was fetched as a recording, checked by its sound ([`sound`]); then it is placed without overwriting anything.
 
+mod land;
 mod run;
 mod soulseek;
+mod sound;
 mod swarm;
 
 use std::collections::BTreeSet;
@@ -18,11 +20,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::land::Landing;
 use self::swarm::Swarm;
 use super::{Running, locked};
 use crate::app::pump::{PlaceOrder, Placing};
 use crate::app::traces::TraceJob;
-use crate::disk::pool::{BLOCK_LEN, Block};
+use crate::disk::pool::BLOCK_LEN;
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::soulseek::io::PlaceError;
@@ -70,6 +73,8 @@ enum Stop {
     Cancelled,
     /// It can be tried again.
     Later(String),
+    /// It is not what was wanted, and will not be another time.
+    Wrong(String),
 }
 
 impl From<DiskError> for Stop {
@@ -145,6 +150,7 @@ pub(super) async fn run(
         progress: Arc::clone(&progress),
         trace: trace.clone(),
         users: Vec::new(),
+        recording: None,
     };
     let called_off = || {
         // A fetch that goes on after a restart is not over.
@@ -170,6 +176,11 @@ pub(super) async fn run(
             Ok(()) => return trace.record(TraceKind::JobComplete(None)),
             Err(Stop::Cancelled) => return called_off(),
             Err(Stop::Later(why)) => why,
+            Err(Stop::Wrong(why)) => match work.give_up(&why).await {
+                Ok(()) => return trace.record(TraceKind::JobComplete(Some(why))),
+                // It is looked at again, and is no better then.
+                Err(_) => why,
+            },
         };
         trace.record(TraceKind::Note(why.clone()));
         tracing::warn!(content = %work.fetch.content, why, "a fetch from the mesh has to wait");
@@ -189,6 +200,8 @@ struct Work {
     trace: TraceJob,
     /// Soulseek users who share the file, and under which path.
     users: Vec<(Username, WireText)>,
+    /// What it is fetched as.
+    recording: Option<u128>,
 }
 
 impl Work {
@@ -204,6 +217,7 @@ impl Work {
             return Ok(());
         }
         // The list, and what is there and asked for of each piece.
+        self.recording = self.running.parts.store.fetch_recording(self.fetch.content)?;
         let blocks = 1 + list_blocks(self.fetch.size);
         let Some(_paid) = spare(&self.running.blocks, blocks) else {
             return Err(Stop::Later("no buffers are free".to_owned()));
@@ -226,11 +240,21 @@ impl Work {
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
-        let mut swarm = Swarm::new(self, Arc::new(list), file.clone(), verified, holders);
+        let list = Arc::new(list);
+        let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
+        let mut swarm = Swarm::new(self, list, file, landing, verified, holders);
         swarm.run().await?;
+        let held = follower.finish(&self.cancel).await;
+        if !matches!(held, Err(Stop::Cancelled)) {
+            self.trace.record(TraceKind::Verified(held.is_ok()));
+        }
+        let checked = match held {
+            Ok(()) => self.check_sound().await,
+            wrong => wrong,
+        };
+        swarm.verified(checked.is_ok());
         drop(swarm);
-        pump.disk().sync_all(&file).await?;
-        self.check_whole(&file).await?;
+        checked?;
         self.place().await
     }
 
@@ -254,6 +278,7 @@ impl Work {
                 self.wait("");
                 return Ok((list, holders));
             }
+            self.seek();
             if self.others_wait() {
                 return Err(Stop::Later(NOBODY.to_owned()));
             }
@@ -263,6 +288,13 @@ impl Work {
                 () = sleep(ASK_AGAIN) => {}
                 _ = changes.changed() => {}
             }
+        }
+    }
+
+    /// Has somebody looked for who has it: nobody connected does.
+    fn seek(&self) {
+        if let Some(recording) = self.recording {
+            self.running.seek(recording);
         }
     }
 
@@ -364,32 +396,6 @@ impl Work {
             piece += count;
         }
         Ok(verified)
-    }
-
-    async fn check_whole(&self, file: &File) -> Result<(), Stop> {
-        let disk = self.running.parts.pump.disk();
-        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
-        loop {
-            if self.cancel.is_cancelled() {
-                return Err(Stop::Cancelled);
-            }
-            let blocks = disk.pool().take_many(BATCH).await;
-            let blocks = disk.read(file, at, blocks).await?;
-            let read: usize = blocks.iter().map(Block::len).sum();
-            if read == 0 {
-                break;
-            }
-            for block in &blocks {
-                hasher.update(block.bytes());
-            }
-            at += read as u64;
-        }
-        let held = at == self.fetch.size && *hasher.finalize().as_bytes() == self.fetch.content.0;
-        self.trace.record(TraceKind::Verified(held));
-        if held {
-            return Ok(());
-        }
-        Err(Stop::Later("the disk does not give back what was written to it".to_owned()))
     }
 
     /// Moves the whole file to its place and keeps where that is.

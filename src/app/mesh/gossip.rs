@@ -23,7 +23,8 @@ use crate::model::gossip::{Claim, HashEntry, Heard};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::record::Change;
-use crate::net::mesh::{Told, spare};
+use crate::net::mesh::{Link, Telling, Told, spare};
+use crate::store::gossip::Room;
 use crate::store::{Store, StoreError};
 
 /// Name of the setting that keeps the id of our list.
@@ -34,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const OVER_ALL: Duration = Duration::from_secs(86_400);
 /// The same, when the shares changed.
 const OVER_SHARES: Duration = Duration::from_secs(3_600);
+/// Between two looks for peers whose hashes are too old.
+const EXPIRE: Duration = Duration::from_secs(3_600);
 /// Recordings with changed copies that were not shared then; further ones wait for the look over everything.
 const UNSHARED: usize = 4_096;
 /// Before another attempt when the store fails or no buffers are free.
@@ -110,6 +113,7 @@ struct Work {
     again: Vec<u128>,
     /// Peers whose void words are being removed.
     sweeping: BTreeSet<PeerId>,
+    expire_due: Duration,
 }
 
 impl Work {
@@ -139,6 +143,7 @@ impl Work {
             unshared: BTreeSet::new(),
             again: Vec::new(),
             sweeping: BTreeSet::new(),
+            expire_due: Duration::ZERO,
         })
     }
 
@@ -205,9 +210,13 @@ impl Work {
         }
     }
 
-    /// Tells the machine who came and who went.
+    /// Tells the machine who came and who went. Whom the owner bans meanwhile has gone.
     async fn meet(&mut self) -> Result<(), StoreError> {
-        let links = self.running.mesh.links();
+        let mut links = self.running.mesh.links();
+        let banned = self.running.parts.settings.lock().await.banned.clone();
+        if !banned.is_empty() {
+            links.retain(|link| serve::may(&banned, &link.greeted().username));
+        }
         let now: BTreeMap<PeerId, u64> = links.iter().map(|link| (link.id(), link.number())).collect();
         if now == self.links {
             return Ok(());
@@ -222,9 +231,6 @@ impl Work {
             if self.links.get(&peer) == Some(&link.number()) {
                 continue;
             }
-            if !serve::allowed(&self.running, &link.greeted().username).await {
-                continue;
-            }
             let read = move |running: &Running| running.parts.store.read(|txn, tables| tables.gossip.heard(txn, peer));
             let (heard, hashes) = stored(&self.running, read).await?;
             self.machine.on_connected(peer, &link.greeted().features, heard, hashes, self.now());
@@ -236,6 +242,14 @@ impl Work {
     /// Looks at what may have changed here, and removes what peers took back; true when there is more of it.
     async fn look(&mut self) -> Result<bool, StoreError> {
         let mut more = false;
+        if self.now() >= self.expire_due {
+            let now = self.running.parts.clock.now().wall;
+            let expired = self.running.parts.store.write(move |txn, tables| tables.gossip.expire(txn, now)).await?;
+            self.sweeping.extend(expired);
+            if expired.is_none() {
+                self.expire_due = self.now().saturating_add(EXPIRE);
+            }
+        }
         if let Some(peer) = self.sweeping.first().copied() {
             let left = self.running.parts.store.write(move |txn, tables| {
                 let library = tables.library;
@@ -269,36 +283,44 @@ impl Work {
                         self.machine.on_unsaid(peer, &control, self.now());
                     }
                 }
+                // What cannot be told now is not made.
                 Deed::Advertise { peer, after, whole } => {
-                    let bundle_id = self.bundle_id;
-                    let made =
-                        stored(&self.running, move |running| tell::advert(running, bundle_id, after, whole)).await?;
-                    let sequence = made.sequence;
-                    let told = self.tell(peer, &Control::Advert(made));
-                    self.machine.on_advertised(peer, told.then_some(sequence), self.now());
+                    let mut told = None;
+                    if let Some((link, leave)) = self.may_tell(peer) {
+                        let (bundle_id, named) = (self.bundle_id, link.is_named());
+                        let advert = move |running: &Running| tell::advert(running, bundle_id, after, whole, named);
+                        let made = stored(&self.running, advert).await?;
+                        let sequence = made.sequence;
+                        told = self.told(&link, leave, &Control::Advert(made)).then_some(sequence);
+                    }
+                    self.machine.on_advertised(peer, told, self.now());
                 }
                 Deed::Delta { peer, after, max } => {
-                    let bundle_id = self.bundle_id;
-                    let delta =
-                        stored(&self.running, move |running| tell::delta(running, bundle_id, after, max)).await?;
-                    self.tell(peer, &delta);
+                    let Some((link, leave)) = self.may_tell(peer) else { continue };
+                    let (bundle_id, named) = (self.bundle_id, link.is_named());
+                    let delta = move |running: &Running| tell::delta(running, bundle_id, after, max, named);
+                    let delta = stored(&self.running, delta).await?;
+                    self.told(&link, leave, &delta);
                 }
                 Deed::Key(peer, key) => {
+                    let Some((link, leave)) = self.may_tell(peer) else { continue };
                     let entries = stored(&self.running, move |running| tell::key(running, key)).await?;
-                    self.tell(peer, &Control::SyncKey(key, entries));
+                    self.told(&link, leave, &Control::SyncKey(key, entries));
                 }
                 Deed::Describe(peer, release) => {
+                    let Some((link, leave)) = self.may_tell(peer) else { continue };
                     let made = stored(&self.running, move |running| tell::descriptor(running, release)).await?;
                     if let Some(descriptor) = made {
-                        self.tell(peer, &Control::Descriptor(Box::new(descriptor)));
+                        self.told(&link, leave, &Control::Descriptor(Box::new(descriptor)));
                     }
                 }
                 Deed::Offer(peer, job) => {
+                    let Some((link, leave)) = self.may_tell(peer) else { continue };
                     let made = stored(&self.running, move |running| own_offer(running, &job)).await?;
-                    self.tell(peer, &Control::CacheJob(Box::new(made)));
+                    self.told(&link, leave, &Control::CacheJob(Box::new(made)));
                 }
                 Deed::Keep { peer, heard, void, recordings } => self.keep(peer, heard, void, recordings).await?,
-                Deed::KeepHashes { peer, heard, entries, .. } => self.keep_hashes(peer, heard, entries).await?,
+                Deed::KeepHashes { peer, heard, void, entries } => self.keep_hashes(peer, heard, void, entries).await?,
                 Deed::Described(peer, descriptor) => {
                     // Nobody may wait for it, or others were quicker.
                     let waits = locked(&self.running.answers).descriptors.get(&descriptor.mb_release_id).cloned();
@@ -320,19 +342,34 @@ impl Work {
 
     /// False when it cannot be told now.
     fn tell(&self, peer: PeerId, control: &Control) -> bool {
-        let link = self.running.mesh.link(peer);
-        link.zip(control.seal()).is_some_and(|(link, sealed)| link.tell(sealed))
+        self.may_tell(peer).is_some_and(|(link, leave)| self.told(&link, leave, control))
     }
 
-    /// Room for what is noted of a peer.
-    async fn room(&self, peer: PeerId) -> Result<(), StoreError> {
+    /// Whether it can be told anything now.
+    fn may_tell(&self, peer: PeerId) -> Option<(Link, Telling)> {
+        let link = self.running.mesh.link(peer)?;
+        let leave = link.may_tell()?;
+        Some((link, leave))
+    }
+
+    /// Tells it, on the account of what we may send.
+    fn told(&self, link: &Link, leave: Telling, control: &Control) -> bool {
+        let Some(sealed) = control.seal() else { return false };
+        self.running.parts.pump.limiter().up.owe(sealed.body().len());
+        link.tell(sealed, leave)
+    }
+
+    /// Room for what is noted of a peer; false if there is none.
+    async fn room(&self, peer: PeerId) -> Result<bool, StoreError> {
+        let now = self.running.parts.clock.now().wall;
         loop {
             let made = self.running.parts.store.write(move |txn, tables| {
                 let library = tables.library;
-                tables.gossip.make_room(txn, peer, &library)
+                tables.gossip.make_room(txn, peer, now, &library)
             });
-            if !made.await? {
-                return Ok(());
+            match made.await? {
+                Room::Making => {}
+                made => return Ok(made == Room::Made),
             }
         }
     }
@@ -344,7 +381,9 @@ impl Work {
         void: bool,
         recordings: Vec<RecordingAdvert>,
     ) -> Result<(), StoreError> {
-        self.room(peer).await?;
+        if !self.room(peer).await? {
+            return Ok(());
+        }
         // Who names no recording says nothing that could be compared.
         let named = recordings.into_iter().filter_map(|said| Some((said.mb_recording_id?, said.variants)));
         let words: BTreeMap<u128, Vec<Claim>> = named.map(|(id, claims)| (id, distinct(claims))).collect();
@@ -362,24 +401,28 @@ impl Work {
         Ok(())
     }
 
-    async fn keep_hashes(&self, peer: PeerId, heard: Heard, entries: Vec<HashEntry>) -> Result<(), StoreError> {
-        self.room(peer).await?;
-        let now = self.running.parts.clock.now().wall;
-        for part in entries.chunks(HASHES).map(<[HashEntry]>::to_vec) {
-            let kept = self
-                .running
-                .parts
-                .store
-                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &part, now));
-            kept.await?;
+    async fn keep_hashes(
+        &mut self,
+        peer: PeerId,
+        heard: Heard,
+        void: bool,
+        entries: Vec<HashEntry>,
+    ) -> Result<(), StoreError> {
+        if !self.room(peer).await? {
+            return Ok(());
         }
-        if entries.is_empty() {
-            let kept = self
-                .running
-                .parts
-                .store
-                .write(move |txn, tables| tables.gossip.keep_hashes(txn, peer, heard, &[], now));
-            kept.await?;
+        let now = self.running.parts.clock.now().wall;
+        let mut parts: Vec<Vec<HashEntry>> = entries.chunks(HASHES).map(<[HashEntry]>::to_vec).collect();
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        for (n, part) in parts.into_iter().enumerate() {
+            let told = (peer, heard, void && n == 0);
+            let store = &self.running.parts.store;
+            store.write(move |txn, tables| tables.gossip.keep_hashes(txn, told, &part, now)).await?;
+        }
+        if void {
+            self.sweeping.insert(peer);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Running, announce, locked};
 use crate::app::soulseek::Parts;
 use crate::engine::mesh::candidates::Candidate;
-use crate::engine::mesh::meeting::{Errand, Meeting, Rules, Standing};
+use crate::engine::mesh::meeting::{Errand, Meeting, Rules, Standing, content_key};
 use crate::engine::soulseek::chance::Chance;
 use crate::model::config::{self, MeshPortMapping};
 use crate::model::limits;
@@ -33,6 +33,8 @@ const REFRESH: Duration = Duration::from_secs(15 * 60);
 const GLANCE: Duration = Duration::from_secs(10);
 /// The DHT is closed when there is nothing to do in it for so long.
 const REST: Duration = Duration::from_secs(60);
+/// Whoever has a recording is looked for so long after it was last wanted.
+const SOUGHT: Duration = Duration::from_secs(10 * 60);
 /// What could be announced is remembered so long for those who look at the page.
 const SHOWN: Duration = Duration::from_secs(30);
 
@@ -228,8 +230,10 @@ pub(super) async fn run(running: Arc<Running>) {
                 Err(error) => tracing::error!(error, "what is shared could not be looked up"),
             }
         }
+        meeting.set_sought(&running.sought().into_iter().map(content_key).collect::<Vec<_>>(), now());
         let (reachable, _) = board.reach(&running.mesh);
-        let neighbours = running.mesh.links().len();
+        // Whoever called us may be anybody: with those alone we go on looking.
+        let neighbours = running.mesh.links().iter().filter(|link| link.dialled() || link.is_named()).count();
         meeting.set_standing(Standing { neighbours, reachable: reachable.is_some() }, now());
         if let Some(errand) = meeting.next(now()) {
             let reached = tokio::select! {
@@ -248,7 +252,38 @@ pub(super) async fn run(running: Arc<Running>) {
             () = running.cancel.cancelled() => break,
             () = sleep_until(Instant::now() + pause) => {}
             changed = changes.changed() => if changed.is_err() { break },
+            () = running.seeking.notified() => {}
         }
+    }
+}
+
+impl Running {
+    /// Looks for somebody who has this recording, for a while from now on. False if the owner keeps out of the DHT.
+    pub(super) fn seek(&self, recording: u128) -> bool {
+        if !self.board.settings.dht.enabled {
+            return false;
+        }
+        let now = Instant::now();
+        let mut sought = locked(&self.sought);
+        let is_new = sought.insert(recording, now + SOUGHT).is_none_or(|until| until <= now);
+        if sought.len() > limits::DHT_SOUGHT
+            && let Some(oldest) = sought.iter().min_by_key(|(_, until)| **until).map(|(recording, _)| *recording)
+        {
+            sought.remove(&oldest);
+        }
+        drop(sought);
+        if is_new {
+            self.seeking.notify_one();
+        }
+        true
+    }
+
+    /// Recordings that somebody is looked for who has them.
+    fn sought(&self) -> Vec<u128> {
+        let now = Instant::now();
+        let mut sought = locked(&self.sought);
+        sought.retain(|_, until| *until > now);
+        sought.keys().copied().collect()
     }
 }
 

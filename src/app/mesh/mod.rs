@@ -21,14 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::fetch::Progress;
 use self::meet::Board;
-pub use self::serve::KEPT_LIST_LEN;
-use self::serve::Uploading;
+use self::serve::{Opening, Uploading};
+use super::doctor::Measure;
 use super::lab::faults::Faults;
 use super::soulseek::Parts;
 use crate::engine::library::CanonicalRules;
@@ -67,6 +68,7 @@ struct Running {
     board: Arc<Board>,
     parts: Arc<Parts>,
     uploading: Uploading,
+    opening: Arc<Opening>,
     /// Whole files are read for their piece lists one at a time.
     listing: Semaphore,
     /// The permits of the pool: long lists pay with blocks.
@@ -94,6 +96,13 @@ struct Running {
     answers: Mutex<gossip::Answers>,
     /// Flac keys that peers are to be asked for.
     keys: mpsc::Sender<u64>,
+    /// Decodes what was fetched. In the lab's peers there is none.
+    measure: Option<Arc<dyn Measure>>,
+    /// Recordings that are wanted and that nobody connected has, and until when they are looked for. Short and
+    /// synchronous; at most `limits::DHT_SOUGHT`.
+    sought: Mutex<BTreeMap<u128, Instant>>,
+    /// One more of them.
+    seeking: Notify,
 }
 
 #[derive(Clone)]
@@ -117,8 +126,14 @@ impl MeshService {
     ///
     /// # Errors
     /// One sentence: the port is taken, the key cannot be read or kept, the store cannot be read.
-    pub fn start(config: &Config, data: &Path, parts: Arc<Parts>, cancel: CancellationToken) -> Result<Self, String> {
-        Self::start_in_lab(config, data, parts, cancel, None, Duration::ZERO)
+    pub fn start(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        measure: Arc<dyn Measure>,
+        cancel: CancellationToken,
+    ) -> Result<Self, String> {
+        Self::begin_with(config, data, parts, cancel, Some(measure), (None, Duration::ZERO))
     }
 
     /// As [`MeshService::start`], for a peer of the lab: what it serves suffers these faults, and each of its packets
@@ -133,6 +148,17 @@ impl MeshService {
         cancel: CancellationToken,
         faults: Option<Arc<Faults>>,
         delay: Duration,
+    ) -> Result<Self, String> {
+        Self::begin_with(config, data, parts, cancel, None, (faults, delay))
+    }
+
+    fn begin_with(
+        config: &Config,
+        data: &Path,
+        parts: Arc<Parts>,
+        cancel: CancellationToken,
+        measure: Option<Arc<dyn Measure>>,
+        (faults, delay): (Option<Arc<Faults>>, Duration),
     ) -> Result<Self, String> {
         let settings = &config.mesh;
         let board = Arc::new(Board::new(Arc::clone(&parts), settings.clone()));
@@ -152,7 +178,7 @@ impl MeshService {
         let mesh = Mesh::start(
             MeshSettings {
                 range: Range { private: config.private_ranges.clone(), server_near: false },
-                strangers_max: settings.dht.neighbors_max,
+                strangers_max: if settings.dht.enabled { settings.dht.neighbors_max } else { 0 },
                 bind: SocketAddr::new(settings.address, settings.port),
                 identity,
                 peers: named.collect(),
@@ -174,6 +200,7 @@ impl MeshService {
             board: Arc::clone(&board),
             parts: Arc::clone(&parts),
             uploading: Uploading::new(settings.upload_slots),
+            opening: Arc::default(),
             listing: Semaphore::new(1),
             blocks: parts.pump.disk().pool().permits(),
             turns: Arc::new(Semaphore::new(limits::MESH_FETCHES_AT_ONCE)),
@@ -191,6 +218,9 @@ impl MeshService {
             canonical: super::apply::canonical(config),
             answers: Mutex::default(),
             keys,
+            measure,
+            sought: Mutex::default(),
+            seeking: Notify::new(),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.mdns {
@@ -221,6 +251,8 @@ impl MeshService {
     /// Waits until everything has stopped; to be called after the cancellation.
     pub async fn stopped(&self) {
         let Some(running) = &self.running else { return };
+        // First: what waits for a peer, if only for it to take a refusal, waits no longer.
+        running.mesh.close();
         running.tasks.close();
         running.tasks.wait().await;
         running.mesh.stopped().await;
@@ -252,6 +284,7 @@ impl MeshService {
             served: stats.served,
             refused: stats.refused,
             turned_away: stats.turned_away,
+            turned_away_by: stats.turned_away_by,
             bytes_out: stats.bytes_out,
             bytes_in: running.bytes_in.load(Ordering::Relaxed),
             bad_pieces: running.bad_pieces.load(Ordering::Relaxed),
@@ -311,7 +344,7 @@ impl MeshService {
                 waits: match fetch.state {
                     FetchState::Running if self.running.is_none() => "the mesh is off".to_owned(),
                     FetchState::Running => progress.waits,
-                    FetchState::Done(_) => String::new(),
+                    FetchState::Done(_) | FetchState::Failed(_) => String::new(),
                 },
                 sources: progress.sources,
                 fetch,
@@ -352,7 +385,8 @@ impl MeshService {
         if running_now >= limits::MESH_FETCHES {
             return Err(Refusal::Full(format!("at most {} files are fetched from the mesh", limits::MESH_FETCHES)));
         }
-        self.parts.store.put_fetch_users(fetch.content, request.soulseek).await.map_err(unreadable)?;
+        let ways = self.parts.store.put_fetch_ways(fetch.content, request.soulseek, request.recording);
+        ways.await.map_err(unreadable)?;
         self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
         running.go_on(fetch);
         Ok(())
@@ -373,7 +407,16 @@ impl MeshService {
         }
         let discarded = self.parts.pump.discard(&fetch::partial_name(content)).await;
         discarded.map_err(|error| Refusal::Full(error.to_string()))?;
-        self.parts.store.remove_fetch(content).await.map_err(unreadable)
+        let store = &self.parts.store;
+        if let Some(recording) = store.fetch_recording(content).map_err(unreadable)? {
+            // What the owner forgets may be chosen again.
+            let believed = store.write(move |txn, tables| {
+                let library = tables.library;
+                tables.gossip.believe(txn, recording, content, &library)
+            });
+            believed.await.map_err(unreadable)?;
+        }
+        store.remove_fetch(content).await.map_err(unreadable)
     }
 }
 

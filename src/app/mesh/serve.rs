@@ -6,20 +6,21 @@
 //! is the one limit of all uploads.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
 use crate::app::sharing::Sharing;
 use crate::disk::pool::{BLOCK_LEN, Block};
+use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
 use crate::engine::mesh::uploader::{Key, Uploads};
@@ -31,10 +32,13 @@ use crate::model::swarm::CancelReason;
 use crate::net::mesh::{Answer, Incoming, spare};
 use crate::store::Store;
 
-/// Lists up to this length are kept in the store, bytes: files of 128 MiB. Longer ones are made anew each time.
-pub const KEPT_LIST_LEN: usize = 64 * 1024;
 /// Blocks read at once.
 const BATCH: usize = 8;
+/// A file that was looked up is served so long without another look. Chosen: the requests of a transfer follow one another
+/// in far less, and whoever takes a file out of the share need not wait longer for it to be so.
+const FRESH: Duration = Duration::from_secs(1);
+/// Files that were looked up and are open; the one looked up first is closed for one more.
+const OPEN_FILES: usize = 16;
 
 // A piece fills a block.
 const _: () = assert!(PIECE_LEN == BLOCK_LEN as u64);
@@ -70,9 +74,10 @@ struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     /// A seat if the peer may be served now.
-    fn take(running: &'a Running, key: Key, size: u64, bytes: u64) -> Result<Self, ErrorCode> {
+    fn take(running: &'a Running, answer: &Answer, wanted: Wanted, size: u64) -> Result<Self, ErrorCode> {
+        let (key, bytes) = ((answer.peer(), wanted.content()), wanted.length());
         let rate = running.parts.pump.limiter().up.rate();
-        match running.uploads(|uploads, now| uploads.requested(key, size, bytes, rate, now)) {
+        match running.uploads(|uploads, now| uploads.requested(key, size, bytes, (answer.is_named(), rate), now)) {
             None => Ok(Self { running, key, bytes, taken_back: None }),
             Some(code) => Err(code),
         }
@@ -100,9 +105,44 @@ pub(super) struct Located {
     size: u64,
 }
 
+/// The same, open.
+#[derive(Clone)]
+struct Opened {
+    file: File,
+    path: Arc<PathBuf>,
+    size: u64,
+}
+
+/// Files that were opened a moment ago, and when they were looked up. Short and synchronous.
+#[derive(Default)]
+pub(super) struct Opening(Mutex<VecDeque<(ContentHash, Opened, Instant)>>);
+
+impl Opening {
+    fn find(&self, content: ContentHash, now: Instant) -> Option<Opened> {
+        self.close_old(now);
+        let open = locked(&self.0);
+        open.iter().find(|(of, ..)| *of == content).map(|(_, opened, _)| opened.clone())
+    }
+
+    /// Closes those that nobody asked for lately.
+    fn close_old(&self, now: Instant) {
+        locked(&self.0).retain(|(_, _, since)| now.saturating_duration_since(*since) < FRESH);
+    }
+
+    fn keep(&self, content: ContentHash, opened: Opened, looked_up: Instant) {
+        let mut open = locked(&self.0);
+        open.retain(|(of, ..)| *of != content);
+        if open.len() >= OPEN_FILES {
+            open.pop_front();
+        }
+        open.push_back((content, opened, looked_up));
+    }
+}
+
 /// Answers peers until cancelled.
 pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incoming>) {
     let permits = Arc::new(Semaphore::new(limits::MESH_REQUESTS));
+    let strangers = Arc::new(Semaphore::new(limits::MESH_REQUESTS_STRANGERS));
     loop {
         let incoming = tokio::select! {
             () = running.cancel.cancelled() => return,
@@ -126,7 +166,10 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
                 let running = Arc::clone(&running);
                 let tasks = running.tasks.clone();
                 // Nobody's requests keep others' questions waiting.
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                let stranger = (!answer.is_named()).then(|| Arc::clone(&strangers).try_acquire_owned()).transpose();
+                let permit = Arc::clone(&permits).try_acquire_owned();
+                // Strangers leave some to those whom the owner named.
+                let (Ok(permit), Ok(of_strangers)) = (permit, stranger) else {
                     tasks.spawn(answer.refuse(ErrorCode::RateLimited));
                     continue;
                 };
@@ -136,7 +179,7 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
                         () = cancel.cancelled() => {}
                         () = serve(&running, wanted, *answer) => {}
                     }
-                    drop(permit);
+                    drop((permit, of_strangers));
                 });
             }
         }
@@ -145,7 +188,12 @@ pub(super) async fn run(running: Arc<Running>, mut asked: mpsc::Receiver<Incomin
 
 /// Whether somebody of this claimed name may get anything.
 pub(super) async fn allowed(running: &Running, username: &str) -> bool {
-    username.is_empty() || !running.parts.settings.lock().await.banned.contains(&Username::from(username))
+    may(&running.parts.settings.lock().await.banned, username)
+}
+
+/// The same, by the names that the owner bans.
+pub(super) fn may(banned: &[Username], username: &str) -> bool {
+    username.is_empty() || !banned.contains(&Username::from(username))
 }
 
 /// The file of this content, if it is shared and is what it was when it was measured.
@@ -171,18 +219,47 @@ pub(super) fn find(store: &Store, sharing: &Sharing, content: ContentHash) -> Op
     })
 }
 
+/// The file of this content, open, if it may be served.
+async fn open(running: &Running, content: ContentHash) -> Result<Opened, ErrorCode> {
+    let now = Instant::now();
+    if let Some(opened) = running.opening.find(content, now) {
+        return Ok(opened);
+    }
+    let Located { path, size } = locate(running, content).await.ok_or(ErrorCode::NotFound)?;
+    let (file, len) = running.parts.pump.disk().open_read(&path).await.map_err(unreadable)?;
+    if len != size {
+        return Err(ErrorCode::NotFound);
+    }
+    let opened = Opened { file, path: Arc::new(path), size };
+    running.opening.keep(content, opened.clone(), now);
+    let (opening, cancel) = (Arc::clone(&running.opening), running.cancel.clone());
+    running.tasks.spawn(async move {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = sleep_until(now + FRESH) => opening.close_old(Instant::now()),
+        }
+    });
+    Ok(opened)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used by map_err")]
+fn unreadable(error: DiskError) -> ErrorCode {
+    tracing::warn!(%error, "a shared file cannot be read for a peer");
+    ErrorCode::IoError
+}
+
 async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     let key = (answer.peer(), wanted.content());
     if let Some(code) = running.uploads(|uploads, now| uploads.cooling(key, now)) {
         return answer.refuse(code).await;
     }
-    let located = if allowed(running, answer.username()).await {
-        locate(running, wanted.content()).await.ok_or(ErrorCode::NotFound)
+    let opened = if allowed(running, answer.username()).await {
+        open(running, wanted.content()).await
     } else {
         Err(ErrorCode::PolicyViolation)
     };
-    let located = match located {
-        Ok(located) => located,
+    let opened = match opened {
+        Ok(opened) => opened,
         Err(code) => {
             running.uploads(|uploads, now| uploads.failed(key, code, now));
             return answer.refuse(code).await;
@@ -193,58 +270,64 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     {
         return answer.refuse(ErrorCode::RateLimited).await;
     }
-    let seat = match Seat::take(running, key, located.size, wanted.length()) {
+    let seat = match Seat::take(running, &answer, wanted, opened.size) {
         Ok(seat) => seat,
         Err(code) => return answer.refuse(code).await,
     };
     match wanted {
         Wanted::PieceList(content, size) => {
-            if size != located.size {
+            if size != opened.size {
                 return answer.refuse(ErrorCode::NotFound).await;
             }
-            let Some(_paid) = spare(&running.blocks, list_blocks(size)) else {
-                return answer.refuse(ErrorCode::RateLimited).await;
-            };
-            match list(running, content, &located).await {
+            match list(running, content, &opened).await {
                 // Who takes it too slowly is broken off.
-                Ok(mut list) => {
+                Ok((mut list, _paid)) => {
                     if let Some(faults) = &running.faults {
                         faults.spoil_list(&mut list);
                     }
                     _ = timeout(LIST, send_list(seat, answer, &list)).await;
                 }
+                // There is no room for it now.
+                Err(ErrorCode::RateLimited) => answer.refuse(ErrorCode::RateLimited).await,
                 Err(code) => {
                     seat.failed(code);
                     answer.refuse(code).await;
                 }
             }
         }
-        Wanted::Chunk(chunk) => send_chunk(seat, answer, chunk, located).await,
+        Wanted::Chunk(chunk) => send_chunk(seat, answer, chunk, &opened).await,
     }
 }
 
-/// The piece list: kept, or made by reading the whole file.
-async fn list(running: &Running, content: ContentHash, located: &Located) -> Result<Vec<u8>, ErrorCode> {
-    let kept = |running: &Running| running.parts.store.piece_list(content).ok().flatten();
-    let proven = |list: &Vec<u8>| PieceList::prove(content, located.size, list).is_ok();
-    if let Some(list) = kept(running).filter(proven) {
-        return Ok(list);
+/// The piece list, with the blocks that pay for it: kept, or made by reading the whole file. Whoever waits for that holds
+/// none.
+async fn list(
+    running: &Running,
+    content: ContentHash,
+    opened: &Opened,
+) -> Result<(Vec<u8>, OwnedSemaphorePermit), ErrorCode> {
+    let pay = |copies| spare(&running.blocks, copies * list_blocks(opened.size)).ok_or(ErrorCode::RateLimited);
+    let kept = |_paid: &OwnedSemaphorePermit| {
+        let list = running.parts.store.piece_list(content).ok().flatten();
+        list.filter(|list| PieceList::proves(content, opened.size, list).is_ok())
+    };
+    let paid = pay(1)?;
+    if let Some(list) = kept(&paid) {
+        return Ok((list, paid));
     }
+    drop(paid);
     let _alone = running.listing.acquire().await.map_err(|_| ErrorCode::IoError)?;
+    // One for the peer, one for the store.
+    let paid = pay(2)?;
     // Somebody before us may have made it.
-    if let Some(list) = kept(running).filter(proven) {
-        return Ok(list);
+    if let Some(list) = kept(&paid) {
+        return Ok((list, paid));
     }
     let disk = running.parts.pump.disk();
-    let failed = |error: crate::disk::DiskError| {
-        tracing::warn!(%error, "a shared file cannot be read for a peer");
-        ErrorCode::IoError
-    };
-    let (file, _) = disk.open_read(&located.path).await.map_err(failed)?;
     let mut pieces = Pieces::default();
-    while pieces.size() < located.size {
+    while pieces.size() < opened.size {
         let blocks = disk.pool().take_many(BATCH).await;
-        let blocks = disk.read(&file, pieces.size(), blocks).await.map_err(failed)?;
+        let blocks = disk.read(&opened.file, pieces.size(), blocks).await.map_err(unreadable)?;
         for block in blocks.iter().filter(|block| !block.is_empty()) {
             pieces.add(block.bytes());
         }
@@ -252,17 +335,15 @@ async fn list(running: &Running, content: ContentHash, located: &Located) -> Res
             break;
         }
     }
-    if pieces.size() != located.size || pieces.root() != content {
-        tracing::warn!(path = %located.path.display(), "a shared file is not what it was when it was measured");
+    if pieces.size() != opened.size || pieces.root() != content {
+        tracing::warn!(path = %opened.path.display(), "a shared file is not what it was when it was measured");
         return Err(ErrorCode::NotFound);
     }
     let list = pieces.into_bytes();
-    if list.len() <= KEPT_LIST_LEN
-        && let Err(error) = running.parts.store.put_piece_list(content, list.clone()).await
-    {
+    if let Err(error) = running.parts.store.put_piece_list(content, list.clone()).await {
         tracing::warn!(%error, "a piece list could not be kept");
     }
-    Ok(list)
+    Ok((list, paid))
 }
 
 async fn send_list(mut seat: Seat<'_>, mut answer: Answer, list: &[u8]) {
@@ -277,27 +358,13 @@ async fn send_list(mut seat: Seat<'_>, mut answer: Answer, list: &[u8]) {
     }
 }
 
-async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest, located: Located) {
+async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest, opened: &Opened) {
     let length = u64::from(chunk.length);
-    if chunk.offset.checked_add(length).is_none_or(|end| end > located.size) {
+    if chunk.offset.checked_add(length).is_none_or(|end| end > opened.size) {
         return answer.refuse(ErrorCode::InvalidRange).await;
     }
     let running = seat.running;
     let disk = running.parts.pump.disk();
-    let file = match disk.open_read(&located.path).await {
-        Ok((file, len)) if len == located.size => file,
-        opened => {
-            let code = match opened {
-                Ok(_) => ErrorCode::NotFound,
-                Err(error) => {
-                    tracing::warn!(%error, "a shared file cannot be read for a peer");
-                    ErrorCode::IoError
-                }
-            };
-            seat.failed(code);
-            return answer.refuse(code).await;
-        }
-    };
     if !answer.grant().await {
         seat.taken_back = answer.taken_back();
         return;
@@ -306,7 +373,7 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
     while sent < length {
         let wanted = usize::try_from((length - sent).div_ceil(BLOCK_LEN as u64)).unwrap_or(BATCH).min(BATCH);
         let blocks = disk.pool().take_many(wanted).await;
-        let Ok(blocks) = disk.read(&file, chunk.offset + sent, blocks).await else {
+        let Ok(blocks) = disk.read(&opened.file, chunk.offset + sent, blocks).await else {
             return seat.failed(ErrorCode::IoError);
         };
         let before = sent;

@@ -37,6 +37,8 @@ pub struct Bucket {
     level: Mutex<Level>,
     /// Granted, not used, not yet back in the level.
     returned: AtomicU64,
+    /// Spent without waiting, not yet taken from the level.
+    owed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -50,12 +52,22 @@ impl Bucket {
     /// Bytes per second; 0 is no limit.
     pub fn new(rate: u64) -> Self {
         let level = Level { bytes: 0, at: Instant::now() };
-        Self { rate: watch::Sender::new(rate), level: Mutex::new(level), returned: AtomicU64::new(0) }
+        Self {
+            rate: watch::Sender::new(rate),
+            level: Mutex::new(level),
+            returned: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+        }
     }
 
     /// The limit now.
     pub fn rate(&self) -> u64 {
         *self.rate.borrow()
+    }
+
+    /// Whether somebody waits now because of the limit.
+    pub fn is_short(&self) -> bool {
+        self.rate() > 0 && self.level.try_lock().is_err()
     }
 
     /// Changes the limit, for those who wait as well.
@@ -79,6 +91,10 @@ impl Bucket {
             // flows in while a timer is late is not lost.
             let portion = wanted.min(usize::try_from((rate / 10).clamp(512, BURST / 2)).unwrap_or(wanted));
             level.fill(rate, self.returned.swap(0, Ordering::Relaxed), Instant::now());
+            let owed = self.owed.swap(0, Ordering::Relaxed);
+            let paid = owed.min(level.bytes);
+            level.bytes -= paid;
+            self.owed.fetch_add(owed - paid, Ordering::Relaxed);
             let needed = portion as u64;
             if level.bytes >= needed {
                 level.bytes -= needed;
@@ -89,6 +105,13 @@ impl Bucket {
                 () = tokio::time::sleep(wait) => {}
                 _ = rates.changed() => {}
             }
+        }
+    }
+
+    /// Small messages pass without waiting: whoever waits for [`Bucket::take`] waits for these as well.
+    pub fn owe(&self, bytes: usize) {
+        if self.rate() > 0 {
+            self.owed.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
@@ -182,5 +205,19 @@ mod tests {
         let began = Instant::now();
         spend(&bucket, 1000).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_owed_is_paid_by_those_who_wait() {
+        let bucket = Bucket::new(10_000);
+        spend(&bucket, 1_000).await;
+        let began = Instant::now();
+        bucket.owe(50_000);
+        spend(&bucket, 10_000).await;
+        let took = began.elapsed().as_millis();
+        assert!((5_900..6_200).contains(&took), "{took} ms for 60,000 bytes");
+        bucket.set_rate(0);
+        bucket.owe(1 << 40);
+        spend(&bucket, 10_000).await;
     }
 }

@@ -166,6 +166,11 @@ impl Traces {
 }
 
 impl TraceJob {
+    /// Whether it writes anything down.
+    pub fn is_begun(&self) -> bool {
+        self.to.is_some()
+    }
+
     /// Something happened now.
     pub fn record(&self, kind: TraceKind) {
         if let Some((inner, name)) = &self.to {
@@ -215,7 +220,9 @@ impl Counters {
                 };
                 &self.chunks[network(source)][result]
             }
-            TraceKind::ChunkCancelled { source, .. } => &self.chunks[network(source)][4],
+            TraceKind::ChunkCancelled { source, .. } | TraceKind::ChunkTakenBack { source, .. } => {
+                &self.chunks[network(source)][4]
+            }
             TraceKind::BadPiece { .. } => &self.bad_pieces,
             TraceKind::SwarmRebalanced { .. } => &self.rebalances,
             _ => return,

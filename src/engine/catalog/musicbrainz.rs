@@ -96,6 +96,31 @@ struct WireUrl {
     resource: Option<String>,
 }
 
+/// What links to an address, as it comes.
+#[derive(Debug, Deserialize)]
+pub struct WireLinked {
+    #[serde(default, deserialize_with = "list")]
+    relations: Vec<WireLink>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireLink {
+    release: Option<WireLinkedRelease>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireLinkedRelease {
+    id: Option<String>,
+}
+
+impl WireLinked {
+    /// The first release that links to it.
+    pub fn release(&self) -> Option<ReleaseId> {
+        let mut releases = self.relations.iter().filter_map(|link| link.release.as_ref());
+        releases.find_map(|release| release.id.as_deref()?.parse().ok())
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WireMedium {

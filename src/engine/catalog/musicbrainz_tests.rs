@@ -134,3 +134,15 @@ fn a_recording_reads() {
     assert_eq!(recording.isrcs.len(), 2);
     assert_eq!(recording.first_release.unwrap().to_string(), "2019");
 }
+
+#[test]
+fn a_release_is_found_by_its_address_elsewhere() {
+    let read = |json: &str| serde_json::from_str::<WireLinked>(json).unwrap().release();
+    let found = read(
+        r#"{"id": "x", "resource": "https://www.discogs.com/release/1", "relations": [
+            {"type": "other", "artist": {}},
+            {"type": "discogs", "release": {"id": "6a76904c-0caf-34e1-8cc2-7d95e86a3824", "title": "T"}}]}"#,
+    );
+    assert_eq!(found, Some(crate::model::id::ReleaseId(0x6a76_904c_0caf_34e1_8cc2_7d95_e86a_3824)));
+    assert_eq!(read(r#"{"relations": null}"#), None);
+}

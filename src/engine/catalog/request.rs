@@ -22,6 +22,8 @@ pub enum Wanted {
     },
     /// A release by its number in Discogs.
     DiscogsRelease(u64),
+    /// The release of MusicBrainz that links to this number in Discogs.
+    LinkedToDiscogs(u64),
 }
 
 /// What of a release is asked for. Tags, ratings and annotations are not: their licence differs from the core data's.
@@ -46,7 +48,7 @@ impl Wanted {
     /// Whom to ask.
     pub fn service(&self) -> Service {
         match self {
-            Self::Release(_) | Self::Recording(_) => Service::MusicBrainz,
+            Self::Release(_) | Self::Recording(_) | Self::LinkedToDiscogs(_) => Service::MusicBrainz,
             Self::Sound { .. } => Service::AcoustId,
             Self::DiscogsRelease(_) => Service::Discogs,
         }
@@ -70,6 +72,9 @@ impl Wanted {
                 ],
             },
             Self::DiscogsRelease(number) => got(format!("/releases/{number}")),
+            Self::LinkedToDiscogs(number) => got(format!(
+                "/url?fmt=json&inc=release-rels&resource=https%3A%2F%2Fwww.discogs.com%2Frelease%2F{number}"
+            )),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | new | asked | negotiating | |
 //! | negotiating | offered | ready | |
 //! | negotiating | refused, 30 s | aborted | ask again later |
+//! | ready, requesting, draining | refused | aborted | ask again later |
 //! | ready, draining | picked | requesting | |
 //! | requesting | picked, response, run over | requesting | |
 //! | ready, requesting | covered by others | draining | ask for no more |
@@ -81,7 +82,7 @@ pub enum Event {
     Asked,
     /// It has it for us.
     Offered,
-    /// It has not, or not for us.
+    /// It has not, or not for us, or not any more.
     Refused,
     /// It was asked for a run of pieces.
     Picked,
@@ -160,7 +161,9 @@ impl Downloader {
             (_, E::Tick) => self.tick(now),
             (S::New, E::Asked) => self.go(S::Negotiating, now, None),
             (S::Negotiating, E::Offered) => self.go(S::Ready, now, None),
-            (S::Negotiating, E::Refused) => self.go(S::Aborted, now, Some(Action::AskLater)),
+            (S::Negotiating | S::Ready | S::Requesting | S::Draining, E::Refused) => {
+                self.go(S::Aborted, now, Some(Action::AskLater))
+            }
             (S::Ready | S::Requesting | S::Draining, E::Picked) => {
                 self.owed = self.owed.saturating_add(1);
                 // What was asked for before is not forgiven by asking for more.
@@ -268,7 +271,9 @@ mod tests {
                     (_, E::Cancelled) => (S::Aborted, Some(A::Cancel(CancelReason::UserCancelled))),
                     (S::New, E::Asked) => (S::Negotiating, None),
                     (S::Negotiating, E::Offered) => (S::Ready, None),
-                    (S::Negotiating, E::Refused) => (S::Aborted, Some(A::AskLater)),
+                    (S::Negotiating | S::Ready | S::Requesting | S::Draining, E::Refused) => {
+                        (S::Aborted, Some(A::AskLater))
+                    }
                     (S::New | S::Negotiating | S::Ready, E::Tick) => (S::Aborted, Some(A::AskLater)),
                     (S::Requesting | S::Draining, E::Tick) => (S::Aborted, Some(A::Penalise)),
                     (S::Verifying, E::Tick | E::Verified(false)) => (S::Aborted, Some(A::Never)),

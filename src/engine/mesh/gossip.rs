@@ -6,8 +6,12 @@
 //! | advert | once asked: all or what is new; then on every change and every 15 min; one frame in 250 ms |
 //! | descriptor | when asked for; then every 15 min while the connection lasts, for the last 8 that were asked for |
 //! | offer | in answer to a request |
-//! | hash sync hello | when they connect, and every 1,800 s |
+//! | hash sync hello | when they connect, and every 1,800 s, also if they come back meanwhile |
 //! | hash sync | after a hello with more than we have: 1,800 s after the last one with this peer, 5 peers in 5 min |
+//!
+//! All of it within an hour is counted for each key, and goes on being counted when it leaves and comes back: what it
+//! says, and what it is told. Who has been told as much as a list takes hears nothing more of lists until the next hour, so
+//! that nobody can have ours sent again and again.
 //!
 //! Nothing is believed that cannot be: [`super::lie`] looks at every field, and whoever lies, or says more in an hour
 //! than anybody has to say, is struck. A list that does not follow on what was heard is passed over and asked for again.
@@ -134,6 +138,42 @@ impl Meter {
     }
 }
 
+/// What is counted of one key, connected or not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Meters {
+    adverts: Meter,
+    deltas: Meter,
+    /// Deltas that we asked it for.
+    own_deltas: Meter,
+    others: Meter,
+    /// Bundles it was told.
+    told: Meter,
+    /// Not before this is it told more.
+    told_again: Duration,
+    /// Everything else it was told.
+    own_others: Meter,
+    hello_due: Duration,
+    sync_due: Duration,
+}
+
+impl Meters {
+    fn new(now: Duration) -> Self {
+        let meter = Meter { from: now, count: 0 };
+        let [adverts, deltas, own_deltas, others, told, own_others] = [meter; 6];
+        Self { adverts, deltas, own_deltas, others, told, told_again: now, own_others, hello_due: now, sync_due: now }
+    }
+
+    /// When something was last begun to be counted.
+    fn last(&self) -> Duration {
+        let Self { adverts, deltas, own_deltas, others, told, own_others, .. } = self;
+        [adverts, deltas, own_deltas, others, told, own_others]
+            .map(|meter| meter.from)
+            .into_iter()
+            .max()
+            .unwrap_or_default()
+    }
+}
+
 /// One peer.
 #[derive(Clone, Debug)]
 struct Peer {
@@ -153,19 +193,13 @@ struct Peer {
     asked: Option<Duration>,
     /// It exchanges hashes.
     syncs: bool,
-    hello_due: Duration,
     hashes: Heard,
     /// The list that it was asked for hashes of, and that its first ones are awaited.
     syncing: Option<(u64, bool)>,
-    sync_due: Duration,
     keys: BTreeSet<u64>,
     /// Releases it is told of, and when again.
     active: BTreeMap<u128, Duration>,
-    adverts: Meter,
-    deltas: Meter,
-    /// Deltas that we asked it for.
-    own_deltas: Meter,
-    others: Meter,
+    meters: Meters,
 }
 
 impl Peer {
@@ -173,9 +207,10 @@ impl Peer {
     fn due(&self, own: &Own) -> Option<Duration> {
         let advert = (self.wants && !self.telling).then(|| {
             let news = self.whole || self.sent < own.latest;
-            if news { Duration::ZERO } else { self.advert_due }
+            let due = if news { Duration::ZERO } else { self.advert_due };
+            due.max(self.meters.told_again)
         });
-        let hello = (self.syncs && own.count > 0).then_some(self.hello_due);
+        let hello = (self.syncs && own.count > 0).then_some(self.meters.hello_due);
         let first = self.active.values().copied().chain(advert).chain(hello).chain([self.ask_due]).min()?;
         Some(first.max(self.next))
     }
@@ -186,6 +221,8 @@ impl Peer {
 pub struct Gossip {
     own: Own,
     peers: BTreeMap<PeerId, Peer>,
+    /// What was counted of keys that are gone; at most `limits::GOSSIP_METERS`.
+    gone: BTreeMap<PeerId, Meters>,
     /// The cycle of syncs: when it began, and how many there were.
     cycle: (Duration, usize),
 }
@@ -212,6 +249,8 @@ impl Gossip {
         if !can(MBID) || self.peers.len() >= limits::MESH_CONNECTIONS {
             return;
         }
+        self.on_gone(peer);
+        let meters = self.gone.remove(&peer).unwrap_or_else(|| Meters::new(now));
         let state = Peer {
             next: now,
             wants: false,
@@ -223,23 +262,23 @@ impl Gossip {
             ask_due: now,
             asked: None,
             syncs: can(HASH_SYNC),
-            hello_due: now,
             hashes,
             syncing: None,
-            sync_due: now,
             keys: BTreeSet::new(),
             active: BTreeMap::new(),
-            adverts: Meter { from: now, count: 0 },
-            deltas: Meter { from: now, count: 0 },
-            own_deltas: Meter { from: now, count: 0 },
-            others: Meter { from: now, count: 0 },
+            meters,
         };
         self.peers.insert(peer, state);
     }
 
     /// A peer is gone.
     pub fn on_gone(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        let Some(state) = self.peers.remove(&peer) else { return };
+        self.gone.insert(peer, state.meters);
+        while self.gone.len() > limits::GOSSIP_METERS {
+            let oldest = self.gone.iter().min_by_key(|(_, meters)| meters.last()).map(|(peer, _)| *peer);
+            oldest.and_then(|oldest| self.gone.remove(&oldest));
+        }
     }
 
     /// Peers that speak of recordings.
@@ -252,7 +291,7 @@ impl Gossip {
         let Some(state) = self.peers.get_mut(&peer).filter(|state| state.syncs && state.keys.len() < KEYS) else {
             return false;
         };
-        if !state.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+        if !state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
             return false;
         }
         state.keys.insert(key);
@@ -274,13 +313,19 @@ impl Gossip {
             }
             peer.next = now.saturating_add(PACE);
             let described = peer.active.iter().find(|(_, due)| **due <= now).map(|(release, _)| *release);
-            if peer.ask_due <= now {
+            let saying = peer.ask_due <= now || described.is_some();
+            if saying && !peer.meters.own_others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR / 2) {
+                // It comes and goes, or asks for more than anybody needs.
+                let again = peer.meters.own_others.from.saturating_add(HOUR);
+                peer.ask_due = peer.ask_due.max(again);
+                peer.active.clear();
+            } else if peer.ask_due <= now {
                 peer.asked = Some(now);
                 peer.ask_due = now.saturating_add(PERIOD);
                 let Heard { bundle, sequence } = peer.heard;
                 out.push(Deed::Say(*id, Control::Ask(Ask::Bundles { bundle_id: bundle, after: sequence })));
-            } else if peer.syncs && own.count > 0 && peer.hello_due <= now {
-                peer.hello_due = now.saturating_add(SYNC);
+            } else if peer.syncs && own.count > 0 && peer.meters.hello_due <= now {
+                peer.meters.hello_due = now.saturating_add(SYNC);
                 let Own { bundle_id, latest, count } = own;
                 out.push(Deed::Say(*id, Control::SyncHello { bundle_id, latest, count }));
             } else if let Some(release) = described {
@@ -301,6 +346,10 @@ impl Gossip {
         match sequence {
             Some(sequence) => {
                 (peer.whole, peer.sent) = (false, sequence);
+                let Meters { told, told_again, .. } = &mut peer.meters;
+                if !told.takes(now, limits::GOSSIP_TELLS_PER_HOUR - 1) {
+                    *told_again = told.from.saturating_add(HOUR);
+                }
                 peer.next = now.saturating_add(PACE);
                 peer.advert_due = now.saturating_add(PERIOD);
             }
@@ -315,9 +364,9 @@ impl Gossip {
         peer.next = soon;
         match control {
             Control::Ask(Ask::Bundles { .. }) => peer.ask_due = soon,
-            Control::SyncHello { .. } => peer.hello_due = soon,
+            Control::SyncHello { .. } => peer.meters.hello_due = soon,
             // The next hello begins it again.
-            Control::SyncAsk { .. } => (peer.syncing, peer.sync_due) = (None, soon),
+            Control::SyncAsk { .. } => (peer.syncing, peer.meters.sync_due) = (None, soon),
             Control::SyncAskKey(key) => _ = peer.keys.remove(key),
             Control::Advert(_)
             | Control::Descriptor(_)
@@ -351,13 +400,18 @@ impl Gossip {
                 }
                 let known = state.hashes.bundle == bundle_id;
                 let news = bundle_id != 0 && (!known || latest > state.hashes.sequence);
-                if news && state.syncs && state.syncing.is_none() && state.sync_due <= now && self.cycle.1 < SYNCS {
+                if news
+                    && state.syncs
+                    && state.syncing.is_none()
+                    && state.meters.sync_due <= now
+                    && self.cycle.1 < SYNCS
+                {
                     self.cycle.1 += 1;
-                    state.sync_due = now.saturating_add(SYNC);
+                    state.meters.sync_due = now.saturating_add(SYNC);
                     state.syncing = Some((bundle_id, !known));
                     let after = if known { state.hashes.sequence } else { 0 };
                     out.push(Deed::Say(peer, Control::SyncAsk { after, max: limits::GOSSIP_DELTA }));
-                    let _ = state.own_deltas.takes(now, u32::MAX);
+                    let _ = state.meters.own_deltas.takes(now, u32::MAX);
                 }
             }),
             Control::SyncAsk { after, max } => state.delta(now).map(|()| {
@@ -396,7 +450,7 @@ impl Gossip {
             }),
         };
         if let Err(why) = done {
-            self.peers.remove(&peer);
+            self.on_gone(peer);
             out.push(Deed::Strike(peer, why));
         }
     }
@@ -404,17 +458,17 @@ impl Gossip {
 
 impl Peer {
     fn other(&mut self, now: Duration) -> Result<(), String> {
-        let enough = self.others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR);
+        let enough = self.meters.others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR);
         if enough { Ok(()) } else { Err("too many messages about releases within an hour".to_owned()) }
     }
 
     fn delta(&mut self, now: Duration) -> Result<(), String> {
-        let enough = self.deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR);
+        let enough = self.meters.deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR);
         if enough { Ok(()) } else { Err("too many requests for hashes within an hour".to_owned()) }
     }
 
     fn advert(&mut self, peer: PeerId, advert: Advert, now: Duration, out: &mut Vec<Deed>) -> Result<(), String> {
-        if !self.adverts.takes(now, limits::GOSSIP_ADVERTS_PER_HOUR) {
+        if !self.meters.adverts.takes(now, limits::GOSSIP_ADVERTS_PER_HOUR) {
             return Err("too many adverts within an hour".to_owned());
         }
         advert.check().map_err(|lie| lie.to_string())?;
@@ -454,7 +508,7 @@ impl Peer {
         }
         self.hashes = Heard { bundle: bundle_id, sequence };
         out.push(Deed::KeepHashes { peer, heard: self.hashes, void, entries });
-        if has_more && self.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+        if has_more && self.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
             self.syncing = Some((bundle_id, false));
             out.push(Deed::Say(peer, Control::SyncAsk { after: sequence, max: limits::GOSSIP_DELTA }));
         } else {

@@ -199,6 +199,73 @@ fn questions_have_their_limits_too() {
     assert!(is_strike(&say(&mut gossip, bundles(0, 0), at(1)), "too many messages"));
 }
 
+/// It goes and comes back.
+fn reconnect(gossip: &mut Gossip, now: Duration) {
+    gossip.on_gone(peer(1));
+    gossip.on_connected(peer(1), &features(), Heard::default(), Heard::default(), now);
+}
+
+#[test]
+fn coming_back_begins_no_new_hour() {
+    let mut gossip = machine(0);
+    let mut struck_at = None;
+    for n in 0..=limits::GOSSIP_ADVERTS_PER_HOUR {
+        if n % 10 == 0 {
+            reconnect(&mut gossip, at(u64::from(n)));
+        }
+        let deeds = say(&mut gossip, Control::Advert(snapshot(1)), at(u64::from(n)));
+        if is_strike(&deeds, "too many adverts") {
+            struck_at = Some(n);
+        }
+    }
+    assert_eq!(struck_at, Some(limits::GOSSIP_ADVERTS_PER_HOUR));
+    reconnect(&mut gossip, at(1_000));
+    assert!(is_strike(&say(&mut gossip, Control::Advert(snapshot(1)), at(1_000)), "too many adverts"));
+    reconnect(&mut gossip, at(3_600));
+    assert!(matches!(say(&mut gossip, Control::Advert(snapshot(1)), at(3_600))[..], [Deed::Keep { .. }]));
+    // Nor does it hear the hello again.
+    let mut gossip = machine(5);
+    let hellos = |deeds: &[(Duration, Deed)]| {
+        deeds.iter().filter(|(_, deed)| matches!(deed, Deed::Say(_, Control::SyncHello { .. }))).count()
+    };
+    assert_eq!(hellos(&run(&mut gossip, at(1))), 1);
+    reconnect(&mut gossip, at(2));
+    assert_eq!((hellos(&run(&mut gossip, at(1_799))), hellos(&run(&mut gossip, at(1_801)))), (0, 1));
+}
+
+#[test]
+fn a_list_is_not_told_again_and_again() {
+    // It takes fifty frames. The peer has it sent again whenever it may ask, and comes back for it.
+    let mut gossip = machine(5_000);
+    let (mut told, mut by_hour) = (0, [0_u32; 3]);
+    for n in 0..600 {
+        let now = at(n * 15);
+        if n % 20 == 0 {
+            reconnect(&mut gossip, now);
+        }
+        assert_eq!(say(&mut gossip, bundles(n, 0), now), [], "{n}");
+        for (when, _) in
+            run(&mut gossip, at(n * 15 + 14)).iter().filter(|(_, deed)| matches!(deed, Deed::Advertise { .. }))
+        {
+            told += 1;
+            by_hour[(when.as_secs() / 3_600) as usize] += 1;
+        }
+    }
+    assert_eq!((told, by_hour), (3 * limits::GOSSIP_TELLS_PER_HOUR, [limits::GOSSIP_TELLS_PER_HOUR; 3]));
+}
+
+#[test]
+fn counts_of_those_who_left_are_bounded_and_the_oldest_is_forgotten() {
+    let mut gossip = machine(0);
+    let key = |n: u64| PeerId(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    for n in 0..2 * limits::GOSSIP_METERS as u64 {
+        gossip.on_connected(key(n), &features(), Heard::default(), Heard::default(), at(n));
+        gossip.on_gone(key(n));
+    }
+    assert_eq!(gossip.gone.len(), limits::GOSSIP_METERS);
+    assert!(!gossip.gone.contains_key(&key(0)) && gossip.gone.contains_key(&key(511)));
+}
+
 fn hash(sequence: u64) -> HashEntry {
     HashEntry { sequence, flac_key: 5, head_sha256: [1; 32], content: ContentHash([2; 32]), size: 9 }
 }

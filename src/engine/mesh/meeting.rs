@@ -3,6 +3,7 @@
 //! | Errand | When |
 //! |---|---|
 //! | look, a rendezvous key | every discovery interval, while there are fewer neighbours than wanted |
+//! | look, the key of a recording that is wanted and nobody has | at once, then after 1, 2, 4 … 15 min |
 //! | announce, any key | every announce interval, while others can reach us |
 //!
 //! One errand at a time, with a pause behind each, so that a hundred announcements are spread over their interval and
@@ -27,6 +28,10 @@ pub const RENDEZVOUS: [&str; 3] =
 const CONTENT: &str = "slskdn-appliance-mb-v1:";
 /// Behind each errand.
 const SPACING: Duration = Duration::from_secs(2);
+/// After the first look for somebody who has a recording; doubles with each.
+const SOUGHT: Duration = Duration::from_secs(60);
+/// The longest.
+const SOUGHT_MAX: Duration = Duration::from_secs(900);
 /// After the first errand that failed; doubles with each, up to the shorter interval.
 const FAILED: Duration = Duration::from_secs(15);
 
@@ -79,12 +84,21 @@ struct Key {
     announce: Duration,
 }
 
+/// When a recording's key is looked up next.
+#[derive(Clone, Copy, Debug)]
+struct Sought {
+    due: Duration,
+    looks: u32,
+}
+
 /// The plan.
 #[derive(Debug)]
 pub struct Meeting {
     rules: Rules,
     standing: Standing,
     keys: BTreeMap<DhtKey, Key>,
+    /// Keys of recordings that nobody has yet.
+    sought: BTreeMap<DhtKey, Sought>,
     /// After the last errand.
     not_before: Duration,
     busy: bool,
@@ -95,7 +109,8 @@ impl Meeting {
     /// Begins with a look at the meeting places.
     pub fn new(rules: Rules, now: Duration) -> Self {
         let keys = rules.rendezvous.iter().map(|key| (*key, Key { look: Some(now), announce: now })).collect();
-        Self { rules, standing: Standing::default(), keys, not_before: now, busy: false, failures: 0 }
+        let (standing, sought) = (Standing::default(), BTreeMap::new());
+        Self { rules, standing, keys, sought, not_before: now, busy: false, failures: 0 }
     }
 
     /// What is announced besides the meeting places, from now on. New keys are spread over an interval.
@@ -105,6 +120,15 @@ impl Meeting {
         for (key, n) in content.iter().zip(1_u32..) {
             let announce = now.saturating_add(self.rules.announce_every / count * n);
             self.keys.entry(*key).or_insert(Key { look: None, announce });
+        }
+    }
+
+    /// Where somebody is looked for who has a recording, from now on. However many neighbours there are: it is not any
+    /// neighbour that is wanted.
+    pub fn set_sought(&mut self, keys: &[DhtKey], now: Duration) {
+        self.sought.retain(|key, _| keys.contains(key));
+        for key in keys {
+            self.sought.entry(*key).or_insert(Sought { due: now, looks: 0 });
         }
     }
 
@@ -143,6 +167,11 @@ impl Meeting {
         self.failures = 0;
         self.not_before = now.saturating_add(later(SPACING, chance));
         let (Errand::Look(key) | Errand::Announce(key)) = errand;
+        if let Some(sought) = self.sought.get_mut(&key) {
+            let pause = SOUGHT.saturating_mul(1 << sought.looks.min(16)).min(SOUGHT_MAX);
+            sought.looks = sought.looks.saturating_add(1);
+            sought.due = now.saturating_add(later(pause, chance));
+        }
         let Some(duty) = self.keys.get_mut(&key) else { return };
         if let Some(look) = &mut duty.look {
             *look = now.saturating_add(later(self.rules.discover_every, chance));
@@ -167,7 +196,8 @@ impl Meeting {
         let looks = looks.filter_map(|(key, duty)| Some((duty.look?, 0, Errand::Look(*key))));
         let announcements = self.keys.iter().filter(|_| self.standing.reachable);
         let announcements = announcements.map(|(key, duty)| (duty.announce, 1, Errand::Announce(*key)));
-        let first = looks.chain(announcements).min_by_key(|(due, kind, _)| (*due, *kind));
+        let sought = self.sought.iter().map(|(key, sought)| (sought.due, 0, Errand::Look(*key)));
+        let first = looks.chain(sought).chain(announcements).min_by_key(|(due, kind, _)| (*due, *kind));
         first.map(|(due, _, errand)| (due, errand))
     }
 }

@@ -135,3 +135,33 @@ fn a_silent_dht_is_asked_less_and_less() {
     meeting.done(errand, true, now, &mut chance);
     assert!(meeting.next_timeout().unwrap().saturating_sub(now) < at(3), "once it answers, the other places follow");
 }
+
+#[test]
+fn whoever_has_a_recording_is_looked_for_at_once_and_then_less_and_less() {
+    let mut meeting = Meeting::new(rules(1), at(0));
+    // Enough neighbours: nobody else is looked for.
+    meeting.set_standing(Standing { neighbours: 5, reachable: false }, at(0));
+    assert_eq!(run(&mut meeting, at(0), at(5_000)), []);
+    meeting.set_sought(&[key(7)], at(5_000));
+    meeting.set_sought(&[key(7)], at(5_001));
+    let looks = run(&mut meeting, at(5_001), at(10_000));
+    assert!(looks.iter().all(|(_, errand)| *errand == Errand::Look(key(7))));
+    let moments: Vec<u64> = looks.iter().map(|(moment, _)| moment.as_secs() - 5_000).collect();
+    assert_eq!(moments[0], 1);
+    for (pair, pause) in moments.windows(2).zip([60, 120, 240, 480, 900, 900, 900]) {
+        let waited = pair[1] - pair[0];
+        assert!((pause..=pause + pause / 10 + 2).contains(&waited), "{moments:?}");
+    }
+    assert!(moments.len() >= 7, "{moments:?}");
+    // Nobody wants it any more; wanted again it is looked for at once.
+    meeting.set_sought(&[], at(10_000));
+    assert_eq!(run(&mut meeting, at(10_000), at(20_000)), []);
+    meeting.set_sought(&[key(7), key(8)], at(20_000));
+    assert_eq!(run(&mut meeting, at(20_000), at(20_030)).len(), 2);
+    // A DHT that does not answer is left alone for a while.
+    let mut chance = Chance::new(1);
+    let errand = meeting.next(at(21_000)).unwrap();
+    meeting.done(errand, false, at(21_001), &mut chance);
+    assert_eq!(meeting.next(at(21_010)), None);
+    assert!(meeting.next(at(21_020)).is_some());
+}

@@ -269,14 +269,19 @@ pub type Key = (PeerId, ContentHash);
 struct Seat {
     open: u32,
     last: Duration,
+    /// The owner named the peer.
+    named: bool,
+    /// A named peer took its place: what is under way ends, and nothing more begins.
+    yields: bool,
 }
 
-/// All transfers, and the slots they share: one per peer.
+/// All transfers, and the slots they share: one per peer. A named peer that finds none free gets a stranger's: that one is
+/// told to come later, and what it was granted goes on to its end.
 #[derive(Debug)]
 pub struct Uploads {
     slots: usize,
     transfers: BTreeMap<Key, Upload>,
-    /// Who holds a slot; at most as many as there are.
+    /// Who holds a slot; at most as many as there are, and as many again that yield theirs.
     seats: BTreeMap<PeerId, Seat>,
 }
 
@@ -302,11 +307,18 @@ impl Uploads {
         }
     }
 
-    /// A peer asks for so many bytes of a file it may have. `rate` is the limit of all uploads, bytes per second; 0 is
-    /// none. `None`: serve it, and tell [`Uploads::ended`] or [`Uploads::cancelled`] in the end.
-    pub fn requested(&mut self, key: Key, size: u64, bytes: u64, rate: u64, now: Duration) -> Option<ErrorCode> {
+    /// A peer asks for so many bytes of a file it may have; `named`: the owner named it. `rate` is the limit of all
+    /// uploads, bytes per second; 0 is none. `None`: serve it, and tell [`Uploads::ended`] in the end.
+    pub fn requested(
+        &mut self,
+        key: Key,
+        size: u64,
+        bytes: u64,
+        (named, rate): (bool, u64),
+        now: Duration,
+    ) -> Option<ErrorCode> {
         self.tick(now);
-        let slot = self.seats.contains_key(&key.0) || self.seats.len() < self.slots;
+        let slot = self.may_sit(key.0, named);
         let owed = self.transfers.values().fold(0_u64, |sum, upload| sum.saturating_add(upload.owed));
         // Alone, a request is granted however slow the line.
         let most = rate.saturating_mul(QUEUE.as_secs()).max(QUEUE_MIN);
@@ -316,13 +328,39 @@ impl Uploads {
         let event = if slot && fits { Event::Requested(bytes) } else { Event::Capped };
         match upload.handle(event, now) {
             Some(Action::Grant) => {
-                let seat = self.seats.entry(key.0).or_insert(Seat { open: 0, last: now });
+                if !self.seats.contains_key(&key.0) {
+                    self.displace();
+                }
+                let seat = self.seats.entry(key.0).or_insert(Seat { open: 0, last: now, named, yields: false });
                 seat.open = seat.open.saturating_add(1);
                 seat.last = now;
                 None
             }
             Some(Action::Refuse(code)) => Some(code),
             Some(Action::Close | Action::Forget) | None => Some(ErrorCode::RateLimited),
+        }
+    }
+
+    /// Whether there is a slot for this peer.
+    fn may_sit(&self, peer: PeerId, named: bool) -> bool {
+        match self.seats.get(&peer) {
+            Some(seat) => !seat.yields,
+            None if named => self.seats.values().filter(|seat| seat.named).count() < self.slots,
+            None => self.seats.len() < self.slots,
+        }
+    }
+
+    /// Makes room for one more: unless there is some, the stranger with the least under way yields its slot.
+    fn displace(&mut self) {
+        if self.seats.values().filter(|seat| !seat.yields).count() < self.slots {
+            return;
+        }
+        let strangers = self.seats.iter_mut().filter(|(_, seat)| !seat.named && !seat.yields);
+        let Some((peer, seat)) = strangers.min_by_key(|(_, seat)| (seat.open, seat.last)) else { return };
+        seat.yields = true;
+        let (peer, is_idle) = (*peer, seat.open == 0);
+        if is_idle {
+            self.seats.remove(&peer);
         }
     }
 
@@ -367,7 +405,8 @@ impl Uploads {
         for key in due {
             self.tell(key, Event::Tick, now);
         }
-        self.seats.retain(|_, seat| seat.open > 0 || now.saturating_sub(seat.last) < LINGER);
+        let stays = |seat: &Seat| seat.open > 0 || (!seat.yields && now.saturating_sub(seat.last) < LINGER);
+        self.seats.retain(|_, seat| stays(seat));
         self.room(now);
     }
 

@@ -179,7 +179,7 @@ fn the_last_byte_ends_a_transfer_once_nothing_is_under_way() {
 #[test]
 fn slots_are_per_peer_linger_and_are_left_at_once_by_whoever_is_done() {
     let mut uploads = Uploads::new(2);
-    let ask = |uploads: &mut Uploads, peer, file, now| uploads.requested(key(peer, file), SIZE, 100, 0, now);
+    let ask = |uploads: &mut Uploads, peer, file, now| uploads.requested(key(peer, file), SIZE, 100, (false, 0), now);
     let limited = Some(ErrorCode::RateLimited);
     assert_eq!(ask(&mut uploads, 1, 1, NOW), None);
     assert_eq!(ask(&mut uploads, 1, 2, NOW), None, "several files of one peer share its slot");
@@ -198,24 +198,50 @@ fn slots_are_per_peer_linger_and_are_left_at_once_by_whoever_is_done() {
 }
 
 #[test]
+fn a_named_peer_gets_the_slot_of_a_stranger_who_ends_what_was_granted() {
+    let mut uploads = Uploads::new(2);
+    let ask = |uploads: &mut Uploads, peer, named| uploads.requested(key(peer, 1), SIZE, 100, (named, 0), NOW);
+    let limited = Some(ErrorCode::RateLimited);
+    assert_eq!((ask(&mut uploads, 1, false), ask(&mut uploads, 1, false)), (None, None));
+    assert_eq!(ask(&mut uploads, 2, false), None);
+    assert_eq!(ask(&mut uploads, 11, true), None, "the owner named it");
+    assert_eq!(ask(&mut uploads, 2, false), limited, "it had less under way than the other stranger");
+    assert_eq!(ask(&mut uploads, 1, false), None, "only one has to yield");
+    assert_eq!(uploads.counts()["throttled"], 1);
+    uploads.ended(key(2, 1), 100, None, NOW);
+    assert_eq!(ask(&mut uploads, 2, false), limited, "its slot is gone");
+    // The first has two requests under way: it yields them as they end.
+    assert_eq!(ask(&mut uploads, 12, true), None);
+    assert_eq!(ask(&mut uploads, 1, false), limited);
+    assert_eq!(ask(&mut uploads, 13, true), limited, "named peers do not displace one another");
+    assert_eq!((ask(&mut uploads, 11, true), ask(&mut uploads, 12, true)), (None, None));
+    for _ in 0..3 {
+        uploads.ended(key(1, 1), 100, None, NOW);
+    }
+    uploads.ended(key(12, 1), 100, None, NOW);
+    uploads.ended(key(12, 1), 100, Some(CancelReason::Complete), NOW);
+    assert_eq!(ask(&mut uploads, 1, false), None, "a stranger gets what a named peer leaves");
+}
+
+#[test]
 fn no_more_is_granted_than_goes_out_soon() {
     let mut uploads = Uploads::new(5);
     let rate = 100_000;
     let most = rate * QUEUE.as_secs();
     assert!(most > QUEUE_MIN);
     let limited = Some(ErrorCode::RateLimited);
-    assert_eq!(uploads.requested(key(1, 1), SIZE, 50 * most, rate, NOW), None, "one alone is always served");
-    assert_eq!(uploads.requested(key(2, 1), SIZE, 1, rate, NOW), limited);
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 50 * most, (false, rate), NOW), None, "one alone is always served");
+    assert_eq!(uploads.requested(key(2, 1), SIZE, 1, (false, rate), NOW), limited);
     uploads.ended(key(1, 1), 50 * most, None, NOW);
-    assert_eq!(uploads.requested(key(2, 1), SIZE, most - 1, rate, NOW), None);
-    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, rate, NOW), None);
-    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, rate, NOW), limited);
-    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, 0, NOW), None, "without a limit there is none");
+    assert_eq!(uploads.requested(key(2, 1), SIZE, most - 1, (false, rate), NOW), None);
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, rate), NOW), None);
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, rate), NOW), limited);
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, 0), NOW), None, "without a limit there is none");
     let mut uploads = Uploads::new(5);
     for _ in 0..4 {
-        assert_eq!(uploads.requested(key(1, 1), SIZE, QUEUE_MIN / 4, 1, NOW), None, "a slow line stays busy");
+        assert_eq!(uploads.requested(key(1, 1), SIZE, QUEUE_MIN / 4, (false, 1), NOW), None, "a slow line stays busy");
     }
-    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, 1, NOW), limited);
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, 1), NOW), limited);
 }
 
 #[test]
@@ -228,7 +254,7 @@ fn whoever_was_refused_cools_down_until_an_offer() {
     uploads.failed(key(1, 2), ErrorCode::NotFound, NOW);
     uploads.offered(key(1, 2), SIZE, NOW);
     assert_eq!(uploads.cooling(key(1, 2), NOW), None);
-    assert_eq!(uploads.requested(key(1, 2), SIZE, 1, 0, NOW), None);
+    assert_eq!(uploads.requested(key(1, 2), SIZE, 1, (false, 0), NOW), None);
 }
 
 #[test]
@@ -240,14 +266,14 @@ fn transfers_are_bounded_and_what_is_served_stays() {
         file[..2].copy_from_slice(&n.to_be_bytes());
         (PeerId([1; 32]), ContentHash(file))
     };
-    assert_eq!(uploads.requested(key(0), SIZE, 1, 0, NOW), None);
+    assert_eq!(uploads.requested(key(0), SIZE, 1, (false, 0), NOW), None);
     for n in 1..many {
         uploads.offered(key(n), SIZE, NOW + Duration::from_millis(u64::from(n)));
     }
     assert_eq!(uploads.counts().values().sum::<u64>(), limits::MESH_UPLOADS as u64);
     assert_eq!(uploads.counts()["serving"], 1);
     for n in 1..many {
-        let granted = uploads.requested(key(n), SIZE, 1, 0, NOW).is_none();
+        let granted = uploads.requested(key(n), SIZE, 1, (false, 0), NOW).is_none();
         assert_eq!(granted, usize::from(n) < limits::MESH_UPLOADS, "{n}");
     }
 }
@@ -299,6 +325,8 @@ proptest! {
     fn slots_are_never_exceeded(
         asks in proptest::collection::vec((0..6_u8, 0..3_u8, 0..4_u8, 0..8_u64), 0..120),
         slots in 1..4_usize,
+        // These and those above them are named.
+        friends in 0..7_u8,
     ) {
         let mut uploads = Uploads::new(slots);
         let mut now = NOW;
@@ -307,7 +335,7 @@ proptest! {
             now += Duration::from_secs(later);
             match what {
                 0 | 1 => {
-                    if uploads.requested(key(peer, file), SIZE, 100, 0, now).is_none() {
+                    if uploads.requested(key(peer, file), SIZE, 100, (peer >= friends, 0), now).is_none() {
                         open.push((peer, file));
                     }
                 }
@@ -320,7 +348,8 @@ proptest! {
                 _ => uploads.failed(key(peer, file), ErrorCode::NotFound, now),
             }
             let peers: std::collections::BTreeSet<u8> = open.iter().map(|(peer, _)| *peer).collect();
-            prop_assert!(peers.len() <= slots, "{:?}", open);
+            let named = peers.iter().filter(|peer| **peer >= friends).count();
+            prop_assert!(named <= slots && peers.len() - named <= slots, "{:?}", open);
         }
     }
 }

@@ -148,6 +148,8 @@ struct Conn {
     busy_until: Duration,
     /// A newer connection of the same user delivers: this one goes soon.
     replaced: bool,
+    /// The server told of the user coming or going, and they said nothing here since: it may be gone with them.
+    stale: bool,
     /// Sent in a doubtful moment, and nothing came back yet.
     unheard: Vec<Unheard>,
 }
@@ -163,6 +165,7 @@ impl Conn {
             last: now.mono,
             busy_until: Duration::ZERO,
             replaced: false,
+            stale: false,
             unheard: Vec::new(),
         }
     }
@@ -250,6 +253,17 @@ impl Connections {
             self.fail(token, false, "not logged in", out);
         }
         self.pump(now, out);
+    }
+
+    /// The server tells of a user coming or going: they may be elsewhere now, and what stands between us may be about to
+    /// close.
+    pub fn on_user_status(&mut self, user: &Username) {
+        self.addresses.remove(user);
+        for id in self.reach.get(user).map_or(&[][..], |reach| &reach.conns) {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.stale = true;
+            }
+        }
     }
 
     /// A message for a user: over the connection they last spoke on, or as soon as there is one.

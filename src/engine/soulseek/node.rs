@@ -221,6 +221,7 @@ impl Node {
     fn on_presence(&mut self, user: &WireText, status: UserStatus, now: Now) {
         let user = Username::new(user.as_str());
         let online = matches!(status, UserStatus::Online | UserStatus::Away);
+        self.connections.on_user_status(&user);
         self.with_turn(now, |node, turn| node.downloads.on_user_status(&user, online, turn));
     }
 

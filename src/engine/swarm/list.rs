@@ -103,9 +103,21 @@ impl PieceList {
     /// # Errors
     /// It is not the list of this file.
     pub fn prove(content: ContentHash, size: u64, bytes: &[u8]) -> Result<Self, ListError> {
-        Self::fits(size)?;
+        Self::proves(content, size, bytes)?;
         if let Some(single) = Self::single(content, size) {
             return Ok(single);
+        }
+        Ok(Self { content, size, values: bytes.as_chunks::<32>().0.to_vec() })
+    }
+
+    /// The same, without another copy.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn proves(content: ContentHash, size: u64, bytes: &[u8]) -> Result<(), ListError> {
+        Self::fits(size)?;
+        if size <= PIECE_LEN {
+            return Ok(());
         }
         let wanted = size.div_ceil(PIECE_LEN) * 32;
         let (values, rest) = bytes.as_chunks::<32>();
@@ -113,10 +125,7 @@ impl PieceList {
             return Err(ListError::Length { found: bytes.len(), wanted, size });
         }
         let root = root_of(values);
-        if root != content {
-            return Err(ListError::Root(root));
-        }
-        Ok(Self { content, size, values: values.to_vec() })
+        if root == content { Ok(()) } else { Err(ListError::Root(root)) }
     }
 
     /// Of which file.

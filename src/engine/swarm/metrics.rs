@@ -35,6 +35,15 @@ impl Measure {
         self.window.push(sample as f32);
     }
 
+    /// With the samples of another one, which came after these.
+    #[must_use]
+    pub fn with(mut self, later: &Self) -> Self {
+        for sample in &later.window {
+            self.add(f64::from(*sample));
+        }
+        self
+    }
+
     /// Samples in the window.
     pub fn samples(&self) -> usize {
         self.window.len()
@@ -87,6 +96,25 @@ impl SourceMetrics {
         self.sample_count = self.sample_count.saturating_add(1);
     }
 
+    /// With what was measured besides: its samples came after these, and its counts are added. When the source was met
+    /// stays as it is.
+    #[must_use]
+    pub fn with(self, news: &Self) -> Self {
+        Self {
+            rtt_ms: self.rtt_ms.with(&news.rtt_ms),
+            throughput: self.throughput.with(&news.throughput),
+            total_bytes: self.total_bytes.saturating_add(news.total_bytes),
+            requested: self.requested.saturating_add(news.requested),
+            completed: self.completed.saturating_add(news.completed),
+            failed: self.failed.saturating_add(news.failed),
+            timed_out: self.timed_out.saturating_add(news.timed_out),
+            corrupted: self.corrupted.saturating_add(news.corrupted),
+            sample_count: self.sample_count.saturating_add(news.sample_count),
+            first_seen: self.first_seen,
+            last_updated: self.last_updated,
+        }
+    }
+
     /// Runs of which it is known how they ended.
     pub fn outcomes(&self) -> u64 {
         [self.completed, self.failed, self.timed_out, self.corrupted].into_iter().fold(0, u64::saturating_add)
@@ -135,6 +163,21 @@ mod tests {
         metrics = SourceMetrics { requested: 10, failed: 1, corrupted: 2, timed_out: 4, ..metrics };
         assert!((metrics.error_rate() - 0.3).abs() < 1e-9 && (metrics.timeout_rate() - 0.4).abs() < 1e-9);
         assert_eq!(metrics.outcomes(), 7);
+    }
+
+    #[test]
+    fn what_two_measured_is_one_record() {
+        let of = |speed: f64, count: u64| {
+            let mut metrics = SourceMetrics { requested: count, completed: count, ..SourceMetrics::default() };
+            metrics.throughput_sample(speed);
+            metrics.rtt_ms.add(10.0 * speed);
+            SourceMetrics { first_seen: UnixMs(count), ..metrics }
+        };
+        let both = of(100.0, 3).with(&of(200.0, 4)).with(&SourceMetrics::default());
+        assert_eq!((both.requested, both.completed, both.sample_count, both.first_seen), (7, 7, 2, UnixMs(3)));
+        assert!((both.throughput.average - 130.0).abs() < 1e-9 && (both.rtt_ms.average - 1_300.0).abs() < 1e-9);
+        assert_eq!((both.throughput.samples(), both.rtt_ms.samples()), (2, 2));
+        assert_eq!(SourceMetrics::default().with(&both), SourceMetrics { first_seen: UnixMs(0), ..both });
     }
 
     #[test]

@@ -54,7 +54,9 @@ impl Reputation {
         ((successful + 5.0) / (successful + failed + 1.5 * timed_out + 2.5 * corrupt + 10.0)).clamp(0.0, 1.0)
     }
 
-    /// As it is at this moment by the calendar. A calendar that went back fades nothing.
+    /// As it is at this moment by the calendar. A calendar that went back fades nothing: it was ahead, and from now on it
+    /// is taken as it is; unless it stands before this source was ever met, as on a board that does not know the time
+    /// yet, and is not believed.
     #[must_use]
     pub fn faded(mut self, now: UnixMs, half_life: Duration) -> Self {
         let half_lives = now.since(self.last_at).as_secs_f64() / half_life.as_secs_f64().max(1.0);
@@ -62,8 +64,10 @@ impl Reputation {
         for counter in self.counters() {
             *counter *= left;
         }
-        // A calendar that went back and comes right again has not let years pass.
-        self.last_at = self.last_at.max(now);
+        // One that is not believed and comes right again has not let years pass.
+        if now >= self.first_at || now >= self.last_at {
+            self.last_at = now;
+        }
         self
     }
 
@@ -135,6 +139,16 @@ mod tests {
         assert!((far.score() - NEUTRAL).abs() < 1e-9 && far.score().is_finite());
         let none = bad.faded(UnixMs(WEEK * 1_001), Duration::ZERO);
         assert!(none.score().is_finite());
+        // A board that begins in 1970 at each start, and learns the time a moment later.
+        let met = Reputation { first_at: UnixMs(WEEK * 900), ..bad };
+        let started =
+            (0..20).fold(met, |known, _| known.faded(UnixMs(7), half_life).faded(UnixMs(WEEK * 1_000), half_life));
+        assert_eq!((started.corrupt, started.last_at), (9.0, UnixMs(WEEK * 1_000)), "no years have passed");
+        // A calendar that was ten years ahead for a moment: what was counted then fades when it is right again.
+        let ahead = met.faded(UnixMs(WEEK * 1_520), half_life).with(&of(0.0, 0.0, 0.0, 8.0));
+        let right = ahead.faded(UnixMs(WEEK * 1_000), half_life);
+        assert!((right.corrupt - 8.0).abs() < 1e-6, "going back fades nothing");
+        assert!((right.faded(UnixMs(WEEK * 1_001), half_life).corrupt - 4.0).abs() < 1e-6);
     }
 
     #[test]

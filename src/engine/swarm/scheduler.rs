@@ -14,6 +14,7 @@
 
 mod choose;
 mod flow;
+mod site;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -22,10 +23,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use self::flow::Flow;
-use super::cost::{CostSettings, cost, median};
+use self::site::Site;
+pub use self::site::{Share, Worth};
+use super::cost::CostSettings;
 use super::metrics::SourceMetrics;
-use super::reputation::{NEUTRAL, Reputation, ReputationSettings};
+use super::reputation::{Reputation, ReputationSettings};
 use crate::engine::mesh::exchange::PIECE_LEN;
 use crate::model::swarm::{CancelReason, Priority, Source};
 use crate::model::trace::{ChunkResult, TraceKind};
@@ -46,6 +48,9 @@ const STREAM_SILENT: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(1);
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// Bytes that waited for our own speed limit so lately may still. Chosen: longer than a pause between two events of a
+/// fetch that moves.
+const LIMITED: Duration = Duration::from_secs(1);
 /// Pieces whose priority is raised at most; further ones stay as they are. 16 sources with all their runs are 2,048.
 const RAISED_MAX: usize = 4_096;
 
@@ -113,60 +118,10 @@ pub enum Ended {
     Corrupt,
     /// The source gives nothing now.
     Busy,
-    /// The source says it has no such file, or gives us nothing.
-    Never,
+    /// The source says it has no such file, or none for us: it is gone until it comes again.
+    Gone,
     /// It was taken back by us.
     Cancelled,
-}
-
-/// What a source has done for the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// Pieces that were verified first from here.
-    pub pieces: u64,
-    /// Proven bad pieces.
-    pub bad: u32,
-    /// Runs that failed or took too long.
-    pub failed: u64,
-    /// It gets no more of this file.
-    pub dropped: bool,
-}
-
-/// What a source is worth now, for pages.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Worth {
-    /// If known.
-    pub cost: Option<f64>,
-    /// Bytes per second, if known.
-    pub rate: Option<f64>,
-    /// Seconds to the first byte, average.
-    pub rtt_s: f64,
-    /// 0 to 1.
-    pub reputation: f64,
-    /// Runs under way.
-    pub runs: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Site {
-    share: Share,
-    metrics: SourceMetrics,
-    /// As they were told last.
-    kept: Option<SourceMetrics>,
-    /// As it was known when the source came.
-    known: Reputation,
-    /// What it did since.
-    deeds: Reputation,
-    flow: Flow,
-    /// Under way, in the order they were asked for.
-    runs: Vec<RunId>,
-    rests_until: Duration,
-    failures: u32,
-    here: bool,
-    /// A Soulseek user whose run was ended because the rest was there.
-    spent: bool,
-    /// Pieces that it sent wrong; at most [`BAD_MAX`].
-    bad: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -216,6 +171,8 @@ pub struct Scheduler {
     chunks_since: u32,
     cancels: Vec<(RunId, CancelReason)>,
     events: Vec<TraceKind>,
+    /// When bytes waited for our own speed limit last.
+    limited: Option<Duration>,
 }
 
 impl Scheduler {
@@ -241,6 +198,7 @@ impl Scheduler {
             chunks_since: 0,
             cancels: Vec::new(),
             events: Vec::new(),
+            limited: None,
         }
     }
 
@@ -259,37 +217,6 @@ impl Scheduler {
         self.twice
     }
 
-    /// What each source did, those that are gone included.
-    pub fn shares(&self) -> impl Iterator<Item = (&Source, Share)> {
-        self.sources.iter().map(|(source, site)| (source, site.share))
-    }
-
-    /// What a source is worth now.
-    pub fn worth(&self, source: &Source, now: Duration) -> Option<Worth> {
-        let site = self.sources.get(source)?;
-        Some(Worth {
-            cost: self.known_cost(site),
-            rate: site.flow.rate(now),
-            rtt_s: site.metrics.rtt_ms.average / 1_000.0,
-            reputation: self.trust(site),
-            runs: site.runs.len(),
-        })
-    }
-
-    /// What was measured of each source and what it did since this was last asked, to be kept.
-    pub fn records(&mut self) -> Vec<(Source, SourceMetrics, Reputation)> {
-        let take = |(source, site): (&Source, &mut Site)| {
-            if site.kept.as_ref() == Some(&site.metrics) && site.deeds == Reputation::default() {
-                return None;
-            }
-            let deeds = std::mem::take(&mut site.deeds);
-            site.known = site.known.with(&deeds);
-            site.kept = Some(site.metrics.clone());
-            Some((source.clone(), site.metrics.clone(), deeds))
-        };
-        self.sources.iter_mut().filter_map(take).collect()
-    }
-
     /// Whether this source is known, here and not dropped.
     pub fn has(&self, source: &Source) -> bool {
         self.sources.get(source).is_some_and(|site| site.here && !site.share.dropped)
@@ -303,21 +230,7 @@ impl Scheduler {
     /// A source is here, perhaps again, with what is known of it from before.
     pub fn came(&mut self, source: Source, metrics: SourceMetrics, known: Reputation) {
         self.events.push(TraceKind::PeerConnected(source.clone()));
-        let good = metrics.completed > 0 && known.score() > NEUTRAL;
-        let site = self.sources.entry(source).or_insert_with(|| Site {
-            share: Share::default(),
-            kept: Some(metrics.clone()),
-            metrics,
-            known,
-            deeds: Reputation::default(),
-            flow: Flow::new(good),
-            runs: Vec::new(),
-            rests_until: Duration::ZERO,
-            failures: 0,
-            here: false,
-            spent: false,
-            bad: Vec::new(),
-        });
+        let site = self.sources.entry(source).or_insert_with(|| Site::new(metrics, known));
         site.here = true;
     }
 
@@ -337,6 +250,33 @@ impl Scheduler {
             self.close(run, ChunkResult::Error, now);
             self.cancels.push((run, CancelReason::Error));
         }
+    }
+
+    /// A source has the file no more, and says so: no fault, and nobody knows for how long.
+    fn lost(&mut self, source: &Source, why: &str) {
+        let Some(site) = self.sources.get_mut(source).filter(|site| site.here) else { return };
+        site.here = false;
+        self.events.push(TraceKind::PeerDisconnected(source.clone(), why.to_owned()));
+        for run in site.runs.clone() {
+            self.take_back(run, CancelReason::Error);
+        }
+    }
+
+    /// This Soulseek user sends the file from its beginning and from nowhere else.
+    pub fn sends_whole_only(&mut self, source: &Source) {
+        if let Some(site) = self.sources.get_mut(source) {
+            site.whole_only = true;
+        }
+    }
+
+    /// Bytes wait for our own speed limit now: what comes late does so by our doing.
+    pub fn limited(&mut self, now: Duration) {
+        self.limited = Some(now);
+    }
+
+    /// Whether that was so a moment ago.
+    fn is_limited(&self, now: Duration) -> bool {
+        self.limited.is_some_and(|at| now.saturating_sub(at) < LIMITED)
     }
 
     /// These pieces are wanted before others, or like all others again.
@@ -371,7 +311,7 @@ impl Scheduler {
         let Some(site) = self.sources.get_mut(&run.source) else { return };
         if run.first_byte.is_none() {
             run.first_byte = Some(now);
-            site.metrics.rtt_ms.add(now.saturating_sub(run.asked).as_secs_f64() * 1_000.0);
+            site.record.rtt(now.saturating_sub(run.asked));
             site.flow.first_byte(run.asked, now);
         }
     }
@@ -391,14 +331,15 @@ impl Scheduler {
     /// A piece of a run came, was checked and, if good and new, stored. Answers whether it is the first good one.
     pub fn piece(&mut self, id: RunId, piece: usize, good: bool, now: Duration) -> bool {
         self.first_byte(id, now);
-        let len = self.piece_len(piece);
+        // What our own limit lets through says nothing of the source.
+        let (len, limited) = (self.piece_len(piece), self.is_limited(now));
         let Some(run) = self.runs.get_mut(&id) else { return false };
         run.begun = true;
         let source = run.source.clone();
         let Some(site) = self.sources.get_mut(&source) else { return false };
         #[expect(clippy::cast_precision_loss, reason = "at most a piece")]
-        if let Some(sample) = site.flow.came(len as f64, now) {
-            site.metrics.throughput_sample(sample);
+        if let Some(sample) = site.flow.came(len as f64, now).filter(|_| !limited) {
+            site.record.throughput(sample);
         }
         if !good {
             if matches!(source, Source::Soulseek(_)) {
@@ -423,7 +364,7 @@ impl Scheduler {
             self.raised.remove(&piece);
             run.fresh += len;
             site.share.pieces += 1;
-            site.metrics.total_bytes = site.metrics.total_bytes.saturating_add(len);
+            site.record.brought(len);
         } else {
             self.twice += 1;
         }
@@ -439,8 +380,7 @@ impl Scheduler {
         if site.bad.len() < BAD_MAX as usize {
             site.bad.push(piece);
         }
-        site.metrics.corrupted += 1;
-        site.deeds.corrupt += 1.0;
+        site.record.sent_bad();
         if site.share.bad >= BAD_MAX && !site.share.dropped {
             self.drop_source(source, "it sent bad pieces");
         }
@@ -489,8 +429,13 @@ impl Scheduler {
     /// Ends a run from our side.
     fn take_back(&mut self, id: RunId, reason: CancelReason) {
         let Some(run) = self.runs.get(&id).filter(|run| !run.over) else { return };
-        let kind = TraceKind::ChunkCancelled { run: id.0, source: run.source.clone(), reason, bytes: run.fresh };
-        self.events.push(kind);
+        self.events.push(TraceKind::ChunkTakenBack {
+            run: id.0,
+            source: run.source.clone(),
+            offset: run.pieces.start as u64 * PIECE_LEN,
+            bytes: run.fresh,
+            reason,
+        });
         self.cancels.push((id, reason));
         self.release(id, reason != CancelReason::Complete);
     }
@@ -510,23 +455,11 @@ impl Scheduler {
         });
         if let Some(site) = self.sources.get_mut(&run.source) {
             match result {
-                ChunkResult::Ok => {
-                    site.failures = 0;
-                    site.metrics.completed += 1;
-                    site.deeds.successful += 1.0;
-                }
-                ChunkResult::Timeout => {
-                    site.share.failed += 1;
-                    site.metrics.timed_out += 1;
-                    site.deeds.timed_out += 1.0;
-                }
-                ChunkResult::Error => {
-                    site.share.failed += 1;
-                    site.metrics.failed += 1;
-                }
-                // Counted with the piece.
+                ChunkResult::Ok => site.failures = 0,
+                ChunkResult::Timeout | ChunkResult::Error => site.share.failed += 1,
                 ChunkResult::Corruption => {}
             }
+            site.record.ended(result);
         }
         self.chunks_since = self.chunks_since.saturating_add(1);
         self.release(id, true);
@@ -565,7 +498,7 @@ impl Scheduler {
             let rest = REST.saturating_mul(1_u32 << (site.failures - 1).min(6)).min(REST_MAX);
             site.rests_until = now.saturating_add(rest);
             if to_blame {
-                site.deeds.failed += 1.0;
+                site.record.failed();
             }
         }
     }
@@ -583,9 +516,9 @@ impl Scheduler {
                     self.fail(&source, how == Ended::Failed, now);
                     self.close(id, ChunkResult::Error, now);
                 }
-                Ended::Never => {
+                Ended::Gone => {
                     self.close(id, ChunkResult::Error, now);
-                    self.drop_source(&source, "it does not have the file, or not for us");
+                    self.lost(&source, "it does not have the file, or not for us");
                 }
                 Ended::Cancelled => self.release(id, true),
             }
@@ -597,21 +530,4 @@ impl Scheduler {
     fn piece_len(&self, piece: usize) -> u64 {
         self.size.saturating_sub((piece as u64).saturating_mul(PIECE_LEN)).min(PIECE_LEN)
     }
-
-    fn trust(&self, site: &Site) -> f64 {
-        if self.settings.reputation.enabled { site.known.with(&site.deeds).score() } else { NEUTRAL }
-    }
-
-    fn known_cost(&self, site: &Site) -> Option<f64> {
-        cost(&site.metrics, self.trust(site), &self.settings.cost)
-    }
-
-    fn median_cost(&self) -> f64 {
-        median(self.sources.values().filter(|site| site.here).filter_map(|site| self.known_cost(site)).collect())
-    }
-}
-
-/// Whether it can be asked at all.
-fn usable(site: &Site, now: Duration) -> bool {
-    site.here && !site.share.dropped && site.rests_until <= now
 }

@@ -10,6 +10,7 @@ pub fn is_key(kind: &TraceKind) -> bool {
         kind,
         TraceKind::ChunkRequested { .. }
             | TraceKind::ChunkCancelled { .. }
+            | TraceKind::ChunkTakenBack { .. }
             | TraceKind::ChunkEnded { result: ChunkResult::Ok, .. }
     )
 }
@@ -105,6 +106,13 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
             chunk_length: Some(*bytes),
             result: Some("cancelled".to_owned()),
             ..by("ChunkCancelled", source, format!("taken back: {}", reason.name()))
+        },
+        TraceKind::ChunkTakenBack { run, source, offset, bytes, reason } => TraceLine {
+            run: Some(*run),
+            chunk_offset: Some(*offset),
+            chunk_length: Some(*bytes),
+            result: Some("cancelled".to_owned()),
+            ..by("ChunkCancelled", source, format!("the run at {} was taken back: {}", Bytes(*offset), reason.name()))
         },
         TraceKind::BadPiece { source, piece } => TraceLine {
             chunk_offset: Some(piece.saturating_mul(64 * 1024)),

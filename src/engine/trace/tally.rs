@@ -57,11 +57,10 @@ pub fn add(tally: &mut Tally, at_us: u64, kind: &TraceKind) {
             source.bytes = source.bytes.saturating_add(*bytes);
             fill(tally, *offset, *bytes, place);
         }
-        TraceKind::ChunkCancelled { source, bytes, .. } => {
-            let (_, source) = of(tally, source);
-            source.cancelled += 1;
-            source.bytes = source.bytes.saturating_add(*bytes);
-            ended(source, at_us);
+        TraceKind::ChunkCancelled { source, bytes, .. } => _ = cancelled(tally, at_us, source, *bytes),
+        TraceKind::ChunkTakenBack { source, offset, bytes, .. } => {
+            let place = cancelled(tally, at_us, source, *bytes);
+            fill(tally, *offset, *bytes, place);
         }
         TraceKind::BadPiece { source, piece } => {
             let (_, source) = of(tally, source);
@@ -101,6 +100,15 @@ fn settle(tally: &mut Tally, at_us: u64) {
         }
         source.connected = false;
     }
+}
+
+/// A run was taken back; the place of its source.
+fn cancelled(tally: &mut Tally, at_us: u64, source: &Source, bytes: u64) -> u16 {
+    let (place, source) = of(tally, source);
+    source.cancelled += 1;
+    source.bytes = source.bytes.saturating_add(bytes);
+    ended(source, at_us);
+    place
 }
 
 /// One run of a source is over.

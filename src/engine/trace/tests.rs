@@ -68,7 +68,13 @@ fn sums_say_who_brought_what_and_how_quickly() {
         (3_200_000, asked(4, bob.clone(), Priority::Normal)),
         (
             3_300_000,
-            TraceKind::ChunkCancelled { run: 4, source: bob.clone(), reason: CancelReason::SwarmRebalanced, bytes: 5 },
+            TraceKind::ChunkTakenBack {
+                run: 4,
+                source: bob.clone(),
+                offset: 5 * PIECE,
+                bytes: PIECE,
+                reason: CancelReason::SwarmRebalanced,
+            },
         ),
         (3_300_000, TraceKind::SwarmRebalanced { source: bob.clone(), cost_then: 1.0, cost_now: 3.0, runs: 1 }),
         (3_400_000, TraceKind::PeerDisconnected(bob, "dropped".into())),
@@ -78,8 +84,8 @@ fn sums_say_who_brought_what_and_how_quickly() {
     let head = TraceHead { job: "j".into(), lines: 18, last_us: 4_000_000, tally, ..TraceHead::default() };
     let summary = summarize(&head, Vec::new());
     assert_eq!((summary.status.as_str(), summary.duration_ms, summary.verified), ("completed", 4_000, Some(true)));
-    assert_eq!((summary.bytes, summary.there_bytes, summary.size_bytes), (2 * PIECE + 5, PIECE, 10 * PIECE));
-    assert_eq!((summary.overlay_bytes, summary.soulseek_bytes), (2 * PIECE + 5, 0));
+    assert_eq!((summary.bytes, summary.there_bytes, summary.size_bytes), (3 * PIECE, PIECE, 10 * PIECE));
+    assert_eq!((summary.overlay_bytes, summary.soulseek_bytes), (3 * PIECE, 0));
     let chunks = (summary.chunks_total, summary.chunks_ok, summary.chunks_failed, summary.chunks_cancelled);
     assert_eq!((chunks, summary.rebalances), ((5, 2, 2, 1), 1));
     let [ann, bob] = &summary.sources[..] else { panic!("{:?}", summary.sources) };
@@ -87,10 +93,11 @@ fn sums_say_who_brought_what_and_how_quickly() {
     assert_eq!((ann.timeouts, ann.errors, ann.retries), (1, 1, 0));
     assert_eq!((bob.corrupt, bob.errors, bob.bad_pieces, bob.retries, bob.cancelled), (1, 1, 1, 1, 1));
     assert_eq!((bob.connected, bob.gone.as_deref()), (false, Some("dropped")));
-    assert!((ann.percent - 100.0).abs() < 0.1 && bob.percent < 0.1);
+    assert!((ann.percent - 66.7).abs() < 0.1 && (bob.percent - 33.3).abs() < 0.1);
     let cells: Vec<_> = summary.cells.iter().map(|cell| (cell.percent, cell.source, cell.bad)).collect();
     assert_eq!(cells.len(), 10);
     assert_eq!(cells[..4], [(100, Some(0), false), (100, Some(0), false), (0, None, false), (0, None, true)]);
+    assert_eq!(cells[4..7], [(0, None, false), (100, Some(1), false), (0, None, false)], "what came of it stays");
 }
 
 #[test]

@@ -295,7 +295,12 @@ pub const KEYS: &[Key] = &[
     key("mesh.dht.announce_interval", Kind::Number(5, 86_400), "900", "Seconds between two announcements of one key."),
     key("mesh.dht.discovery_interval", Kind::Number(5, 86_400), "600", "Seconds between two looks for peers."),
     key("mesh.dht.min_neighbors", Kind::Number(1, 50), "3", "Peers are looked for while fewer are connected."),
-    key("mesh.dht.max_neighbors", Kind::Number(1, 50), "10", "Found peers are called while fewer are connected."),
+    key(
+        "mesh.dht.max_neighbors",
+        Kind::Number(1, 50),
+        "10",
+        "Found peers are called while fewer of them are connected.",
+    ),
     key(
         "mesh.dht.bootstrap_nodes",
         Kind::List,
@@ -393,6 +398,20 @@ pub const KEYS: &[Key] = &[
         "10",
         "Requests after which they are looked for before the time, at least 5 seconds apart.",
     ),
+    key("jobs.manifests.enabled", Kind::Bool, "true", "Write every job down as a YAML file too."),
+    key(
+        "jobs.manifests.path",
+        Kind::Text,
+        "jobs/",
+        "Folder of these files, with `active` and `completed` in it; below the data directory unless it is a whole path.",
+    ),
+    key(
+        "jobs.search_rounds",
+        Kind::Number(1, 100),
+        "4",
+        "Times the network is searched for what a job lacks, before the job is over.",
+    ),
+    key("jobs.search_again_minutes", Kind::Number(1, 10_080), "60", "Minutes between two such times."),
     key("diagnostics.swarm_events.enabled", Kind::Bool, "true", "Write down who was asked for what and what came."),
     key("diagnostics.swarm_events.retention_days", Kind::Number(1, 3_650), "30", "Days a job's trace is kept."),
     key(

@@ -7,11 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 mod diagnostics;
+mod jobs;
 pub mod keys;
 mod mesh;
 mod swarm;
 
 pub use diagnostics::SwarmEvents;
+pub use jobs::Jobs;
 use keys::Kind;
 pub use mesh::{Mesh, MeshDht, MeshPortMapping};
 pub use swarm::Swarm;
@@ -160,6 +162,8 @@ pub struct Config {
     pub swarm: Swarm,
     /// Section `diagnostics.swarm_events`.
     pub swarm_events: SwarmEvents,
+    /// Section `jobs`.
+    pub jobs: Jobs,
     /// MiB the program may plan with.
     pub memory_budget_mib: u64,
     /// `error` to `trace`.
@@ -525,6 +529,7 @@ impl Reader<'_> {
             mesh: self.mesh(),
             swarm: self.swarm(),
             swarm_events: self.swarm_events(),
+            jobs: self.jobs(),
             memory_budget_mib: self.number("memory.budget"),
             log_level: self.text("log.level").to_ascii_lowercase(),
         }

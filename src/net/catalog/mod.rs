@@ -266,6 +266,12 @@ impl Catalog {
         self.ask(&Wanted::DiscogsRelease(number), |wire: discogs::WireRelease| Ok(wire.into())).await
     }
 
+    /// The release of MusicBrainz that links to a number in Discogs; `None`: none does.
+    pub async fn linked_to_discogs(&self, number: u64) -> Result<Option<ReleaseId>, Later> {
+        let read = |wire: musicbrainz::WireLinked| Ok(wire.release());
+        Ok(self.ask(&Wanted::LinkedToDiscogs(number), read).await?.flatten())
+    }
+
     /// Why a service is not asked at all, if so; worth one line in a report.
     pub fn closed(&self, service: Service) -> Option<Later> {
         self.door(service).closed.clone()

@@ -3,13 +3,17 @@
 //! The protocol is the crate `mdns-sd`'s, on a thread of its own. The service is [`SERVICE`]; its text says our id,
 //! which the connection must prove, and nothing else. Loopback is left out. Anybody on the network can claim anything
 //! here; what to think of it is `engine::mesh::candidates`' decision.
+//!
+//! The crate keeps every record that it hears until it expires, and has no limit of its own. So they are counted once a
+//! second: past `limits::MDNS_RECORDS` it is closed with all it holds, and opened again after a pause. Who floods the own
+//! network at full speed fills a second's worth before that.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::id::PeerId;
@@ -19,6 +23,12 @@ use crate::model::limits;
 pub const SERVICE: &str = "_slskdn-mesh._udp.local.";
 /// The id of its key, 64 hexadecimal digits.
 const ID: &str = "id";
+/// Between two looks at how much the crate keeps.
+const LOOK: Duration = Duration::from_secs(1);
+/// Nothing is heard for so long after somebody flooded the network. Chosen.
+const PAUSE: Duration = Duration::from_secs(30);
+/// The counts of what the crate keeps, by its names.
+const KEPT: [&str; 6] = ["cached-ptr", "cached-srv", "cached-addr", "cached-txt", "cached-nsec", "cached-subtype"];
 /// For the farewell.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -53,12 +63,36 @@ pub async fn run(
     seen: mpsc::Sender<Sighting>,
     cancel: CancellationToken,
 ) -> Result<(), MdnsError> {
-    let daemon = ServiceDaemon::new()?;
-    let done = meet(&daemon, own, bind, &seen, &cancel).await;
-    if let Ok(down) = daemon.shutdown() {
-        let _ = timeout(FAREWELL, down.recv_async()).await;
+    loop {
+        let daemon = ServiceDaemon::new()?;
+        let done = tokio::select! {
+            done = meet(&daemon, own, bind, &seen, &cancel) => done.map(|()| None),
+            records = flooded(&daemon) => Ok(Some(records)),
+        };
+        if let Ok(down) = daemon.shutdown() {
+            let _ = timeout(FAREWELL, down.recv_async()).await;
+        }
+        let Some(records) = done? else { return Ok(()) };
+        tracing::warn!(records, "somebody floods multicast DNS; it is left alone for a while");
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = sleep(PAUSE) => {}
+        }
     }
-    done
+}
+
+/// Returns when more records are kept than may be.
+async fn flooded(daemon: &ServiceDaemon) -> i64 {
+    loop {
+        sleep(LOOK).await;
+        // It is busy, or over: the one who waits for its events hears of that.
+        let Ok(metrics) = daemon.get_metrics() else { continue };
+        let Ok(metrics) = metrics.recv_async().await else { continue };
+        let records: i64 = KEPT.iter().filter_map(|name| metrics.get(*name)).sum();
+        if records > limits::MDNS_RECORDS {
+            return records;
+        }
+    }
 }
 
 async fn meet(
@@ -143,6 +177,7 @@ mod tests {
         assert_eq!(sighting(&service("me", "192.168.1.9", 5)), None);
         assert_eq!(sighting(&service(&id.to_string(), "192.168.1.9", 0)), None);
         assert_eq!(sighting(&service(&id.to_string(), "127.0.0.1", 5)), None);
+        assert_eq!(sighting(&service(&id.to_string(), "::1,::ffff:127.0.0.1", 5)), None, "in its IPv6 clothes");
         let many: Vec<String> = (1..60).map(|n| Ipv4Addr::new(10, 0, 0, n).to_string()).collect();
         let seen = sighting(&service(&id.to_string(), &many.join(","), 5)).unwrap();
         assert_eq!(seen.addresses.len(), limits::MESH_ADDRESSES);

@@ -10,6 +10,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{HANDSHAKE, Link, Seat, Shared, client, code, link, locked};
+use crate::engine::mesh::guard::Who;
 use crate::engine::mesh::session::Side;
 use crate::model::id::PeerId;
 
@@ -143,8 +144,10 @@ pub(super) async fn connect(
     met: impl FnOnce(PeerId),
 ) -> Result<String, Missed> {
     let failed = |why: &dyn std::fmt::Display| Missed::Failed(format!("{address}: {why}"));
-    locked(&shared.guard).dials(address.ip(), shared.now()).map_err(|why| Missed::Failed(why.to_string()))?;
-    let _seat = Seat { shared: Arc::clone(shared), address: address.ip() };
+    let who = if wanted.is_some_and(|wanted| shared.named.contains_key(&wanted)) { Who::Named } else { Who::Found };
+    let room = locked(&shared.guard).dials(address.ip(), who, shared.now());
+    room.map_err(|why| Missed::Failed(why.to_string()))?;
+    let mut seat = Seat { shared: Arc::clone(shared), address: address.ip(), who: Some(who) };
     let config = client(shared, wanted).map_err(|error| Missed::Failed(error.to_string()))?;
     let connecting = shared.endpoint.connect_with(config, address, SERVER_NAME).map_err(|error| failed(&error))?;
     let connection = match timeout(HANDSHAKE, connecting).await {
@@ -167,5 +170,5 @@ pub(super) async fn connect(
         return Err(Missed::Known(peer));
     }
     met(peer);
-    Ok(link::run(shared, connection, Side::Dialler, Some(peer)).await)
+    Ok(link::run(shared, connection, Side::Dialler, Some(peer), &mut seat).await)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::{Instant, timeout};
 
-use super::link::{Link, Wide};
+use super::link::Link;
+use super::window::Wide;
 use super::{Incoming, Shared};
 use crate::engine::mesh::exchange::{Asking, Failure, Served, Serving, Wanted, cancel_code, cancel_reason};
 use crate::engine::mesh::frame::{ErrorCode, MessageId};
@@ -76,17 +77,33 @@ impl Body {
         let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
         let mut filled = 0;
         while filled < wanted {
-            match self.receive.read(&mut buffer[filled..wanted]).await {
-                Ok(Some(count)) => {
-                    self.asking.body(count as u64)?;
-                    self.wide.moved(count as u64);
-                    filled += count;
-                }
-                Ok(None) => self.asking.end(false)?,
-                Err(error) => return Err(RequestError::Gone(error.to_string())),
-            }
+            filled += self.read(&mut buffer[filled..wanted]).await?;
         }
         Ok(filled)
+    }
+
+    /// Waits for bytes and takes as many as there are and find room: 0 only without room, or when none are left. Can be
+    /// given up and called again.
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RequestError> {
+        let wanted = usize::try_from(self.left()).unwrap_or(usize::MAX).min(buffer.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        match self.receive.read(&mut buffer[..wanted]).await {
+            Ok(Some(count)) => {
+                self.asking.body(count as u64)?;
+                self.wide.moved(count as u64);
+                Ok(count)
+            }
+            Ok(None) => {
+                self.asking.end(false)?;
+                Err(RequestError::Gone("the stream ended".to_owned()))
+            }
+            Err(error) => Err(RequestError::Gone(error.to_string())),
+        }
     }
 }
 
@@ -133,15 +150,42 @@ pub struct Answer {
     link: Link,
     wide: Option<Wide>,
     taken_back: Option<CancelReason>,
-    /// Time it took the peer to take what was sent, and those bytes.
+    patience: Patience,
+}
+
+/// How long a peer may still take over what it is sent.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Time that it took so far, and the bytes.
     waited: Duration,
     taken: u64,
+}
+
+/// The peer takes too long.
+#[derive(Debug, PartialEq, Eq)]
+struct TooSlow;
+
+impl Patience {
+    /// Waits for the peer to take some bytes; `write` answers how many. Only this time counts, not that between two writes.
+    async fn take<E>(&mut self, write: impl Future<Output = Result<usize, E>>) -> Result<Result<usize, E>, TooSlow> {
+        let whole = STALL + Duration::from_secs(self.taken / FLOOR);
+        let began = Instant::now();
+        let written = timeout(whole.saturating_sub(self.waited), write).await.map_err(|_| TooSlow)?;
+        self.waited += began.elapsed();
+        self.taken += *written.as_ref().unwrap_or(&0) as u64;
+        Ok(written)
+    }
 }
 
 impl Answer {
     /// Who asks.
     pub fn peer(&self) -> PeerId {
         self.link.id()
+    }
+
+    /// Whether the owner named it.
+    pub fn is_named(&self) -> bool {
+        self.link.is_named()
     }
 
     /// Its Soulseek user name, as it claims.
@@ -192,9 +236,7 @@ impl Answer {
 
     async fn write(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let patience = STALL + Duration::from_secs(self.taken / FLOOR);
-            let began = Instant::now();
-            let count = match timeout(patience.saturating_sub(self.waited), self.send.write(bytes)).await {
+            let count = match self.patience.take(self.send.write(bytes)).await {
                 Ok(Ok(count)) => count,
                 failed => {
                     if let Ok(Err(WriteError::Stopped(code))) = failed {
@@ -204,8 +246,6 @@ impl Answer {
                     return false;
                 }
             };
-            self.waited += began.elapsed();
-            self.taken += count as u64;
             if let Some(wide) = &self.wide {
                 wide.moved(count as u64);
             }
@@ -247,9 +287,8 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
     };
     // What follows a request means nothing.
     let _ = receive.stop(VarInt::from_u32(CANCELLED));
-    let (link_of_it, waited) = (link.clone(), Duration::ZERO);
-    let mut answer =
-        Box::new(Answer { serving, send, link: link_of_it, wide: None, taken_back: None, waited, taken: 0 });
+    let (link_of_it, patience) = (link.clone(), Patience::default());
+    let mut answer = Box::new(Answer { serving, send, link: link_of_it, wide: None, taken_back: None, patience });
     match served {
         Some(Served::Decide(wanted)) => {
             // Waits for room; whoever serves may be gone, then the answer is dropped.

@@ -1,24 +1,26 @@
-//! One connection with a peer: its control stream, and the streams it opens.
+//! One connection with a peer: its control stream, and the streams it opens. How much may be on its way is [`super::window`]'s.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
-use super::{BLOCK, Incoming, Shared, Told, code, identity, locked, spare};
+use super::telling::{Teller, Telling};
+use super::window::{Way, Wide, Window};
+use super::{Incoming, Seat, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
+use crate::engine::mesh::guard::{Refused, Who};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
 use crate::model::id::{ContentHash, PeerId};
-use crate::model::limits;
 use crate::model::mesh::PeerView;
 
 /// For the control stream to be there, and for a write on it (SPEC-FACTS 8).
@@ -27,17 +29,6 @@ const PROMPT: Duration = Duration::from_secs(5);
 const LISTEN: Duration = Duration::from_secs(2);
 /// Blocks a connection must have: its windows of 64 KiB both ways, and its frame being received.
 const BLOCKS: u32 = 3;
-/// Further blocks for receiving files at first: a window of 1 MiB with the one it has.
-const RECEIVE_BLOCKS: u32 = 15;
-/// Further blocks for sending files at first: 512 KiB.
-const SEND_BLOCKS: u32 = 7;
-/// The widest a window grows, in blocks: 4 MiB (DECISIONS 8).
-const WINDOW_BLOCKS: u32 = 64;
-/// A window is judged by what moves in a round trip, or in this time if that is shorter: less is the business of a busy
-/// processor, not of the way. Chosen.
-const ROUND_MIN: Duration = Duration::from_millis(10);
-/// A window stays as it is for so long after its last use: a far peer's next request is on its way.
-const LINGER: Duration = Duration::from_secs(5);
 /// Of two connections between the same two, both as young as this, the one called by the lower id stays. An older one is
 /// taken for dead, since nobody calls who is connected.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -50,7 +41,7 @@ enum Order {
     Ask(ContentHash, oneshot::Sender<Option<u64>>),
     Answer(MessageId, Option<u64>),
     /// The permits are held until it is written.
-    Tell(Sealed, [OwnedSemaphorePermit; 2]),
+    Tell(Sealed, Telling),
 }
 
 #[derive(Debug)]
@@ -67,8 +58,7 @@ struct Inner {
     shared: Arc<Shared>,
     receiving: Window,
     sending: Window,
-    /// One word about recordings at a time.
-    telling: Arc<Semaphore>,
+    teller: Teller,
     /// The blocks it began with.
     _blocks: OwnedSemaphorePermit,
 }
@@ -99,6 +89,16 @@ impl Link {
         }
     }
 
+    /// The owner named it.
+    pub fn is_named(&self) -> bool {
+        self.inner.shared.named.contains_key(&self.inner.id)
+    }
+
+    /// We called.
+    pub fn dialled(&self) -> bool {
+        self.inner.side == Side::Dialler
+    }
+
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.connection.close_reason().is_some()
@@ -116,12 +116,16 @@ impl Link {
         self.inner.nonce
     }
 
-    /// Tells the peer something about recordings, unless the last word is still on its way or too many others are;
-    /// false if so, and when the connection is over.
-    pub fn tell(&self, sealed: Sealed) -> bool {
-        let Ok(alone) = Arc::clone(&self.inner.telling).try_acquire_owned() else { return false };
-        let Ok(all) = Arc::clone(&self.inner.shared.telling).try_acquire_owned() else { return false };
-        self.inner.orders.try_send(Order::Tell(sealed, [alone, all])).is_ok()
+    /// Leave to tell the peer something about recordings; to be had before it is made. `None` while the last word is still
+    /// on its way, while too many others are, and for a while when the peer was slow.
+    pub fn may_tell(&self) -> Option<Telling> {
+        self.inner.teller.leave(&self.inner.shared.telling)
+    }
+
+    /// Tells it; false when the connection is over.
+    pub fn tell(&self, sealed: Sealed, mut leave: Telling) -> bool {
+        leave.goes();
+        self.inner.orders.try_send(Order::Tell(sealed, leave)).is_ok()
     }
 
     /// Asks for bytes on a stream of its own, and waits until they begin to come. Dropping the future or the body takes
@@ -160,14 +164,23 @@ impl Link {
     }
 
     fn widen_receiving(&self) -> Wide {
-        self.inner.receiving.enter(&self.inner.shared, |size| self.inner.set_window(true, size));
-        Wide { link: self.clone(), receiving: true }
+        Wide::new(self.clone(), Way::In)
     }
 
     /// More room for what we send, while the answer holds it.
     pub(super) fn widen_sending(&self) -> Wide {
-        self.inner.sending.enter(&self.inner.shared, |size| self.inner.set_window(false, size));
-        Wide { link: self.clone(), receiving: false }
+        Wide::new(self.clone(), Way::Out)
+    }
+
+    pub(super) fn window(&self, way: Way) -> &Window {
+        match way {
+            Way::In => &self.inner.receiving,
+            Way::Out => &self.inner.sending,
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.inner.connection
     }
 
     /// For pages.
@@ -189,164 +202,24 @@ impl Link {
     }
 }
 
-impl Inner {
-    fn set_window(&self, receiving: bool, size: u32) {
-        if receiving {
-            self.connection.set_receive_window(VarInt::from_u32(size));
-        } else {
-            self.connection.set_send_window(u64::from(size));
-        }
-    }
-}
-
-/// A window that is wide while somebody uses it and blocks for it are to be had, and grows with what moves in a round
-/// trip: QUIC's own window doubles in a round, so that it must be wider before it is full.
-#[derive(Debug)]
-struct Window {
-    /// Blocks taken at first.
-    first: u32,
-    /// Short and synchronous.
-    state: Mutex<WindowState>,
-}
-
-#[derive(Debug)]
-struct WindowState {
-    users: usize,
-    paid: Option<OwnedSemaphorePermit>,
-    /// The last user left.
-    left: Instant,
-    /// Somebody waits to narrow it.
-    lingers: bool,
-    /// Beginning of the round that is being measured.
-    since: Instant,
-    /// Bytes that moved in it.
-    moved: u64,
-}
-
-impl Window {
-    fn new(first: u32) -> Self {
-        let now = Instant::now();
-        let state = WindowState { users: 0, paid: None, left: now, lingers: false, since: now, moved: 0 };
-        Self { first, state: Mutex::new(state) }
-    }
-
-    fn enter(&self, shared: &Shared, set: impl FnOnce(u32)) {
-        let mut state = locked(&self.state);
-        state.users += 1;
-        // Half of the pool is left to those who move bytes now.
-        let plenty = shared.blocks.available_permits() > limits::BLOCKS / 2;
-        if state.paid.is_none() && plenty {
-            state.paid = Arc::clone(&shared.blocks).try_acquire_many_owned(self.first).ok();
-            if state.paid.is_some() {
-                set((1 + self.first) * BLOCK);
-            }
-        }
-    }
-
-    /// So many bytes moved on a way whose round trip `rtt` tells.
-    fn moved(&self, bytes: u64, shared: &Shared, rtt: impl FnOnce() -> Duration, set: impl FnOnce(u32)) {
-        let mut state = locked(&self.state);
-        state.moved += bytes;
-        let took = state.since.elapsed();
-        if took < ROUND_MIN {
-            return;
-        }
-        // Asking for it takes the connection's own lock: not for every packet.
-        let round = rtt().max(ROUND_MIN);
-        if took < round {
-            return;
-        }
-        let per_round = u128::from(state.moved) * round.as_micros() / took.as_micros().max(1);
-        (state.since, state.moved) = (Instant::now(), 0);
-        let Some(paid) = &mut state.paid else {
-            // There were no blocks when it was entered.
-            state.paid = spare(&shared.blocks, self.first);
-            if state.paid.is_some() {
-                set((1 + self.first) * BLOCK);
-            }
-            return;
-        };
-        let blocks = 1 + u32::try_from(paid.num_permits()).unwrap_or(u32::MAX);
-        let more = blocks.min(WINDOW_BLOCKS.saturating_sub(blocks));
-        if per_round * 8 < u128::from(blocks) * u128::from(BLOCK) * 5 || more == 0 {
-            return;
-        }
-        if let Some(permits) = spare(&shared.blocks, more) {
-            paid.merge(permits);
-            set((blocks + more) * BLOCK);
-        }
-    }
-
-    /// True if somebody has to wait now until the window is of no use.
-    fn leave(&self) -> bool {
-        let mut state = locked(&self.state);
-        state.users = state.users.saturating_sub(1);
-        state.left = Instant::now();
-        let waits = state.users == 0 && state.paid.is_some() && !state.lingers;
-        state.lingers |= waits;
-        waits
-    }
-
-    /// When it may be narrow again, unless it is used; nothing once that is settled.
-    fn narrow(&self, set: impl FnOnce(u32)) -> Option<Instant> {
-        let mut state = locked(&self.state);
-        let at = state.left + LINGER;
-        if state.users == 0 && at > Instant::now() {
-            return Some(at);
-        }
-        state.lingers = false;
-        if state.users == 0 && state.paid.take().is_some() {
-            set(BLOCK);
-        }
-        None
-    }
-}
-
-/// A use of a window.
-#[derive(Debug)]
-pub(super) struct Wide {
-    link: Link,
-    receiving: bool,
-}
-
-impl Wide {
-    fn window(&self) -> &Window {
-        if self.receiving { &self.link.inner.receiving } else { &self.link.inner.sending }
-    }
-
-    /// So many bytes came or went.
-    pub(super) fn moved(&self, bytes: u64) {
-        let inner = &self.link.inner;
-        let set = |size| inner.set_window(self.receiving, size);
-        self.window().moved(bytes, &inner.shared, || inner.connection.rtt(), set);
-    }
-}
-
-impl Drop for Wide {
-    fn drop(&mut self) {
-        if !self.window().leave() {
-            return;
-        }
-        let (link, receiving) = (self.link.clone(), self.receiving);
-        let tasks = link.inner.shared.tasks.clone();
-        tasks.spawn(async move {
-            let inner = &link.inner;
-            let window = if receiving { &inner.receiving } else { &inner.sending };
-            while let Some(at) = window.narrow(|size| inner.set_window(receiving, size)) {
-                tokio::select! {
-                    () = sleep_until(at) => {}
-                    _ = inner.connection.closed() => return,
-                }
-            }
-        });
-    }
-}
-
 /// Drives a connection until it is over; says why it is.
-pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side, wanted: Option<PeerId>) -> String {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    side: Side,
+    wanted: Option<PeerId>,
+    seat: &mut Seat,
+) -> String {
     let address = connection.remote_address();
     let turned_away = |code: u32, why: &str| {
-        Shared::count(&shared.counters.turned_away);
+        shared.refused(
+            address,
+            match code {
+                code::BANNED => Refused::Banned,
+                code::FULL => Refused::Buffers,
+                _ => Refused::Handshake,
+            },
+        );
         connection.close(VarInt::from_u32(code), why.as_bytes());
         why.to_owned()
     };
@@ -357,7 +230,17 @@ pub(super) async fn run(shared: &Arc<Shared>, connection: Connection, side: Side
     if shared.banned.contains(&peer) || !locked(&shared.guard).may(peer, shared.now()) {
         return turned_away(code::BANNED, "banned");
     }
-    let Some(blocks) = spare(&shared.blocks, BLOCKS) else {
+    if let Err(why) = seat.prove(peer) {
+        shared.refused(address, why);
+        connection.close(VarInt::from_u32(code::FULL), why.to_string().as_bytes());
+        return why.to_string();
+    }
+    // Strangers leave a quarter of the pool; whom the owner named may have of that.
+    let blocks = match seat.who {
+        Some(Who::Named) => Arc::clone(&shared.blocks).try_acquire_many_owned(BLOCKS).ok(),
+        _ => spare(&shared.blocks, BLOCKS),
+    };
+    let Some(blocks) = blocks else {
         return turned_away(code::FULL, "no buffers are free");
     };
     let opening = async {
@@ -504,11 +387,11 @@ impl Control {
         self.session.handle(input, self.shared.now(), &mut actions);
         for action in actions {
             match action {
-                Action::Send(bytes) => match timeout(PROMPT, self.send.write_all(&bytes)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(quinn::WriteError::ConnectionLost(error))) => return Some(closing(&error)),
-                    Ok(Err(_)) => return Some("the peer closed its control stream".to_owned()),
-                    Err(_) => return Some("the peer takes no messages".to_owned()),
+                Action::Send(bytes) => match self.say(&bytes).await {
+                    Some(Ok(())) => {}
+                    Some(Err(quinn::WriteError::ConnectionLost(error))) => return Some(closing(&error)),
+                    Some(Err(_)) => return Some("the peer closed its control stream".to_owned()),
+                    None => return Some("the peer takes no messages".to_owned()),
                 },
                 Action::Ready(greeted) => {
                     if !self.ready(greeted, orders) {
@@ -540,6 +423,19 @@ impl Control {
         None
     }
 
+    /// Writes on the control stream; `None` when the peer does not take it. Files share the connection's window with it: while
+    /// some are on their way, how slowly a peer may read is for them to say, and they are broken off when it is too slow.
+    async fn say(&mut self, bytes: &[u8]) -> Option<Result<(), quinn::WriteError>> {
+        let mut writing = std::pin::pin!(self.send.write_all(bytes));
+        loop {
+            match timeout(PROMPT, &mut writing).await {
+                Ok(written) => return Some(written),
+                Err(_) if self.link.as_ref().is_some_and(|link| link.window(Way::Out).is_used()) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Both have greeted. False if another connection with this peer is the better one.
     fn ready(&mut self, greeted: Greeted, orders: &mpsc::Sender<Order>) -> bool {
         let Some(blocks) = self.blocks.take() else { return true };
@@ -555,9 +451,9 @@ impl Control {
                 requests: AtomicU64::new(0),
                 nonce: self.nonce,
                 shared: Arc::clone(&self.shared),
-                receiving: Window::new(RECEIVE_BLOCKS),
-                sending: Window::new(SEND_BLOCKS),
-                telling: Arc::new(Semaphore::new(1)),
+                receiving: Window::new(Way::In),
+                sending: Window::new(Way::Out),
+                teller: Teller::default(),
                 _blocks: blocks,
             }),
         };

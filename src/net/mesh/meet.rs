@@ -48,7 +48,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let due = loop {
             let now = shared.now();
             let links = locked(&shared.links).clone();
-            let strangers = links.keys().filter(|peer| !shared.named.contains_key(peer)).count();
+            // Whoever called us does not keep us from calling others.
+            let found = links.values().filter(|link| link.dialled() && !shared.named.contains_key(&link.id()));
+            let strangers = found.count();
             let connected = |key: Option<PeerId>, addresses: &[SocketAddr]| {
                 key.is_some_and(|key| links.contains_key(&key))
                     || links.values().any(|link| addresses.contains(&link.listens_at()))

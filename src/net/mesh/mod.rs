@@ -15,6 +15,8 @@ mod exchange;
 mod identity;
 mod link;
 mod meet;
+mod telling;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,11 +36,12 @@ use tokio_util::task::TaskTracker;
 pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
+pub use self::telling::Telling;
 use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
-use crate::engine::mesh::guard::Guard;
+use crate::engine::mesh::guard::{Guard, Refused, Seats, Who};
 use crate::engine::mesh::session::Side;
 use crate::engine::soulseek::chance::Chance;
 use crate::model::id::{ContentHash, PeerId};
@@ -55,6 +58,11 @@ const IDLE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 64 * 1024;
 /// Window of one stream (DECISIONS 8).
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// For the last packets to go out. QUIC then waits for late ones of the other side, three of its own timeouts: seconds, when
+/// the processor is busy or the peer is gone.
+const PARTING: Duration = Duration::from_secs(1);
+/// Between two lines in the log about callers that were refused.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Bytes a sender has on the way before it knows how many the way bears: 56 packets, evenly over a round trip. A piece, or
 /// the list of a long file, then comes in one round trip instead of three; what a way does not bear is sent again.
@@ -119,7 +127,8 @@ pub struct Named {
 pub struct MeshSettings {
     /// Which addresses may be dialled when the DHT names them.
     pub range: Range,
-    /// With so many connected whom the owner did not name, nobody of the DHT is called.
+    /// With so many connected that we called and the owner did not name, nobody of the DHT is called. So many seats are
+    /// kept for them.
     pub strangers_max: usize,
     /// To listen on; port 0 lets the system choose.
     pub bind: SocketAddr,
@@ -129,7 +138,7 @@ pub struct MeshSettings {
     pub peers: Vec<Named>,
     /// Keys that are neither called nor let in.
     pub banned: BTreeSet<PeerId>,
-    /// Connections at once, both ways.
+    /// Connections at once, both ways; those who are named have theirs kept free.
     pub connections_max: usize,
     /// Several packets in one system call, where kernel and network card can.
     pub gso: bool,
@@ -183,7 +192,7 @@ pub struct Told {
 }
 
 /// Figures since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Requests granted.
     pub served: u64,
@@ -191,6 +200,8 @@ pub struct Stats {
     pub refused: u64,
     /// Connections refused: limits, bans, wrong keys.
     pub turned_away: u64,
+    /// The same by reason.
+    pub turned_away_by: Vec<(&'static str, u64)>,
     /// Bytes of bodies sent.
     pub bytes_out: u64,
 }
@@ -199,7 +210,8 @@ pub struct Stats {
 struct Counters {
     served: AtomicU64,
     refused: AtomicU64,
-    turned_away: AtomicU64,
+    /// As `Refused::ALL`.
+    turned_away: [AtomicU64; Refused::ALL.len()],
     bytes_out: AtomicU64,
 }
 
@@ -223,6 +235,8 @@ struct Shared {
     hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
     counters: Counters,
+    /// When callers that were refused were last spoken of, and how many since. Short and synchronous.
+    spoken: Mutex<(Option<Duration>, u64)>,
     cancel: CancellationToken,
     tasks: TaskTracker,
     /// Short and synchronous.
@@ -261,6 +275,19 @@ impl Shared {
     fn called_by(&self, address: SocketAddr) {
         if locked(&self.candidates).range().allows(address) {
             *locked(&self.called) = Some((address, self.now()));
+        }
+    }
+
+    /// Counts a caller that was refused, and speaks of it, now and then.
+    fn refused(&self, address: SocketAddr, why: Refused) {
+        if let Some(at) = Refused::ALL.iter().position(|reason| *reason == why) {
+            Self::count(&self.counters.turned_away[at]);
+        }
+        let (now, mut spoken) = (self.now(), locked(&self.spoken));
+        spoken.1 += 1;
+        if spoken.0.is_none_or(|at| now.saturating_sub(at) >= TELL) {
+            tracing::warn!(%address, %why, refused = spoken.1, "mesh callers are refused; this is the last of them");
+            *spoken = (Some(now), 0);
         }
     }
 
@@ -327,6 +354,8 @@ impl Mesh {
         for peer in peers.into_iter().take(limits::MESH_NAMED).filter(|peer| peer.id != own) {
             named.entry(peer.id).or_default().push(peer.address);
         }
+        let allowed = named.keys().filter(|id| !banned.contains(id)).count();
+        let seats = Seats::new(connections_max.min(limits::MESH_CONNECTIONS), allowed, strangers_max);
         let mut seed = [0; 8];
         SystemRandom::new().fill(&mut seed).map_err(|_| MeshError::Random)?;
         let mut candidates = Candidates::new(own, range, strangers_max);
@@ -352,9 +381,10 @@ impl Mesh {
             hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
+            spoken: Mutex::default(),
             cancel,
             tasks: TaskTracker::new(),
-            guard: Mutex::new(Guard::new(connections_max.min(limits::MESH_CONNECTIONS))),
+            guard: Mutex::new(Guard::new(seats)),
             links: Mutex::default(),
             problems: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -367,13 +397,18 @@ impl Mesh {
         Ok(Self { shared })
     }
 
+    /// Closes all connections at once, also those that are in the middle of a handshake, and lets nobody in any more.
+    pub fn close(&self) {
+        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
+    }
+
     /// Waits until all connections are closed. To be called after the cancellation.
     pub async fn stopped(&self) {
-        // Before the tasks: a stranger in the middle of a handshake ends with it.
-        self.shared.endpoint.close(VarInt::from_u32(code::DONE), b"");
+        self.close();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.endpoint.wait_idle().await;
+        // What is still open then says nothing any more.
+        let _ = timeout(PARTING, self.shared.endpoint.wait_idle()).await;
     }
 
     /// Our own id.
@@ -443,7 +478,14 @@ impl Mesh {
     pub fn stats(&self) -> Stats {
         let Counters { served, refused, turned_away, bytes_out } = &self.shared.counters;
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats { served: of(served), refused: of(refused), turned_away: of(turned_away), bytes_out: of(bytes_out) }
+        let reasons: Vec<_> = Refused::ALL.iter().zip(turned_away).map(|(why, n)| (why.name(), of(n))).collect();
+        Stats {
+            served: of(served),
+            refused: of(refused),
+            turned_away: reasons.iter().map(|(_, count)| count).sum(),
+            turned_away_by: reasons,
+            bytes_out: of(bytes_out),
+        }
     }
 
     /// Peers named or connected, by id.
@@ -503,7 +545,6 @@ fn transport(gso: bool) -> TransportConfig {
 
 /// Lets callers in, each after it has shown that its address is its own.
 async fn listen(shared: Arc<Shared>) {
-    let handshakes = Arc::new(Semaphore::new(limits::MESH_HANDSHAKES));
     loop {
         let caller = tokio::select! {
             () = shared.cancel.cancelled() => return,
@@ -518,25 +559,18 @@ async fn listen(shared: Arc<Shared>) {
         let address = caller.remote_address();
         let let_in = locked(&shared.guard).calls(address.ip(), shared.now());
         if let Err(why) = let_in {
-            tracing::debug!(%address, %why, "a mesh caller was refused");
-            Shared::count(&shared.counters.turned_away);
+            shared.refused(address, why);
             caller.refuse();
             continue;
         }
-        let seat = Seat { shared: Arc::clone(&shared), address: address.ip() };
-        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
-            Shared::count(&shared.counters.turned_away);
-            caller.refuse();
-            continue;
-        };
+        let mut seat = Seat { shared: Arc::clone(&shared), address: address.ip(), who: None };
         let tasks = shared.tasks.clone();
         let shared = Arc::clone(&shared);
         tasks.spawn(async move {
             let Ok(connecting) = caller.accept() else { return };
             match timeout(HANDSHAKE, connecting).await {
                 Ok(Ok(connection)) => {
-                    drop(handshake);
-                    let why = link::run(&shared, connection, Side::Listener, None).await;
+                    let why = link::run(&shared, connection, Side::Listener, None, &mut seat).await;
                     tracing::debug!(%address, %why, "a mesh caller is gone");
                 }
                 failed => {
@@ -545,7 +579,7 @@ async fn listen(shared: Arc<Shared>) {
                         |e| e.err().map(|e| e.to_string()).unwrap_or_default(),
                     );
                     tracing::debug!(%address, why, "a mesh caller did not get through the handshake");
-                    Shared::count(&shared.counters.turned_away);
+                    shared.refused(address, Refused::Handshake);
                 }
             }
             drop(seat);
@@ -557,11 +591,26 @@ async fn listen(shared: Arc<Shared>) {
 struct Seat {
     shared: Arc<Shared>,
     address: IpAddr,
+    /// `None` while its key is not proven.
+    who: Option<Who>,
+}
+
+impl Seat {
+    /// Its key is proven: it takes its place, unless there is none.
+    fn prove(&mut self, peer: PeerId) -> Result<(), Refused> {
+        if self.who.is_some() {
+            return Ok(());
+        }
+        let who = if self.shared.named.contains_key(&peer) { Who::Named } else { Who::Caller };
+        locked(&self.shared.guard).proven(self.address, who, self.shared.now())?;
+        self.who = Some(who);
+        Ok(())
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        locked(&self.shared.guard).left(self.address);
+        locked(&self.shared.guard).left(self.address, self.who);
     }
 }
 

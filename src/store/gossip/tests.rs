@@ -1,6 +1,8 @@
 //! Votes, their limits, and the log of what was told.
 
+use super::hashes::HashRow;
 use super::*;
+use crate::model::gossip::HashEntry;
 use crate::model::variant::{Codec, Container};
 use crate::store::library::TodoKind;
 use crate::store::records::encode;
@@ -115,7 +117,48 @@ async fn a_snapshot_voids_at_once_and_is_swept_in_parts() {
 }
 
 #[tokio::test]
-async fn words_are_bounded_and_the_oldest_goes() {
+async fn nobody_is_believed_in_what_was_disproved() {
+    let (_folder, store) = store();
+    keep(&store, peer(1), false, vec![(10, vec![claim(3), claim(4)]), (11, vec![claim(3)])], 1).await;
+    keep(&store, peer(2), false, vec![(10, vec![claim(3)])], 2).await;
+    let disprove = || {
+        store.write(|txn, tables| {
+            let library = tables.library;
+            tables.gossip.disprove(txn, 10, ContentHash([3; 32]), UnixMs(2), &library)
+        })
+    };
+    store.write(|txn, tables| tables.library.remove_todo(txn, Todo::Recording(10))).await.unwrap();
+    disprove().await.unwrap();
+    assert_eq!(words(&store, 10), [(peer(1), vec![4])], "who says nothing else says nothing");
+    assert_eq!(words(&store, 11), [(peer(1), vec![3])], "of another recording it may be a copy");
+    let todo = store.read(|txn, tables| tables.library.todo(txn, TodoKind::Recording, None, 9)).unwrap();
+    assert!(todo.contains(&Todo::Recording(10)), "what follows is computed anew");
+    // Said again it is no truer.
+    keep(&store, peer(3), false, vec![(10, vec![claim(3)])], 3).await;
+    assert_eq!(words(&store, 10).len(), 1);
+    // Of so many the oldest is forgotten.
+    let many = store.write(|txn, tables| {
+        let library = tables.library;
+        for n in 1..=limits::DISPROVED {
+            let mut content = [0; 32];
+            content[..8].copy_from_slice(&n.to_be_bytes());
+            tables.gossip.disprove(txn, 10, ContentHash(content), UnixMs(2 + n), &library)?;
+        }
+        tables.gossip.disproved.len(txn).map_err(Into::into)
+    });
+    assert_eq!(many.await.unwrap(), limits::DISPROVED);
+    assert_eq!(words(&store, 10).len(), 3);
+    disprove().await.unwrap();
+    let believe = store.write(|txn, tables| {
+        let library = tables.library;
+        tables.gossip.believe(txn, 10, ContentHash([3; 32]), &library)
+    });
+    believe.await.unwrap();
+    assert_eq!(words(&store, 10).len(), 3, "the owner wants it");
+}
+
+#[tokio::test]
+async fn words_are_bounded_and_who_says_most_or_is_new_gives_way() {
     let (_folder, store) = store();
     let many = limits::OBSERVERS_PER_RECORDING as u64 + 3;
     let kept = store.write(move |txn, tables| {
@@ -134,32 +177,72 @@ async fn words_are_bounded_and_the_oldest_goes() {
             )?;
         }
         let words = tables.gossip.notes(txn, peer(9_999))?.unwrap().words;
-        Ok((words, tables.gossip.words_on(txn, 100)?.len(), tables.gossip.words_on(txn, 105)?.len()))
+        let of_itself = (tables.gossip.words_on(txn, 100)?.len(), tables.gossip.words_on(txn, 105)?.len());
+        // All together have no more room: whoever said most loses what it said first.
+        for id in 0..1_000 {
+            let word = [(50_000 + id, vec![claim(1)])];
+            tables.gossip.keep(txn, (peer(9_998), heard(1), false), &word, UnixMs(10), &library)?;
+        }
+        let all = (tables.gossip.words.len(txn)?, tables.gossip.notes(txn, peer(9_998))?.unwrap().words);
+        Ok((words, of_itself, all, tables.gossip.notes(txn, peer(9_999))?.unwrap().words))
     });
-    assert_eq!(kept.await.unwrap(), (limits::OBSERVATIONS_PER_PEER, 0, 1));
+    let of_rich = ALL - 1_000 - limits::OBSERVERS_PER_RECORDING as u64;
+    assert_eq!(kept.await.unwrap(), (limits::OBSERVATIONS_PER_PEER, (0, 1), (ALL, 1_000), of_rich));
     let said = words(&store, 10);
     assert_eq!(said.len(), limits::OBSERVERS_PER_RECORDING);
-    assert!(said.iter().all(|(from, _)| (0..3).all(|n| *from != peer(n))), "the first three are forgotten");
+    assert!(said.iter().all(|(from, _)| (many - 3..many).all(|n| *from != peer(n))), "those known longest stay");
 }
 
 #[tokio::test]
-async fn peers_are_bounded_and_the_one_longest_silent_goes_with_all_it_said() {
+async fn peers_are_bounded_and_a_crowd_of_new_ones_does_not_push_out_the_old() {
     let (_folder, store) = store();
-    let made = store.write(|txn, tables| {
-        let library = tables.library;
+    let day = 86_400_000;
+    let made = store.write(move |txn, tables| {
+        let (library, gossip) = (tables.library, tables.gossip);
+        let say = |txn: &mut RwTxn<'_>, n: u64, at: u64, words: &[(u128, Vec<Claim>)]| {
+            gossip.keep(txn, (peer(n), heard(1), false), words, UnixMs(at), &library)
+        };
+        // Half of them are heard again after a week.
+        let old = limits::OBSERVERS / 2;
         for n in 0..limits::OBSERVERS {
-            let words: Vec<_> = if n == 7 { (0..100).map(|id| (id, vec![claim(1)])).collect() } else { Vec::new() };
-            let at = if n == 7 { 0 } else { 10 + n };
-            tables.gossip.keep(txn, (peer(n), heard(1), false), &words, UnixMs(at), &library)?;
+            say(txn, n, n, &[])?;
+        }
+        let all: Vec<_> = (0..100).map(|id| (id, vec![claim(1)])).collect();
+        say(txn, old, old, &all)?;
+        for n in 0..old {
+            say(txn, n, 8 * day, &[])?;
         }
         let mut parts = 0;
-        while tables.gossip.make_room(txn, peer(5_000), &library)? {
+        while gossip.make_room(txn, peer(5_000), UnixMs(8 * day), &library)? == Room::Making {
             parts += 1;
         }
-        let known = tables.gossip.make_room(txn, peer(3), &library)?;
-        Ok((parts, known, tables.gossip.notes.len(txn)?, tables.gossip.words.len(txn)?))
+        let left = (gossip.notes.len(txn)?, gossip.words.len(txn)?, gossip.notes(txn, peer(old))?.is_some());
+        let known = gossip.make_room(txn, peer(3), UnixMs(8 * day), &library)?;
+        // Ten times as many new keys as there is room for.
+        for n in 0..10 * limits::OBSERVERS {
+            let at = 8 * day + n;
+            while gossip.make_room(txn, peer(100_000 + n), UnixMs(at), &library)? == Room::Making {}
+            say(txn, 100_000 + n, at, &[])?;
+        }
+        let all_old = (0..old).all(|n| gossip.notes(txn, peer(n)).unwrap().is_some());
+        let count = gossip.notes.len(txn)?;
+        Ok((parts, left, known, all_old, count, gossip.standing.len(txn)?))
     });
-    assert_eq!(made.await.unwrap(), (2, false, limits::OBSERVERS - 1, 0));
+    let (parts, left, known, all_old, count, standing) = made.await.unwrap();
+    // The young one silent longest goes, in parts, with all it said.
+    assert_eq!((parts, left, known), (2, (limits::OBSERVERS - 1, 0, false), Room::Made));
+    assert!(all_old, "whoever is known for a week stays");
+    assert_eq!((count, standing), (limits::OBSERVERS, limits::OBSERVERS));
+    let full = store.write(move |txn, tables| {
+        let (library, gossip) = (tables.library, tables.gossip);
+        for (peer, notes, _) in gossip.all(txn)? {
+            gossip.keep(txn, (peer, notes.heard, false), &[], UnixMs(20 * day), &library)?;
+        }
+        let none = gossip.make_room(txn, peer(7), UnixMs(20 * day), &library)?;
+        let newcomer = gossip.make_room(txn, peer(999_999), UnixMs(20 * day), &library)?;
+        Ok((none, newcomer, gossip.make_room(txn, peer(999_999), UnixMs(51 * day), &library)?))
+    });
+    assert_eq!(full.await.unwrap(), (Room::Made, Room::None, Room::Making), "the silent go after a month");
 }
 
 #[tokio::test]
@@ -176,7 +259,7 @@ async fn what_was_told_is_numbered_and_told_again_only_when_it_is_new() {
             gossip.put_own(txn, 10, Some([2; 16]), &key)?,
             gossip.put_own(txn, 11, None, &[])?,
         ];
-        Ok((first, gossip.own(txn)?, gossip.own_after(txn, 0, 9)?, gossip.own_after(txn, 3, 9)?))
+        Ok((first, gossip.own(txn)?, gossip.own_after(txn, 0, 9, |_| true)?, gossip.own_after(txn, 3, 9, |_| true)?))
     });
     let (first, own, all, last) = told.await.unwrap();
     assert_eq!(first, [true, true, false, false, true, true]);
@@ -188,25 +271,86 @@ async fn what_was_told_is_numbered_and_told_again_only_when_it_is_new() {
     assert_eq!(again.await.unwrap(), (true, (5, 2)));
 }
 
+fn entry(n: u64) -> HashEntry {
+    HashEntry { sequence: n, flac_key: n % 3, head_sha256: [1; 32], content: ContentHash(peer(n).0), size: n }
+}
+
+fn entries(numbers: std::ops::Range<u64>) -> Vec<HashEntry> {
+    numbers.map(entry).collect()
+}
+
 #[tokio::test]
-async fn hashes_are_found_by_their_key_and_bounded() {
+async fn hashes_are_found_by_their_key_and_void_ones_are_not() {
     let (_folder, store) = store();
-    let entry = |n: u64| HashEntry {
-        sequence: n,
-        flac_key: n % 3,
-        head_sha256: [1; 32],
-        content: ContentHash(peer(n).0),
-        size: n,
-    };
+    let kept = store.write(move |txn, tables| {
+        let (gossip, library) = (tables.gossip, tables.library);
+        let say = |txn: &mut RwTxn<'_>, n: u64, void: bool, numbers| {
+            gossip.keep_hashes(txn, (peer(n), heard(9), void), &entries(numbers), UnixMs(1))
+        };
+        say(txn, 1, true, 1..10)?;
+        say(txn, 1, false, 1..10)?;
+        say(txn, 2, true, 1..2)?;
+        let first = (gossip.hashes.len(txn)?, gossip.hashes_of(txn, 1, 99)?.len(), gossip.heard(txn, peer(1))?.1);
+        // A new list: of what was told before, only what is told again.
+        say(txn, 1, true, 4..5)?;
+        let second =
+            (gossip.hashes.len(txn)?, gossip.hashes_of(txn, 1, 99)?.len(), gossip.hashes_of(txn, 2, 99)?.len());
+        let more = gossip.sweep(txn, peer(1), &library)?;
+        let third = (gossip.hashes.len(txn)?, gossip.hash_index.len(txn)?, gossip.hashes_of(txn, 1, 99)?.len());
+        let rows = gossip.notes(txn, peer(1))?.unwrap().hash_rows;
+        Ok((first, second, more, third, rows))
+    });
+    assert_eq!(kept.await.unwrap(), ((10, 4, heard(9)), (10, 2, 0), false, (2, 2, 2), 1));
+    // After a month of silence they are void too, and told anew when the peer comes back.
+    let gone = store.write(move |txn, tables| {
+        let (gossip, library) = (tables.gossip, tables.library);
+        let month = UnixMs(1 + limits::GOSSIP_SILENT_S * 1_000);
+        let early = gossip.expire(txn, UnixMs(month.0 - 1))?;
+        let mut gone = std::collections::BTreeSet::new();
+        while let Some(peer) = gossip.expire(txn, month)? {
+            gone.insert(peer);
+            while gossip.sweep(txn, peer, &library)? {}
+        }
+        Ok((early, gone.len(), gossip.hashes.len(txn)?, gossip.heard(txn, peer(1))?.1))
+    });
+    assert_eq!(gone.await.unwrap(), (None, 2, 0, Heard::default()));
+}
+
+#[tokio::test]
+async fn hashes_are_shared_evenly_whoever_came_first() {
+    let (_folder, store) = store();
     let kept = store.write(move |txn, tables| {
         let gossip = tables.gossip;
-        let entries: Vec<_> = (1..=9).map(entry).collect();
-        gossip.keep_hashes(txn, peer(1), heard(9), &entries, UnixMs(1))?;
-        gossip.keep_hashes(txn, peer(1), heard(9), &entries, UnixMs(1))?;
-        gossip.keep_hashes(txn, peer(2), heard(9), &entries[..1], UnixMs(1))?;
-        Ok((gossip.hashes.len(txn)?, gossip.hashes_of(txn, 1, 99)?.len(), gossip.heard(txn, peer(1))?.1))
+        let say = |txn: &mut RwTxn<'_>, n: u64, at: u64, from: u64, count: u64| {
+            gossip.keep_hashes(txn, (peer(n), heard(9), false), &entries(from..from + count), UnixMs(at))
+        };
+        let rows = |txn: &RwTxn<'_>, n: u64| gossip.notes(txn, peer(n)).unwrap().unwrap().hash_rows;
+        // An old one, and three that fill the table.
+        say(txn, 9, 0, 0, 60)?;
+        say(txn, 9, limits::GOSSIP_OLD_S * 1_000, 0, 0)?;
+        for n in 1..=3 {
+            say(txn, n, 5, 1_000 * n, 150)?;
+        }
+        let mut full = [1, 2, 3].map(|n| rows(txn, n));
+        full.sort_unstable();
+        let full = (full, gossip.hashes.len(txn)?);
+        say(txn, 4, 6, 9_000, 70)?;
+        let shared = (rows(txn, 1) + rows(txn, 2) + rows(txn, 3), rows(txn, 4), rows(txn, 9));
+        // More than its share it does not get.
+        for n in 0..20 {
+            say(txn, 4, 7, 20_000 + 10 * n, 10)?;
+        }
+        let most = (1..=4).map(|n| rows(txn, n)).max();
+        Ok((full, shared, most, rows(txn, 9), gossip.hashes.len(txn)?, gossip.hash_index.len(txn)?))
     });
-    assert_eq!(kept.await.unwrap(), (10, 4, heard(9)));
+    let (full, shared, most, old, all, index) = kept.await.unwrap();
+    // Ten of a hundred and fifty at a time are passed over at its limit; the third took of the first.
+    assert_eq!((full.1, full.0.iter().sum::<u64>()), (300, 240));
+    assert!(full.0[0] >= 70, "{full:?}");
+    assert_eq!(shared.1 + shared.0, 240);
+    assert!(shared.1 >= 60 && shared.2 == 60, "{shared:?}");
+    assert!(most <= Some(70), "{most:?}");
+    assert_eq!((old, all, index), (60, 300, 300));
 }
 
 #[tokio::test]

@@ -147,13 +147,14 @@ fn thousandths(value: u64) -> f64 {
 
 fn fetched(view: &FetchView) -> Value {
     let fetch = &view.fetch;
-    let (state, local_path) = match &fetch.state {
-        FetchState::Running => ("running", None),
-        FetchState::Done(path) => ("done", Some(path)),
+    let (state, local_path, error) = match &fetch.state {
+        FetchState::Running => ("running", None, None),
+        FetchState::Done(path) => ("done", Some(path), None),
+        FetchState::Failed(why) => ("failed", None, Some(why)),
     };
     json!({
         "content_hash": fetch.content.to_string(), "size": fetch.size, "name": fetch.name, "folder": fetch.folder,
-        "state": state, "local_path": local_path, "bytes_done": view.bytes, "pieces_twice": view.twice,
+        "state": state, "local_path": local_path, "error": error, "bytes_done": view.bytes, "pieces_twice": view.twice,
         "waits_for": view.waits, "asked_at": iso_ms(fetch.asked_at), "ended_at": shape::time(fetch.ended_at),
         "sources": view.sources.iter().map(|s| json!({
             "peer": match &s.source { Source::Mesh(peer) => Some(peer.to_string()), Source::Soulseek(_) => None },
@@ -190,6 +191,7 @@ struct Wanted {
     folder: String,
     #[serde(default)]
     soulseek: Vec<WantedOf>,
+    mb_recording_id: Option<String>,
 }
 
 /// Who shares the same bytes on Soulseek.
@@ -217,7 +219,9 @@ async fn start(State(web): Here, body: Bytes) -> Result<Response, Problem> {
         }
         soulseek.push((Username::new(username), WireText::from(filename)));
     }
-    let request = FetchRequest { content, size: wanted.size, name: wanted.name, folder: wanted.folder, soulseek };
+    let recording = wanted.mb_recording_id.as_deref().map(mbid).transpose()?;
+    let Wanted { size, name, folder, .. } = wanted;
+    let request = FetchRequest { content, size, name, folder, soulseek, recording };
     match web.desk.mesh(MeshRequest::Start(request)).await? {
         MeshAnswer::Done => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "content_hash": content.to_string() }))).into_response())

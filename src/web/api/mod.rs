@@ -7,6 +7,7 @@ pub(crate) mod appliance;
 mod events;
 mod health;
 pub(crate) mod health_shape;
+mod jobs;
 mod mesh;
 mod openapi;
 mod people;
@@ -18,6 +19,7 @@ mod transfers;
 pub(crate) mod v0;
 
 pub(crate) use health_shape as health_json;
+pub(crate) use jobs::{job_json, manifest as manifest_file, name as job_name};
 pub(crate) use people::message_text;
 pub(crate) use searches::{plain_search, search_text};
 pub(crate) use traces::trace_json;
@@ -135,6 +137,7 @@ pub(crate) fn table() -> Vec<Route> {
         route("POST", "/api/messages/{name}/read", Readwrite, "Mark a conversation as read", people::read),
     ];
     table.extend(transfers::table());
+    table.extend(jobs::table());
     table.extend(mesh::table());
     table.extend(traces::table());
     table.extend(appliance::table());

@@ -112,7 +112,9 @@ pub(crate) fn mesh(m: &MeshView) -> Value {
     json!({
         "enabled": m.enabled, "id": m.id.map(|id| id.to_string()), "port": m.port, "connected": m.connected,
         "fetching": m.fetching, "requests_served": m.served, "requests_refused": m.refused,
-        "connections_refused": m.turned_away, "bytes_out": m.bytes_out, "bytes_in": m.bytes_in,
+        "connections_refused": m.turned_away,
+        "connections_refused_by": m.turned_away_by.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "bytes_out": m.bytes_out, "bytes_in": m.bytes_in,
         "bad_pieces": m.bad_pieces, "sources_avoided": m.avoided,
         "uploads": m.uploads.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
     })

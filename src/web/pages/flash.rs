@@ -1,6 +1,6 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 26] = [
+const SENTENCES: [(&str, &str); 31] = [
     ("acknowledged", "Acknowledged. It stays on the list."),
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
@@ -13,6 +13,11 @@ const SENTENCES: [(&str, &str); 26] = [
     ("disconnected", "Disconnected. You stay offline until you connect again."),
     ("fetched", "The share list has arrived."),
     ("forgotten", "Forgotten."),
+    ("job_begun", "The job has begun. This page shows how it goes."),
+    ("job_cancelled", "The job is called off. Tracks that are in their places stay there."),
+    ("job_imported", "The job is taken up."),
+    ("job_paused", "The job is paused. What was fetched stays."),
+    ("job_resumed", "The job goes on."),
     ("password", "The password is set. Other browsers and tools have to sign in again."),
     ("removed", "Removed from the list."),
     ("reopened", "It counts as an open issue again."),

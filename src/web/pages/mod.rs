@@ -6,6 +6,7 @@
 
 mod assets;
 mod flash;
+mod jobs;
 mod library;
 mod log;
 mod mesh;
@@ -89,6 +90,12 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/users/{name}/browse", Readonly, "", people::browse),
         route("POST", "/users/{name}/browse", Readwrite, "", people::fetch),
         route("GET", "/users/{name}/folder", Readonly, "", people::folder),
+        route("GET", "/jobs", Readonly, "", jobs::list),
+        route("POST", "/jobs", Readwrite, "", jobs::add),
+        route("POST", "/jobs/import", Readwrite, "", jobs::import),
+        route("GET", "/jobs/{id}", Readonly, "", jobs::show),
+        route("POST", "/jobs/{id}", Readwrite, "", jobs::change),
+        route("GET", "/jobs/{id}/manifest", Readonly, "", jobs::export),
         route("GET", "/traces", Readonly, "", traces::list),
         route("GET", "/traces/{id}", Readonly, "", traces::show),
         route("GET", "/mesh", Readonly, "", mesh::show),

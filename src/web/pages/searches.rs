@@ -100,6 +100,10 @@ pub(super) async fn list(desktop: Desktop) -> Response {
 }
 
 pub(super) async fn start(desktop: Desktop, fields: Fields) -> Response {
+    if super::jobs::names_a_release(fields.get("text")) {
+        let reference = fields.get("text").to_owned();
+        return super::jobs::begin(desktop, &reference, "").await;
+    }
     let text = answer_or_return!(desktop, search_text(fields.get("text")));
     let user = Some(fields.get("user").trim()).filter(|name| !name.is_empty()).map(Username::from);
     let Some(id) = new_search_id() else {

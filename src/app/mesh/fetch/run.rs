@@ -5,23 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Running;
+use super::land::Landing;
 use super::soulseek::Called;
-use crate::disk::{DiskError, File};
+use crate::disk::DiskError;
+use crate::disk::pool::Block;
 use crate::engine::mesh::exchange::{Failure, Wanted};
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
 use crate::engine::swarm::list::{PIECE_LEN, PieceList};
-use crate::engine::swarm::scheduler::{Assignment, Ended, RunId};
+use crate::engine::swarm::scheduler::{Assignment, Ended, RUN_MAX, RunId};
 use crate::model::id::PeerId;
-use crate::net::mesh::{Link, RequestError, StopCode};
+use crate::net::mesh::{Body, Link, RequestError, StopCode};
 
-/// Bytes read before it is told that the peer is alive: a second and a half of the slowest that is waited for.
+/// Bytes taken at once where the speed is limited, and of a Soulseek user: a second and a half of the slowest that is waited
+/// for.
 pub(super) const STEP: usize = 8 * 1024;
 /// It is told at most so often.
 pub(super) const ALIVE: Duration = Duration::from_millis(200);
+
+/// Right pieces wait so long for the next ones, to be written together. Chosen: a quick peer sends eight in less, and a slow
+/// one's are written one by one.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// What a run tells.
 pub(super) enum Told {
@@ -41,11 +48,33 @@ pub(super) enum Told {
     Called(Box<Called>),
 }
 
+/// Why a run does not go on.
+enum Broken {
+    /// The disk does not take it; that was told.
+    Disk,
+    /// It does not come.
+    Peer(RequestError),
+}
+
+impl From<RequestError> for Broken {
+    fn from(error: RequestError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+/// Right pieces that follow one another and are not written yet.
+struct Batch {
+    first: usize,
+    blocks: Vec<Block>,
+    /// They are written then at the latest.
+    until: Instant,
+}
+
 /// One run of pieces from one peer.
 pub(super) struct Run {
     pub(super) link: Link,
     pub(super) list: Arc<PieceList>,
-    pub(super) file: File,
+    pub(super) landing: Landing,
     pub(super) running: Arc<Running>,
     pub(super) told: mpsc::Sender<Told>,
     pub(super) until: Instant,
@@ -68,47 +97,110 @@ impl Run {
     async fn fetch(&self, assignment: &Assignment) -> Ended {
         match self.pieces(assignment).await {
             Ok(how) => how,
-            Err(RequestError::Failed(Failure::Refused(ErrorCode::NotFound | ErrorCode::PolicyViolation))) => {
-                Ended::Never
-            }
-            Err(RequestError::Failed(Failure::Refused(ErrorCode::RateLimited))) => Ended::Busy,
-            Err(error) => {
+            Err(Broken::Disk) => Ended::Cancelled,
+            Err(Broken::Peer(RequestError::Failed(Failure::Refused(
+                ErrorCode::NotFound | ErrorCode::PolicyViolation,
+            )))) => Ended::Gone,
+            Err(Broken::Peer(RequestError::Failed(Failure::Refused(ErrorCode::RateLimited)))) => Ended::Busy,
+            Err(Broken::Peer(error)) => {
                 tracing::debug!(peer = %self.link.id(), %error, "a run of pieces failed");
                 Ended::Failed
             }
         }
     }
 
-    async fn pieces(&self, assignment: &Assignment) -> Result<Ended, RequestError> {
-        let (run, pieces) = (assignment.run, assignment.pieces.clone());
+    async fn pieces(&self, assignment: &Assignment) -> Result<Ended, Broken> {
+        let run = assignment.run;
         let mut body = self.link.request_until(Wanted::Chunk(self.chunk(assignment)), self.stop.clone()).await?;
         let _ = self.told.send(Told::First(run)).await;
+        let mut batch = Batch { first: assignment.pieces.start, blocks: Vec::new(), until: Instant::now() };
+        let received = self.receive(assignment, &mut body, &mut batch).await;
+        // What was right is written, whatever became of the rest.
+        self.land(run, &mut batch).await?;
+        received
+    }
+
+    async fn receive(&self, assignment: &Assignment, body: &mut Body, batch: &mut Batch) -> Result<Ended, Broken> {
+        let run = assignment.run;
+        let pool = self.running.parts.pump.disk().pool();
         let mut told_at = Instant::now();
-        let pump = &self.running.parts.pump;
-        for piece in pieces {
+        for piece in assignment.pieces.clone() {
             let len = self.list.piece_len(piece);
-            let mut block = pump.disk().pool().take().await;
+            // More than one block only while over half of the pool is free, as `Pool::take_many` has it.
+            let plenty = !batch.blocks.is_empty() && pool.available() > pool.blocks() / 2;
+            let mut block = if plenty && let Some(block) = pool.try_take() {
+                block
+            } else {
+                self.land(run, batch).await?;
+                pool.take().await
+            };
             while block.len() < len {
-                let wanted = (len - block.len()).min(STEP);
-                let granted = pump.limiter().down.take(wanted).await.clamp(1, wanted);
-                let filled = body.fill(&mut block.spare()[..granted]).await?;
+                let filled = self.read(run, body, &mut block, len, batch).await?;
                 block.grow(filled);
                 if told_at.elapsed() >= ALIVE && block.len() < len {
                     told_at = Instant::now();
                     let _ = self.told.send(Told::Alive(run)).await;
                 }
             }
-            let good = self.list.holds(piece, block.bytes());
-            if good && let Err(failed) = pump.disk().write(&self.file, piece as u64 * PIECE_LEN, vec![block]).await {
-                let _ = self.told.send(Told::Disk(failed.error)).await;
-                return Ok(Ended::Cancelled);
-            }
-            let _ = self.told.send(Told::Piece(run, piece, good)).await;
-            if !good {
+            if !self.list.holds(piece, block.bytes()) {
+                self.land(run, batch).await?;
+                let _ = self.told.send(Told::Piece(run, piece, false)).await;
                 return Ok(Ended::Corrupt);
+            }
+            if batch.blocks.is_empty() {
+                (batch.first, batch.until) = (piece, Instant::now() + TOGETHER);
+            }
+            batch.blocks.push(block);
+            if batch.blocks.len() >= RUN_MAX {
+                self.land(run, batch).await?;
             }
         }
         Ok(Ended::Whole)
+    }
+
+    /// At least a byte of a piece. Right pieces do not wait for it for long.
+    async fn read(
+        &self,
+        run: RunId,
+        body: &mut Body,
+        block: &mut Block,
+        len: usize,
+        batch: &mut Batch,
+    ) -> Result<usize, Broken> {
+        let wanted = len - block.len();
+        let limit = &self.running.parts.pump.limiter().down;
+        if limit.rate() > 0 {
+            self.land(run, batch).await?;
+            let wanted = wanted.min(STEP);
+            let granted = limit.take(wanted).await.clamp(1, wanted);
+            return Ok(body.fill(&mut block.spare()[..granted]).await?);
+        }
+        if !batch.blocks.is_empty() {
+            tokio::select! {
+                biased;
+                read = body.read(&mut block.spare()[..wanted]) => return Ok(read?),
+                () = sleep_until(batch.until) => {}
+            }
+            self.land(run, batch).await?;
+        }
+        Ok(body.read(&mut block.spare()[..wanted]).await?)
+    }
+
+    /// Writes what waits, and tells of it.
+    async fn land(&self, run: RunId, batch: &mut Batch) -> Result<(), Broken> {
+        if batch.blocks.is_empty() {
+            return Ok(());
+        }
+        let blocks = std::mem::take(&mut batch.blocks);
+        let pieces = batch.first..batch.first + blocks.len();
+        if let Err(error) = self.landing.write(batch.first, blocks).await {
+            let _ = self.told.send(Told::Disk(error)).await;
+            return Err(Broken::Disk);
+        }
+        for piece in pieces {
+            let _ = self.told.send(Told::Piece(run, piece, true)).await;
+        }
+        Ok(())
     }
 
     fn chunk(&self, assignment: &Assignment) -> ChunkRequest {

@@ -15,12 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{locked, source_view};
+use super::land::Landing;
 use super::run::{Run, Told};
-use super::soulseek::{Called, Caller, Stream, Wish};
+use super::soulseek::{Called, Caller, Stream, Wish, call_off};
 use super::{ASK_AGAIN, Progress, Stop, Work};
 use crate::disk::File;
 use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
-use crate::engine::swarm::list::PieceList;
+use crate::engine::swarm::list::{PIECE_LEN, PieceList};
 use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler, Share};
 use crate::model::id::PeerId;
 use crate::model::limits;
@@ -34,6 +35,9 @@ const SOON: Duration = Duration::from_millis(100);
 const ALONE: Duration = Duration::from_secs(60);
 /// Events of runs waiting to be counted; the runs wait.
 const EVENTS: usize = 64;
+/// The longest until a peer is asked again that had the file no more when it was asked for pieces; it doubles with each
+/// time, from [`ASK_AGAIN`] on.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(600);
 /// What is measured is kept so often: a kill costs that much of it.
 const KEEP: Duration = Duration::from_secs(15);
 
@@ -49,6 +53,7 @@ pub(super) struct Swarm<'a> {
     work: &'a Work,
     list: Arc<PieceList>,
     file: File,
+    landing: Landing,
     scheduler: Scheduler,
     began: Instant,
     told: mpsc::Sender<Told>,
@@ -59,6 +64,8 @@ pub(super) struct Swarm<'a> {
     transfers: BTreeMap<PeerId, Downloader>,
     /// When to ask peers again that had it not.
     again: BTreeMap<PeerId, Instant>,
+    /// How often in a row a peer that said it had the file had it not. Of those that are here.
+    refusals: BTreeMap<PeerId, u32>,
     bytes: BTreeMap<Source, u64>,
     keep_at: Instant,
     /// What is wanted of Soulseek users.
@@ -76,6 +83,7 @@ impl<'a> Swarm<'a> {
         work: &'a Work,
         list: Arc<PieceList>,
         file: File,
+        landing: Landing,
         verified: Vec<bool>,
         holders: BTreeSet<PeerId>,
     ) -> Self {
@@ -86,6 +94,7 @@ impl<'a> Swarm<'a> {
             scheduler: Scheduler::new(list.size(), verified, work.running.swarm),
             list,
             file,
+            landing,
             began: now,
             told,
             events,
@@ -93,6 +102,7 @@ impl<'a> Swarm<'a> {
             runs: BTreeMap::new(),
             transfers: BTreeMap::new(),
             again: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             bytes: BTreeMap::new(),
             keep_at: now + KEEP,
             wish: watch::Sender::default(),
@@ -123,6 +133,11 @@ impl<'a> Swarm<'a> {
         for handle in self.runs.values() {
             handle.stop.set(reason);
         }
+        if !self.work.users.is_empty() {
+            // Before their connections end: the engine would go on with what breaks.
+            self.wish.send_replace(Wish::default());
+            call_off(&self.work.running.parts, self.list.content(), &self.work.running.cancel).await;
+        }
         // Those that are under way are taken back with it.
         self.tasks.shutdown().await;
         if result.is_ok() {
@@ -136,7 +151,6 @@ impl<'a> Swarm<'a> {
         for peer in peers {
             if result.is_ok() {
                 self.transfer(peer, Event::Full);
-                self.transfer(peer, Event::Verified(true));
             } else {
                 self.transfer(peer, Event::Cancelled);
             }
@@ -147,15 +161,31 @@ impl<'a> Swarm<'a> {
         result
     }
 
+    /// The whole was looked at.
+    pub(super) fn verified(&mut self, right: bool) {
+        let peers: Vec<PeerId> = self.transfers.keys().copied().collect();
+        for peer in peers {
+            self.transfer(peer, Event::Verified(right));
+        }
+        self.tell_traces();
+        self.show();
+    }
+
     async fn gather(&mut self) -> Result<(), Stop> {
         let mut changes = self.work.running.mesh.changes();
         self.call_users();
         let mut served = Instant::now();
         while self.scheduler.left() > 0 {
             self.look_for_sources();
+            if self.work.running.parts.pump.limiter().down.is_short() {
+                self.scheduler.limited(self.now());
+            }
             if self.scheduler.here() > 0 || self.called.is_some() {
                 served = Instant::now();
-            } else if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
+            } else {
+                self.work.seek();
+            }
+            if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
                 return Err(Stop::Later(super::NOBODY.to_owned()));
             }
             let starved = self.assign();
@@ -219,6 +249,7 @@ impl<'a> Swarm<'a> {
         self.runs.insert(assignment.run, Handle { peer: None, cancel: cancel.clone(), stop: stop.clone() });
         let stream = Stream {
             others: called.others || self.has_mesh(),
+            some: false,
             called,
             list: Arc::clone(&self.list),
             file: self.file.clone(),
@@ -266,6 +297,19 @@ impl<'a> Swarm<'a> {
         }
     }
 
+    /// A peer that was to have the file has it no more, or not for us.
+    fn refused(&mut self, peer: PeerId) {
+        match self.transfers.get(&peer).map(Downloader::state) {
+            // Several runs were refused at once.
+            None | Some(State::Aborted) => return,
+            Some(State::Completed) => _ = self.transfers.remove(&peer),
+            Some(_) => self.transfer(peer, Event::Refused),
+        }
+        let refusals = self.refusals.entry(peer).or_default();
+        self.again.insert(peer, Instant::now() + back_off(*refusals));
+        *refusals = refusals.saturating_add(1);
+    }
+
     /// Asks peers that are new, or that had it not a while ago. Those that went are told to the scheduler.
     fn look_for_sources(&mut self) {
         let links = self.work.running.mesh.links();
@@ -283,6 +327,7 @@ impl<'a> Swarm<'a> {
         }
         let moment = Instant::now();
         self.again.retain(|peer, again| here.contains(peer) && *again > moment);
+        self.refusals.retain(|peer, _| here.contains(peer));
         for link in links {
             let peer = link.id();
             let busy = self.transfers.get(&peer).is_some_and(|transfer| transfer.state() != State::Aborted);
@@ -350,7 +395,7 @@ impl<'a> Swarm<'a> {
             let run = Run {
                 link,
                 list: Arc::clone(&self.list),
-                file: self.file.clone(),
+                landing: self.landing.clone(),
                 running: Arc::clone(&self.work.running),
                 told: self.told.clone(),
                 until: self.began + assignment.until,
@@ -401,7 +446,11 @@ impl<'a> Swarm<'a> {
             }
             Told::Has(peer, false) => self.transfer(peer, Event::Refused),
             Told::Called(called) => {
-                self.known(Source::Soulseek(called.user.clone()));
+                let source = Source::Soulseek(called.user.clone());
+                self.known(source.clone());
+                if called.whole_only {
+                    self.scheduler.sends_whole_only(&source);
+                }
                 self.called = Some(called);
             }
             Told::First(run) => {
@@ -422,7 +471,13 @@ impl<'a> Swarm<'a> {
                 let source = self.scheduler.source(run).cloned();
                 self.scheduler.ended(run, how, now);
                 match self.runs.remove(&run).map(|handle| handle.peer) {
-                    Some(Some(peer)) => self.transfer(peer, Event::RunOver),
+                    Some(Some(peer)) if how == Ended::Gone => self.refused(peer),
+                    Some(Some(peer)) => {
+                        if how == Ended::Whole {
+                            self.refusals.remove(&peer);
+                        }
+                        self.transfer(peer, Event::RunOver);
+                    }
                     // Its connection ends with its run.
                     Some(None) => {
                         if let Some(source) = source {
@@ -472,10 +527,20 @@ impl<'a> Swarm<'a> {
         }
     }
 
+    /// Bytes that are there. Asked for with every piece: only the last piece is shorter than the rest.
+    fn there(&self) -> u64 {
+        let last = self.list.pieces().saturating_sub(1);
+        let missing = self.scheduler.left() as u64 * PIECE_LEN;
+        let short = match self.scheduler.verified().last() {
+            Some(false) => PIECE_LEN - self.list.piece_len(last) as u64,
+            Some(true) | None => 0,
+        };
+        (self.list.size() + short).saturating_sub(missing)
+    }
+
     fn show(&self) {
         let now = self.now();
-        let there = |(piece, there): (usize, &bool)| if *there { self.list.piece_len(piece) as u64 } else { 0 };
-        let bytes = self.scheduler.verified().iter().enumerate().map(there).sum();
+        let bytes = self.there();
         let view = |(source, share): (&Source, Share)| {
             let bytes = self.bytes.get(source).copied().unwrap_or(0);
             let worth = self.scheduler.worth(source, now)?;
@@ -495,5 +560,21 @@ impl<'a> Swarm<'a> {
         };
         let twice = self.scheduler.twice();
         *locked(&self.work.progress) = Progress { bytes, twice, waits: waits.to_owned(), sources };
+    }
+}
+
+/// Until a peer is asked again that had it not so many times in a row before.
+fn back_off(refusals: u32) -> Duration {
+    ASK_AGAIN.saturating_mul(1 << refusals.min(16)).min(ASK_AGAIN_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_it_no_more_is_asked_again_later_and_later() {
+        let seconds: Vec<u64> = [0, 1, 2, 5, 6, u32::MAX].map(|refusals| back_off(refusals).as_secs()).into();
+        assert_eq!(seconds, [15, 30, 60, 480, 600, 600]);
     }
 }

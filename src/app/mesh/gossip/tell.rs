@@ -126,11 +126,44 @@ pub(super) fn look(running: &Running, over: Over, again: Vec<u128>, batch: usize
     Ok(looked)
 }
 
+/// Which recordings a peer is told of: whom the owner named, all; others, of a large library, some thousand. Which ones
+/// is the same for all strangers, or many keys together would hear of all.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    bundle_id: u64,
+    /// Of 2^32 recordings.
+    share: u64,
+}
+
+impl Told {
+    fn new(bundle_id: u64, count: u64, named: bool) -> Self {
+        let most = if named { u64::MAX } else { limits::GOSSIP_TOLD_STRANGERS };
+        let share = if count <= most { 1 << 32 } else { (most << 32) / count };
+        Self { bundle_id, share }
+    }
+
+    fn is(&self, id: u128) -> bool {
+        let mut first = [0; 4];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.bundle_id.to_le_bytes()).update(&id.to_be_bytes()).finalize_xof().fill(&mut first);
+        u64::from(u32::from_le_bytes(first)) < self.share
+    }
+}
+
 /// The recordings after a number of our log, as many as fit.
-pub(super) fn advert(running: &Running, bundle_id: u64, after: u64, whole: bool) -> Result<Advert, StoreError> {
+pub(super) fn advert(
+    running: &Running,
+    bundle_id: u64,
+    after: u64,
+    whole: bool,
+    named: bool,
+) -> Result<Advert, StoreError> {
     let store = &running.parts.store;
-    let ((latest, _), rows) = store.read(|txn, tables| {
-        Ok((tables.gossip.own(txn)?, tables.gossip.own_after(txn, after, limits::GOSSIP_RECORDINGS)?))
+    let (latest, rows) = store.read(|txn, tables| {
+        let (latest, count) = tables.gossip.own(txn)?;
+        let told = Told::new(bundle_id, count, named);
+        let rows = tables.gossip.own_after(txn, after, limits::GOSSIP_RECORDINGS, |id| told.is(id))?;
+        Ok((latest, rows))
     })?;
     let mut room = Room::default();
     let mut made = Advert { bundle_id, after, sequence: after, full_snapshot: whole, recordings: Vec::new() };
@@ -154,19 +187,34 @@ fn hash_of(sequence: u64, copy: &Variant) -> HashEntry {
 }
 
 /// Hashes after a number of our log: at most `max`, as many as fit, those of one number together.
-pub(super) fn delta(running: &Running, bundle_id: u64, after: u64, max: u16) -> Result<Control, StoreError> {
+pub(super) fn delta(
+    running: &Running,
+    bundle_id: u64,
+    after: u64,
+    max: u16,
+    named: bool,
+) -> Result<Control, StoreError> {
     let max = usize::from(max);
     let store = &running.parts.store;
-    let ((latest, _), rows) =
-        store.read(|txn, tables| Ok((tables.gossip.own(txn)?, tables.gossip.own_after(txn, after, max)?)))?;
+    let (latest, rows) = store.read(|txn, tables| {
+        let (latest, count) = tables.gossip.own(txn)?;
+        let told = Told::new(bundle_id, count, named);
+        Ok((latest, tables.gossip.own_after(txn, after, max, |id| told.is(id))?))
+    })?;
     let (mut room, mut entries, mut reached) = (Room::default(), Vec::new(), after);
+    let mut all = rows.len() < max;
     for (sequence, id) in &rows {
         let of_it: Vec<HashEntry> = shared_copies(running, *id)?.iter().map(|copy| hash_of(*sequence, copy)).collect();
         if entries.len() + of_it.len() > max || !of_it.iter().all(|entry| room.takes(entry)) {
+            all = false;
             break;
         }
         entries.extend(of_it);
         reached = *sequence;
+    }
+    if all {
+        // What comes after is not for this peer.
+        reached = latest.max(after);
     }
     // Less than one recording's copies were asked for: there is no going on.
     let has_more = reached < latest && reached > after;

@@ -63,8 +63,8 @@ impl Waiting {
     }
 }
 
-/// Sent on a connection that the other side may have closed in the same moment: as idle, or because there is another one
-/// between us, as after a race that both of its connections won.
+/// Sent on a connection that the other side may have closed in the same moment: as idle, because there is another one
+/// between us, as after a race that both of its connections won, or with the program itself.
 #[derive(Debug)]
 pub(super) struct Unheard {
     item: Waiting,
@@ -122,6 +122,7 @@ impl Connections {
         let (Stage::Peer, Some(user)) = (&conn.stage, conn.user.clone()) else { return };
         conn.last = now.mono;
         conn.replaced = false;
+        conn.stale = false;
         if matches!(message, PeerMessage::SharedFileList { .. }) {
             self.lists.remove(&user);
         }
@@ -205,7 +206,7 @@ impl Connections {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.unheard.retain(|unheard| unheard.until > now.mono);
             let silent = now.mono.saturating_sub(conn.last) > SILENT || !conn.unheard.is_empty();
-            let doubtful = silent || twins;
+            let doubtful = silent || twins || conn.stale;
             let room = kept < limits::UNHEARD_MESSAGES && conn.unheard.len() < limits::WAITING_PER_USER;
             if doubtful && room && item.kept() {
                 conn.unheard.push(Unheard { item: item.clone(), about, until: now.in_(NEWS) });

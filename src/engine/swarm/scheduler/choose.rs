@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::flow::PIECE;
-use super::{Assignment, LEASE_MAX, LEASE_MIN, RUN_MAX, RUNS_MAX, Run, RunId, STREAM_SILENT, Scheduler, Site, usable};
+use super::{Assignment, LEASE_MAX, LEASE_MIN, RUN_MAX, RUNS_MAX, Run, RunId, STREAM_SILENT, Scheduler, Site};
 use crate::engine::mesh::exchange::PIECE_LEN;
 use crate::model::swarm::{Priority, Source};
 use crate::model::trace::TraceKind;
@@ -82,7 +82,7 @@ impl Scheduler {
         }
         let site = self.sources.get_mut(&source)?;
         site.runs.push(id);
-        site.metrics.requested = site.metrics.requested.saturating_add(1);
+        site.record.asked();
         self.runs.insert(id, run);
         self.events.push(TraceKind::ChunkRequested {
             run: id.0,
@@ -117,20 +117,22 @@ impl Scheduler {
         }
         let is_stream = |source: &Source| matches!(source, Source::Soulseek(_));
         let trusted = |site: &Site| self.trust(site) >= self.settings.reputation.quarantine_threshold;
-        let meshed = self.sources.iter().any(|(source, site)| !is_stream(source) && usable(site, now) && trusted(site));
+        let meshed = self.sources.iter().any(|(source, site)| !is_stream(source) && site.usable(now) && trusted(site));
         let met = self.sources.values().any(|site| site.spent);
+        let begins = self.verified.first() == Some(&false);
         let mut users: Vec<(bool, f64, &Source)> = self
             .sources
             .iter()
-            .filter(|(source, site)| is_stream(source) && usable(site, now))
+            .filter(|(source, site)| is_stream(source) && site.usable(now) && (begins || !site.whole_only))
             .filter(|(_, site)| site.runs.is_empty() && (again || !(meshed && met)))
             .map(|(source, site)| (site.spent, self.known_cost(site).unwrap_or_default(), source))
             .collect();
         users.sort_by(|a, b| (a.0, a.2).cmp(&(b.0, b.2)).then(a.1.total_cmp(&b.1)));
         let source = users.first()?.2.clone();
         let missing = |piece: &usize| !self.verified[*piece];
+        let whole_only = self.sources.get(&source).is_some_and(|site| site.whole_only);
         let start = (0..self.verified.len())
-            .find(|piece| missing(piece) && self.asked[*piece] == 0)
+            .find(|piece| missing(piece) && (whole_only || self.asked[*piece] == 0))
             .or_else(|| (0..self.verified.len()).find(missing))?;
         let pieces = start..self.verified.len();
         Some(Pick { source, pieces, priority: self.plain_priority(), endgame: false })
@@ -142,7 +144,7 @@ impl Scheduler {
         for piece in spoilt.filter(|piece| self.is_open(*piece)) {
             let fits = |(source, site): &(&Source, &Site)| {
                 matches!(source, Source::Mesh(_))
-                    && usable(site, now)
+                    && site.usable(now)
                     && self.room(site, now) >= 1
                     && !site.bad.contains(&piece)
             };
@@ -274,12 +276,12 @@ impl Scheduler {
         let trusted = |site: &Site| self.trust(site) >= threshold;
         let works = |source: &Source, site: &Site| matches!(source, Source::Mesh(_)) || !site.runs.is_empty();
         let anybody =
-            self.sources.iter().any(|(source, site)| usable(site, now) && trusted(site) && works(source, site));
+            self.sources.iter().any(|(source, site)| site.usable(now) && trusted(site) && works(source, site));
         self.sources
             .iter()
             .filter(|(source, site)| {
                 matches!(source, Source::Mesh(_))
-                    && usable(site, now)
+                    && site.usable(now)
                     && (!anybody || trusted(site))
                     && self.room(site, now) >= 1
             })
@@ -323,7 +325,7 @@ impl Scheduler {
         self.sources
             .iter()
             .filter(|(source, site)| {
-                matches!(source, Source::Mesh(_)) && usable(site, now) && self.trust(site) >= threshold
+                matches!(source, Source::Mesh(_)) && site.usable(now) && self.trust(site) >= threshold
             })
             .filter_map(|(_, site)| self.eta(site, 1, now))
             .fold(f64::INFINITY, f64::min)
@@ -337,7 +339,7 @@ impl Scheduler {
         let mut sites: Vec<(f64, f64, f64)> = self
             .sources
             .iter()
-            .filter(|(_, site)| usable(site, now))
+            .filter(|(_, site)| site.usable(now))
             .filter_map(|(source, site)| {
                 let streams = self.stream.is_some_and(|id| site.runs.contains(&id));
                 if !streams && matches!(source, Source::Soulseek(_)) {
@@ -423,7 +425,7 @@ impl Scheduler {
             self.high -= 1;
         }
         let site = self.sources.get(source)?;
-        let others = self.sources.values().filter(|site| usable(site, now)).count() > 1;
+        let others = self.sources.values().filter(|site| site.usable(now)).count() > 1;
         // What it sent wrong is asked of others, if there are any.
         let fits = |piece: usize| self.is_open(piece) && !(others && site.bad.contains(&piece));
         let plain = self.plain_priority();

@@ -134,11 +134,14 @@ fn a_lease_ends_and_its_pieces_are_asked_of_others() {
     scheduler.tick(LEASE_MAX);
     assert_eq!(scheduler.take_cancels(), [(probes[1].run, CancelReason::Timeout)]);
     let site = &scheduler.sources[&peer(2)];
-    assert_eq!((site.metrics.timed_out, site.deeds.timed_out, site.deeds.failed), (1, 1.0, 0.0));
+    assert_eq!(
+        (site.record.metrics().timed_out, site.record.deeds().timed_out, site.record.deeds().failed),
+        (1, 1.0, 0.0)
+    );
     let asked = all(&mut scheduler, LEASE_MAX);
     assert_eq!((asked[0].source.clone(), asked[0].pieces.clone(), asked[0].priority), (peer(1), 1..2, Priority::Retry));
     scheduler.ended(probes[1].run, Ended::Cancelled, LEASE_MAX);
-    assert_eq!(scheduler.sources[&peer(2)].metrics.failed, 0, "it is counted once");
+    assert_eq!(scheduler.sources[&peer(2)].record.metrics().failed, 0, "it is counted once");
 }
 
 #[test]
@@ -186,11 +189,126 @@ fn a_source_that_fails_rests_longer_each_time() {
 }
 
 #[test]
-fn whoever_never_has_it_is_not_asked_again() {
-    let mut scheduler = with(8, 1);
+fn whoever_has_it_no_more_is_gone_until_it_comes_again() {
+    let mut scheduler = with(64, 1);
+    let probe = all(&mut scheduler, at(0)).remove(0);
+    done(&mut scheduler, &probe, at(20));
+    let runs = all(&mut scheduler, at(20));
+    assert!(runs.len() > 1);
+    scheduler.ended(runs[0].run, Ended::Gone, at(30));
+    let others: Vec<_> = runs[1..].iter().map(|run| (run.run, CancelReason::Error)).collect();
+    assert_eq!(scheduler.take_cancels(), others, "what it was asked for besides is taken back");
+    for run in &runs[1..] {
+        scheduler.ended(run.run, Ended::Gone, at(31));
+    }
+    assert_eq!((all(&mut scheduler, at(1_000_000)), scheduler.here(), scheduler.has(&peer(1))), (vec![], 0, false));
+    let site = &scheduler.sources[&peer(1)];
+    assert_eq!((site.share.dropped, site.record.deeds().failed), (false, 0.0), "it is no fault");
+    come(&mut scheduler, peer(1));
+    assert!(scheduler.has(&peer(1)) && !all(&mut scheduler, at(1_000_001)).is_empty());
+}
+
+#[test]
+fn whoever_is_dropped_is_no_source_any_more() {
+    let mut scheduler = with(64, 2);
+    for bad in 0..BAD_MAX {
+        assert!(scheduler.has(&peer(1)), "{bad}");
+        let now = at(u64::from(bad) * 100);
+        let run = all(&mut scheduler, now).into_iter().find(|run| run.source == peer(1)).unwrap();
+        scheduler.piece(run.run, run.pieces.start, false, now);
+        scheduler.ended(run.run, Ended::Corrupt, now);
+    }
+    assert!(!scheduler.has(&peer(1)) && scheduler.has(&peer(2)));
+    assert_eq!(scheduler.here(), 1, "it is connected still, and does not count");
+    come(&mut scheduler, peer(1));
+    assert!(!scheduler.has(&peer(1)));
+}
+
+#[test]
+fn our_own_speed_limit_makes_nobody_late() {
+    // Runs of 512 KiB at 20 KB/s, which is what the owner allows: some 26 s each.
+    let late = |limited: bool| {
+        let mut scheduler = with(1_000, 2);
+        let mut now = warm(&mut scheduler, 8, 100, 0);
+        let run = all(&mut scheduler, at(now)).into_iter().find(|run| run.source == peer(1));
+        let run = run.or_else(|| {
+            let (id, run) = scheduler.runs.iter().find(|(_, run)| run.source == peer(1))?;
+            Some(Assignment {
+                run: *id,
+                source: peer(1),
+                pieces: run.pieces.clone(),
+                until: run.until,
+                priority: Priority::Normal,
+            })
+        });
+        let run = run.unwrap();
+        let before = scheduler.sources[&peer(1)].record.metrics().sample_count;
+        for step in 0..100 {
+            now += 250;
+            if limited {
+                scheduler.limited(at(now));
+            }
+            scheduler.alive(run.run, at(now));
+            if step % 13 == 12 && scheduler.source(run.run).is_some() {
+                scheduler.piece(run.run, run.pieces.start + step / 13, true, at(now));
+            }
+            scheduler.tick(at(now));
+        }
+        let site = &scheduler.sources[&peer(1)];
+        let told = site.record.metrics().sample_count > before;
+        let late = site.record.metrics().timed_out;
+        if limited {
+            // One that sends nothing at all is late all the same.
+            for _ in 0..130 {
+                now += 250;
+                scheduler.limited(at(now));
+                scheduler.tick(at(now));
+            }
+            assert!(scheduler.sources[&peer(1)].record.metrics().timed_out > 0);
+        }
+        (late > 0, told)
+    };
+    assert_eq!((late(false), late(true)), ((true, true), (false, false)));
+}
+
+#[test]
+fn a_bad_piece_does_not_end_the_run_of_a_user() {
+    let mut scheduler = Scheduler::new(20 * LEN, vec![false; 20], SwarmSettings::default());
+    come(&mut scheduler, user("a"));
     let run = all(&mut scheduler, at(0)).remove(0);
-    scheduler.ended(run.run, Ended::Never, at(0));
-    assert_eq!((all(&mut scheduler, at(1_000_000)), scheduler.here()), (vec![], 0));
+    (0..3).for_each(|piece| _ = scheduler.piece(run.run, piece, true, at(10)));
+    scheduler.piece(run.run, 3, false, at(20));
+    // The run is behind the bad piece: what the mesh brings there ends it, and what it mends does not.
+    come(&mut scheduler, peer(1));
+    let mended = all(&mut scheduler, at(30)).into_iter().find(|run| run.source == peer(1)).unwrap();
+    assert_eq!(mended.pieces, 3..4);
+    done(&mut scheduler, &mended, at(40));
+    assert_eq!(scheduler.take_cancels(), [], "it goes on");
+    assert!(scheduler.piece(run.run, 4, true, at(50)));
+    scheduler.verified[6] = true;
+    scheduler.left -= 1;
+    assert!(scheduler.piece(run.run, 5, true, at(60)));
+    assert_eq!(scheduler.take_cancels(), [(run.run, CancelReason::Complete)], "here it meets what is there");
+}
+
+#[test]
+fn a_user_who_refuses_offsets_is_asked_for_the_beginning_or_not_at_all() {
+    let fresh = |there: &[usize]| {
+        let mut verified = vec![false; 20];
+        for piece in there {
+            verified[*piece] = true;
+        }
+        let mut scheduler = Scheduler::new(20 * LEN, verified, SwarmSettings::default());
+        come(&mut scheduler, user("a"));
+        scheduler.sends_whole_only(&user("a"));
+        scheduler
+    };
+    assert_eq!(all(&mut fresh(&[0]), at(0)), []);
+    let mut scheduler = fresh(&[5]);
+    come(&mut scheduler, peer(1));
+    // The first piece is asked of a peer already.
+    scheduler.asked[0] = 1;
+    assert_eq!(all(&mut scheduler, at(0)).remove(0).pieces, 0..20);
 }
 
 #[test]
@@ -220,7 +338,7 @@ fn slow_sources_lose_what_they_have_not_begun() {
     assert!(waiting > 0);
     // Its line becomes slow: its measured throughput falls while runs wait.
     let site = scheduler.sources.get_mut(&peer(1)).unwrap();
-    (0..10).for_each(|_| site.metrics.throughput_sample(100_000.0));
+    (0..10).for_each(|_| site.record.throughput(100_000.0));
     scheduler.tick(at(now + 210));
     let events = scheduler.take_events();
     let told = events.iter().find_map(|event| match event {
@@ -329,7 +447,9 @@ fn what_is_known_comes_along_and_is_given_back() {
     assert!(asked.len() > 1, "whoever was good before needs no probe");
     done(&mut scheduler, &asked[0], at(300));
     let records = scheduler.records();
-    assert_eq!((records[0].1.completed, records[0].2.successful), (6, 1.0), "deeds are told without what was known");
+    assert_eq!((records[0].1.completed, records[0].2.successful), (1, 1.0), "told without what was known");
+    assert_eq!(records[0].1.requested, asked.len() as u64);
+    assert_eq!(scheduler.sources[&peer(1)].record.metrics().completed, 6);
     assert!(scheduler.records().is_empty(), "and once");
     let worth = scheduler.worth(&peer(1), at(300)).unwrap();
     assert!((worth.reputation - 26.0 / 31.0).abs() < 1e-9);

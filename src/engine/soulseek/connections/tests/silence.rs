@@ -44,6 +44,32 @@ fn what_was_heard_or_is_old_or_met_no_silence_is_not_sent_again() {
     }
 }
 
+/// A program that was started again is told of by the server before the end of its old connections is seen.
+#[test]
+fn what_was_said_to_a_user_who_came_back_is_said_on_a_new_connection() {
+    for case in ["came back", "spoke since", "not told of"] {
+        let mut rig = Rig::new();
+        let old = rig.bob();
+        rig.says(old);
+        if case != "not told of" {
+            rig.it.on_user_status(&"bob".into());
+        }
+        if case == "spoke since" {
+            rig.says(old);
+        }
+        rig.send("bob");
+        assert_eq!(rig.did().last(), Some(&message(old)), "{case}");
+        rig.conn(old, gone(false));
+        if case != "came back" {
+            assert_eq!(rig.did(), [], "{case}");
+            continue;
+        }
+        let (dial, _) = rig.racing();
+        rig.conn(dial, ConnEvent::Dialled);
+        assert!(rig.did().contains(&message(dial)), "{case}");
+    }
+}
+
 #[test]
 fn what_cannot_be_sent_again_is_reported() {
     let mut rig = Rig::new();

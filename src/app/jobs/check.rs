@@ -1,0 +1,118 @@
+//! Finds out what a finished file is: measured by a worker, compared with copies known here, and AcoustID asked.
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::catalog::fingerprint_text;
+use crate::app::doctor::{Ground, Outcome};
+use crate::engine::audio::fingerprint::{self, Verdict as Likeness};
+use crate::engine::jobs::judge::{Found, Heard, LIKELY, Verdict, judge};
+use crate::model::health::MatchedBy;
+use crate::model::id::{ContentHash, RecordingId};
+use crate::model::job::{Constraints, JobTrack};
+use crate::model::variant::Measured;
+use crate::model::verdict;
+use crate::net::catalog::Catalog;
+
+/// Words by which two fingerprints of one recording may lie apart: about 3 s of leading silence.
+const OFFSET_MAX: usize = 24;
+/// Merged ids of one answer that are followed.
+const MERGED: usize = 3;
+
+/// What came of measuring a file.
+pub(super) enum Checked {
+    /// It was judged, and how good it is, 0 to 1.
+    Judged(Verdict, f32),
+    /// It could not be measured now, and why.
+    Later(String),
+}
+
+/// Measures a file and judges it.
+pub(super) async fn check(
+    ground: Ground,
+    catalog: Catalog,
+    path: String,
+    track: JobTrack,
+    constraints: Constraints,
+    cancel: CancellationToken,
+) -> Checked {
+    let measure = ground.measure.clone();
+    let work = move || {
+        let path = Path::new(&path);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = measure.open(path).map_err(|error| error.to_string())?;
+        Ok::<_, String>(measure.measure(file, &name, &|| cancel.is_cancelled()))
+    };
+    let outcome = match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(Some(outcome))) => outcome,
+        Ok(Ok(None)) => return Checked::Later("the program ends".to_owned()),
+        Ok(Err(why)) => return Checked::Judged(Verdict::Wrong(format!("it cannot be read: {why}")), 0.0),
+        Err(error) => return Checked::Later(error.to_string()),
+    };
+    let measured = match outcome {
+        Outcome::Measured(measured) => measured,
+        Outcome::Broken(why) | Outcome::Unsupported(why) => return Checked::Judged(Verdict::Wrong(why), 0.0),
+        Outcome::NotTried(why) => return Checked::Later(why),
+    };
+    let judged = ground.judge.judge(&measured);
+    let found = Found {
+        same_sound: known_here(&ground, track.recording, &measured),
+        heard: heard(&catalog, &measured, track.recording).await,
+        tagged: measured.tags.recording_id.map(RecordingId),
+        duration_ms: measured.duration_ms,
+        codec: measured.codec,
+        is_transcode: judged.judgement.verdict == verdict::Verdict::Transcode,
+        is_whole: measured.integrity.is_whole(),
+        score: judged.quality_score,
+    };
+    Checked::Judged(judge(&track, &found, &constraints), judged.quality_score)
+}
+
+/// Compares with copies of the recording whose identity a catalog confirmed: tags alone would let one wrong file keep
+/// out all right ones.
+fn known_here(ground: &Ground, recording: RecordingId, measured: &Measured) -> Option<bool> {
+    if measured.fingerprint.is_empty() {
+        return None;
+    }
+    let known = ground.store.read(|txn, tables| tables.library.variants_of(txn, recording.0));
+    let known = known.inspect_err(|error| tracing::warn!(%error, "known copies cannot be read")).ok()?;
+    let mut differs = false;
+    let own: ContentHash = measured.content_hash;
+    for copy in known.iter().filter(|copy| copy.hash() != own && copy.identity.matched_by == MatchedBy::Catalog) {
+        let likeness = fingerprint::compare(&measured.fingerprint, &copy.measured.fingerprint, OFFSET_MAX);
+        match likeness.map(|likeness| likeness.verdict()) {
+            Some(Likeness::Same) => return Some(true),
+            Some(Likeness::Different) => differs = true,
+            Some(Likeness::Unsure) | None => {}
+        }
+    }
+    differs.then_some(false)
+}
+
+/// What `AcoustID` knows of the sound; `None`: it could not be asked.
+async fn heard(catalog: &Catalog, measured: &Measured, wanted: RecordingId) -> Option<Vec<Heard>> {
+    if measured.fingerprint.is_empty() {
+        return None;
+    }
+    let seconds = u32::try_from(measured.duration_ms.saturating_add(500) / 1_000).unwrap_or(u32::MAX);
+    let results = catalog.lookup(&fingerprint_text(&measured.fingerprint), seconds).await.ok()?;
+    let mut heard = Vec::with_capacity(results.len());
+    let mut merged = 0;
+    for result in results {
+        let mut recordings: Vec<RecordingId> = result.recordings.iter().map(|recording| recording.id).collect();
+        if result.score >= LIKELY && !recordings.contains(&wanted) {
+            // AcoustID may know it under an id that was merged since.
+            for id in recordings.iter_mut().take(MERGED) {
+                if merged < MERGED {
+                    merged += 1;
+                    if let Ok(Some(now)) = catalog.recording(*id).await {
+                        *id = now.id;
+                    }
+                }
+            }
+        }
+        heard.push(Heard { score: result.score, recordings });
+    }
+    Some(heard)
+}

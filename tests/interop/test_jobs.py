@@ -1,0 +1,324 @@
+"""A release brought home by a job, from Nicotine+ and aioslsk: what MusicBrainz says comes from the fixtures over HTTP on
+loopback, the music is generated, and AcoustID is a stand-in that compares fingerprints as the real one does."""
+import base64
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from world import BINARY, Node, Peer, World, free_port, sha256, until
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "musicbrainz"
+RELEASE = "6a76904c-0caf-34e1-8cc2-7d95e86a3824"
+SHORTER = 64  # tracks of twenty minutes become some of twenty seconds
+
+
+def release():
+    """The fixture, with its tracks shortened."""
+    found = json.loads((FIXTURES / "mb_release_lift_your_skinny_fists_us_2cd_2000.json").read_text())
+    for medium in found["media"]:
+        for track in medium["tracks"]:
+            track["length"] //= SHORTER
+            track["recording"]["length"] = track["length"]
+    return found
+
+
+def tracks(found):
+    return [(m["position"], t["position"], t["title"], t["length"], t["recording"]["id"])
+            for m in found["media"] for t in m["tracks"]]
+
+
+def words(packed):
+    """The words of a fingerprint in AcoustID's text form."""
+    data = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+    count = int.from_bytes(data[1:4], "big")
+    bits = int.from_bytes(data[4:], "little")
+    at, small, ended = 0, [], 0
+    while ended < count:
+        value = bits >> at & 7
+        at += 3
+        small.append(value)
+        ended += value == 0
+    at = (at + 7) // 8 * 8
+    out, last, word, bit = [], 0, 0, 0
+    for value in small:
+        if value == 0:
+            last ^= word
+            out.append(last)
+            word = bit = 0
+            continue
+        if value == 7:
+            value += bits >> at & 31
+            at += 5
+        bit += value
+        word |= 1 << (bit - 1)
+    return out
+
+
+def error_rate(a, b):
+    """The smallest share of differing bits over small shifts."""
+    best = 1.0
+    for shift in range(-16, 17):
+        pairs = list(zip(a[max(0, shift):], b[max(0, -shift):]))
+        if len(pairs) >= 30:
+            best = min(best, sum((x ^ y).bit_count() for x, y in pairs) / (32 * len(pairs)))
+    return best
+
+
+class Catalogs:
+    """MusicBrainz, AcoustID and nothing else."""
+
+    def __init__(self, found):
+        self.sounds, self.asked = {}, []
+        here = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self, status, body):
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self):
+                here.asked.append(self.path)
+                if self.path.startswith(f"/mb/release/{RELEASE}"):
+                    self.answer(200, found)
+                elif self.path.startswith("/mb/url") and "release%2F1" in self.path:
+                    self.answer(200, {"relations": [{"type": "discogs", "release": {"id": RELEASE}}]})
+                else:
+                    self.answer(404, {"error": "Not Found"})
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                form = urllib.parse.parse_qs(body.decode())
+                heard = words(form["fingerprint"][0])
+                here.asked.append("lookup")
+                results = [{"id": f"{n:08x}-0000-4000-8000-000000000000", "score": 1 - rate,
+                            "recordings": [{"id": recording}]}
+                           for n, (recording, known) in enumerate(here.sounds.items())
+                           if (rate := error_rate(heard, known)) < 0.1]
+                self.answer(200, {"status": "ok", "results": sorted(results, key=lambda r: -r["score"])})
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def knows(self, recording, file):
+        told = subprocess.run([BINARY, "analyze", "--fingerprint", file], capture_output=True, check=True, text=True,
+                              env={k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")})
+        self.sounds[recording] = json.loads(told.stdout)["fingerprint"]
+
+
+def compose(path, seed, ms, title, track, *options, album="Lift Yr. Skinny Fists Like Antennas to Heaven!"):
+    """A tune of its own for every seed: full-band noise that comes and goes under changing chords."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = "+".join(f"0.11*sin(2*PI*t*{60 * (seed % 5 + 2)}*(1+floor(mod(t*{1.3 + 0.37 * seed}+{k},{5 + k}))/{3 + k}))"
+                     for k in range(4))
+    noise = f"0.05*(random({seed})-0.5)*(1+sin(2*PI*t*{0.5 + seed / 7}))"
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", f"aevalsrc='{steps}+{noise}':s=44100:d={ms / 1000}",
+                    "-ac", "2", "-sample_fmt", "s16", "-metadata", f"title={title}", "-metadata", f"track={track}",
+                    "-metadata", "artist=Godspeed You Black Emperor!", "-metadata", f"album={album}", *options, str(path)],
+                   check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """Every track of the release once, as FLAC."""
+    folder = tmp_path_factory.mktemp("originals")
+    return {(m, p): compose(folder / f"{m}-{p}.flac", 10 * m + p, ms, title, p)
+            for m, p, title, ms, _ in tracks(release())}
+
+
+@pytest.fixture
+def house(request, music):
+    """A network without anybody, and the catalogs."""
+    class House:
+        def __init__(self):
+            self.found = release()
+            self.catalogs = Catalogs(self.found)
+            self.world = World(big_mib=1)
+
+        def album(self, share, places, artist="Godspeed You! Black Emperor", album="2000 - Lift Your Skinny Fists"):
+            """Puts tracks into a share as people have them: an album folder with one for each disc."""
+            for m, p, title, *_ in tracks(self.found):
+                if (m, p) in places:
+                    to = share / artist / f"Lift Yr. Skinny Fists Like Antennas to Heaven!" / f"CD{m}" / f"{p:02} - {title}.flac"
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(music[m, p], to)
+
+        def peer(self, kind, name, fill):
+            share = self.world.tmp / f"share-{name}"
+            share.mkdir()
+            fill(share)
+            return Peer(self.world, kind, name, free_port(), files=False)
+
+        def box(self, **settings):
+            self.node = Node(self.world, **{
+                "catalog.musicbrainz.base_url": f"{self.catalogs.url}/mb", "catalog.acoustid.base_url": self.catalogs.url,
+                "catalog.acoustid.key": "k", "jobs.search_rounds": 1, **settings})
+            return self.node
+
+        def start(self, reference=RELEASE, **more):
+            answer = self.node.call("POST", "/api/jobs/mb-release", json={"mb_release_id": reference, **more})
+            assert answer.status_code == 201, answer.text
+            return answer.json()["job_id"]
+
+        def job(self, ident):
+            return self.node.get(f"/api/jobs/{ident}")
+
+        def over(self, ident):
+            def look():
+                job = self.job(ident)
+                return job if job["status"] in ("completed", "failed", "cancelled") else None
+            job = until("the job is over", look)
+            return job, {(t["medium"], t["position"]): t for t in job["tracks"]}
+
+        def folder(self):
+            return self.node.downloads / "Godspeed You Black Emperor!" / "Lift Yr. Skinny Fists Like Antennas to Heaven! (2000)"
+
+    made = House()
+    try:
+        yield made
+    finally:
+        made.world.close(request.session.testsfailed)
+        made.catalogs.server.shutdown()
+
+
+ALL = [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def placed(house, track):
+    return house.folder() / track["file"]
+
+
+@pytest.mark.parametrize("kind", ["nicotine", "aioslsk"])
+def test_a_whole_album_from_one_user(house, music, kind):
+    for m, p, _, _, recording in tracks(house.found):
+        house.catalogs.knows(recording, music[m, p])
+    house.peer(kind, "whole", lambda share: house.album(share, ALL))
+    house.box()
+    # By the number that Discogs has for it.
+    job, got = house.over(house.start("https://www.discogs.com/release/1-x"))
+    assert job["status"] == "completed", job
+    assert job["progress"]["tracks_done"] == 4
+    assert job["progress"]["bytes_done"] == sum(music[place].stat().st_size for place in ALL)
+    for place in ALL:
+        assert got[place]["verified_by"] == "acoustid", got[place]
+        assert sha256(placed(house, got[place])) == sha256(music[place])
+    assert sorted(p.name for p in house.folder().iterdir()) == [
+        "1-01 Storm.flac", "1-02 Static.flac", "2-01 Sleep.flac", "2-02 Antennas to Heaven.flac"]
+    assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "nothing stays behind"
+    manifests = house.node.home / "jobs"
+    assert [p.name for p in manifests.rglob("*.yaml")] == [f"{job['id']}.yaml"]
+    assert (manifests / "completed" / f"{job['id']}.yaml").exists()
+    trace = house.node.get(f"/api/jobs/{job['id']}/trace")
+    assert any("searches for" in json.dumps(line) for line in trace["events"]), trace
+
+
+def test_two_users_a_wrong_take_a_transcode_and_a_missing_track(house, music):
+    known = {(m, p): recording for m, p, _, _, recording in tracks(house.found)}
+    for place in [(1, 1), (1, 2), (2, 1)]:
+        house.catalogs.knows(known[place], music[place])
+
+    def take(share):
+        """Better placed by its free slots, but its first track is another take and its second was an MP3."""
+        house.album(share, [(1, 1), (1, 2)])
+        folder = next(share.rglob("CD1"))
+        titles = {(m, p): (title, ms) for m, p, title, ms, _ in tracks(house.found)}
+        title, ms = titles[1, 1]
+        live = compose(folder / "01 - Storm.flac", 77, ms, title, 1)
+        house.catalogs.knows("11111111-2222-4333-8444-555555555555", live)
+        lossy = folder / "02.mp3"
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", str(music[1, 2]), "-b:a", "96k", str(lossy)], check=True)
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", str(lossy), "-sample_fmt", "s16", str(folder / "02 - Static.flac")],
+                       check=True)
+        lossy.unlink()
+
+    house.peer("nicotine", "liar", take)
+    house.peer("aioslsk", "half", lambda share: house.album(share, [(1, 1), (1, 2)]))
+    house.peer("nicotine", "rest", lambda share: house.album(share, [(2, 1)]))
+    house.box()
+    job, got = house.over(house.start())
+    assert job["status"] == "failed" and "Antennas to Heaven" in job["error"], job
+    assert "1 of 4" in job["error"]
+    assert got[2, 2]["status"] == "failed"
+    for place in [(1, 1), (1, 2), (2, 1)]:
+        assert got[place]["status"] == "completed", got[place]
+        assert sha256(placed(house, got[place])) == sha256(music[place]), got[place]
+    assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "neither the wrong take nor the transcode stays"
+
+
+def test_pause_resume_kill_and_cancel(house, music):
+    for m, p, _, _, recording in tracks(house.found):
+        house.catalogs.knows(recording, music[m, p])
+    house.peer("nicotine", "whole", lambda share: house.album(share, ALL))
+    # So slowly that there is time for everything.
+    box = house.box(**{"global.download.speed_limit": 64})
+    ident = house.start()
+    until("bytes flow", lambda: house.job(ident)["progress"]["bytes_done"] > 0)
+    assert (box.home / "jobs" / "active" / f"{ident}.yaml").exists()
+    box.process.stop(signal.SIGKILL)
+    box.start()
+    until("it goes on by itself", lambda: house.job(ident)["progress"]["bytes_done"] > 300_000)
+
+    assert box.call("POST", f"/api/jobs/{ident}/pause").json()["status"] == "paused"
+    until("nothing is downloaded", lambda: all("Completed" in t["state"] for t in box.transfers("downloads", "whole")))
+    there = house.job(ident)["progress"]["bytes_done"]
+    box.process.stop()
+    box.start()
+    assert house.job(ident)["status"] == "paused", "a pause outlives a restart"
+    assert box.call("POST", f"/api/jobs/{ident}/resume").json()["status"] == "pending"
+    until("it goes on where it was", lambda: house.job(ident)["progress"]["bytes_done"] > there)
+
+    answer = box.call("POST", f"/api/jobs/{ident}/cancel")
+    assert answer.json()["status"] == "cancelled"
+    assert not [t for t in box.transfers("downloads", "whole") if "Completed" not in t["state"]]
+    assert (box.home / "jobs" / "completed" / f"{ident}.yaml").exists()
+    assert box.call("POST", f"/api/jobs/{ident}/resume").status_code == 400
+
+
+def test_a_job_moves_to_an_empty_box_by_its_manifest(house, music):
+    for m, p, _, _, recording in tracks(house.found):
+        house.catalogs.knows(recording, music[m, p])
+    box = house.box(**{"jobs.search_rounds": 100})
+    ident = house.start()
+    text = box.call("POST", f"/api/jobs/{ident}/export").text
+    assert ident in text and RELEASE in text
+    box.process.stop()
+    shutil.rmtree(box.home / "store")
+    # What the store lacks is taken up from the active manifest.
+    box.start()
+    until("the job is there again", lambda: any(j["id"] == ident for j in box.get("/api/jobs")))
+    # And once more beside it, by import: another id, the old one as its origin.
+    answer = box.call("POST", "/api/jobs/import", data=text.encode(), headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 201, answer.text
+    second = answer.json()
+    assert second["job_id"] != ident and second["origin_id"] == ident
+    for wrong, reason in [(text.replace("mb_release\n", "discography\n"), "discography"),
+                          (text.replace('target_dir: "', 'target_dir: "../../'), "line")]:
+        answer = box.call("POST", "/api/jobs/import", data=wrong.encode(), headers={"Content-Type": "text/plain"})
+        assert answer.status_code == 400 and reason in answer.text, answer.text
+    box.call("POST", f"/api/jobs/{second['job_id']}/cancel")
+    house.peer("aioslsk", "whole", lambda share: house.album(share, ALL))
+    # Its first search found nobody; a fresh look begins with a new round.
+    box.call("POST", f"/api/jobs/{ident}/cancel")
+    job, _ = house.over(box.call("POST", "/api/jobs/import", data=text.encode(),
+                                 headers={"Content-Type": "text/plain"}).json()["job_id"])
+    assert job["status"] == "completed", job
