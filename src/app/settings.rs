@@ -475,6 +475,8 @@ mod tests {
 
     #[test]
     fn secrets_of_the_card_are_kept_below_what_the_page_writes() {
+        use std::os::unix::fs::PermissionsExt as _;
+
         use crate::app::appliance::node::{Appliance, keep_secrets};
         let folder = tempfile::tempdir().unwrap();
         let card = folder.path().join("card");
@@ -499,7 +501,6 @@ mod tests {
         // A password without a name is of no use, and no reason not to come up.
         std::fs::write(card.join("slskdn.yml"), "").unwrap();
         assert_eq!(password(&sources), "");
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = std::fs::metadata(sources.secrets_file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

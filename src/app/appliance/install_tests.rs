@@ -20,7 +20,7 @@ struct Made {
 
 impl Made {
     fn new(version: &str, signer: &Signer) -> Self {
-        let root: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8 ^ version.len() as u8).collect();
+        let root: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8 ^ version.as_bytes()[2]).collect();
         let slot = format!("version={version}\nroot_bytes={}\nroot_sha256={}\n", root.len(), sha(&root)).into_bytes();
         let files = vec![
             ("root".to_owned(), root),

@@ -162,7 +162,7 @@ mod tests {
         let key = format!("ssh-ed25519 {}", "A".repeat(68));
         let (keys, problems) =
             authorized_keys(&format!("# me\r\n{key} me@there\r\nssh-dss AAAA\r\ncommand=\"x\" {key}\n"));
-        assert_eq!(keys, [key.clone()]);
+        assert_eq!(keys, std::slice::from_ref(&key));
         assert_eq!(problems.len(), 2, "{problems:?}");
         let (keys, problems) = authorized_keys(&format!("{key}\n").repeat(100));
         assert_eq!((keys.len(), problems.len()), (KEYS, 1));
