@@ -33,7 +33,8 @@ fn words(text: &str) -> Vec<Word> {
         let Some(longest) = parts.iter().rev().max_by_key(|part| part.chars().count()) else { continue };
         let inner = piece.trim_matches(|c: char| !c.is_alphanumeric());
         let is_plain = inner.is_ascii() && inner.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if is_plain || longest.chars().count() > 1 {
+        // One letter of a wide script is a word.
+        if is_plain || longest.chars().count() > 1 || !longest.is_ascii() {
             words.push(Word { text: (*longest).to_owned(), is_plain });
         }
     }
