@@ -187,7 +187,7 @@ def house(request, music):
             def look():
                 job = self.job(ident)
                 return job if job["status"] in ("completed", "failed", "cancelled") else None
-            job = until("the job is over", look)
+            job = until("the job is over", look, 480)
             return job, {(t["medium"], t["position"]): t for t in job["tracks"]}
 
         def folder(self):

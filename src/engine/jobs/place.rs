@@ -34,11 +34,14 @@ mod tests {
     #[test]
     fn files_are_named_after_their_place() {
         let one = track(1, 3, "A/B: C", "X", 1);
-        assert_eq!(file_name(&spec("A", "B", &[one.clone()]), &one, "flac"), "03 A_B: C.flac");
+        assert_eq!(file_name(&spec("A", "B", std::slice::from_ref(&one)), &one, "flac"), "03 A_B: C.flac");
         let two = track(2, 3, "T", "X", 1);
         assert_eq!(file_name(&spec("A", "B", &[one, two.clone()]), &two, "flac"), "2-03 T.flac");
         let guest = track(1, 1, "T", "X", 1);
-        assert_eq!(file_name(&spec("Various Artists", "B", &[guest.clone()]), &guest, "mp3"), "01 X - T.mp3");
+        assert_eq!(
+            file_name(&spec("Various Artists", "B", std::slice::from_ref(&guest)), &guest, "mp3"),
+            "01 X - T.mp3"
+        );
         assert_eq!(folder("Some/one", "..", Some(1999)), "Some_one/.. (1999)");
         assert_eq!(folder("", "T", None), "Various Artists/T");
     }

@@ -32,6 +32,9 @@ pub const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// repeated searches are what servers ban for).
 const TRACK_QUERIES: usize = 30;
 
+/// Begins the note of a track whose file is not what was wished for.
+const TAKEN: &str = "taken although";
+
 /// How patient the owner is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -217,7 +220,7 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
         taken = true;
         with(&mut job.children, at, |child| {
             child.state = TrackState::Checking;
-            child.note = Some(format!("taken although {}", aside.why));
+            child.note = Some(format!("{TAKEN} {}", aside.why));
         });
         with(&mut work.tracks, at, |track| {
             track.local = Some(aside.path.clone());
@@ -481,6 +484,8 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<Stri
                 child.done = child.size.unwrap_or_default();
                 child.file = Some(file);
                 child.proof = proof;
+                // What was wrong with files before it is past.
+                child.note = child.note.take().filter(|note| note.starts_with(TAKEN));
             });
             with(&mut work.tracks, at, |track| {
                 *track = super::work::TrackWork::default();

@@ -33,7 +33,8 @@ fn words(text: &str) -> Vec<Word> {
         let Some(longest) = parts.iter().rev().max_by_key(|part| part.chars().count()) else { continue };
         let inner = piece.trim_matches(|c: char| !c.is_alphanumeric());
         let is_plain = inner.is_ascii() && inner.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if is_plain || longest.chars().count() > 1 {
+        // One letter of a wide script is a word.
+        if is_plain || longest.chars().count() > 1 || !longest.is_ascii() {
             words.push(Word { text: (*longest).to_owned(), is_plain });
         }
     }
@@ -68,7 +69,9 @@ fn ladder(artist: &str, title: &str) -> Vec<String> {
     let is_article =
         |word: &&Word| matches!(word.text.to_lowercase().as_str(), "the" | "a" | "an" | "and" | "feat" | "ft");
     let plain = |words: &[Word], count: usize| {
-        let kept: Vec<&Word> = words.iter().filter(|word| word.is_plain && !is_article(word)).take(count).collect();
+        // A single letter may be what is left of a word, as the N of Guns N' Roses.
+        let is_telling = |word: &&Word| word.is_plain && word.text.len() > 1 && !is_article(word);
+        let kept: Vec<&Word> = words.iter().filter(is_telling).take(count).collect();
         text(&kept)
     };
     let careful = join(&plain(&artist, ARTIST_WORDS), &plain(&title, TITLE_WORDS - 2));
@@ -109,7 +112,8 @@ pub fn for_release(spec: &MbRelease) -> Vec<String> {
         return told_once(ladder(&spec.artist, &spec.title));
     }
     let mut queries = ladder("", &spec.title);
-    let with = queries.first().map(|first| format!("various {first}"));
+    // Without any artist nobody says that there are many.
+    let with = queries.first().filter(|_| !spec.artist.is_empty()).map(|first| format!("various {first}"));
     // A short title finds too much alone.
     if let Some(with) = with {
         if words(&spec.title).len() < 2 { queries.insert(0, with) } else { queries.push(with) }

@@ -288,7 +288,9 @@ fn few_lossy_copies_are_few() {
     let mut world = World::new(some);
     let lossy = ALL.map(|(name, seconds)| (name.replace("flac", "mp3"), seconds));
     let lossy: Vec<(&str, u32)> = lossy.iter().map(|(name, seconds)| (name.as_str(), *seconds)).collect();
-    world.run(&[response("a", &lossy)], |_, _| None);
+    let found = [response("a", &lossy)];
+    // Nothing ever finishes.
+    (0..50).for_each(|_| drop(world.step(&found)));
     assert_eq!(world.asked.len(), 1, "{:?}", world.asked);
 }
 

@@ -210,7 +210,14 @@ impl Answer {
         if matches!(timeout(REFUSAL, self.write(bytes)).await, Ok(true)) {
             // Nobody may be there to hear it.
             let _ = self.send.finish();
+        } else {
+            self.reset();
         }
+    }
+
+    /// Breaks it off. A stream that is over already needs no end.
+    fn reset(&mut self) {
+        let _ = self.send.reset(VarInt::from_u32(cancel_code(CancelReason::Error)));
     }
 
     /// Grants; the bytes must follow.
@@ -243,6 +250,7 @@ impl Answer {
                         self.taken_back = cancel_reason(code.into_inner());
                     }
                     self.serving.end();
+                    self.reset();
                     return false;
                 }
             };
@@ -258,7 +266,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.serving.is_over() || self.serving.left() > 0 {
-            let _ = self.send.reset(VarInt::from_u32(cancel_code(CancelReason::Error)));
+            self.reset();
         }
     }
 }
