@@ -407,9 +407,11 @@ def test_a_disk_comes_is_shared_and_goes(card, node, disk):
         assert answer == "", answer
         until("the song is shared", lambda: node.local("/api/shares").json()["files"] == 1)
         assert node.local("/api/appliance").json()["disks"][0]["shared"]
+        until("it is noticed", lambda: "a disk was plugged in" in node.log())
     finally:
         card.slskdn("usb", "unmount", disk)
     assert not os.path.exists(path)
+    until("that is noticed", lambda: "a disk is gone" in node.log())
     # Away, and not forgotten: it may come back.
     until("its absence is told", lambda: any("My-Music" in told for told in node.local("/api/shares").json()["problems"]))
     refuses("--root", card.root, "usb", "mount", "/dev/null")
