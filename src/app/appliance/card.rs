@@ -250,7 +250,7 @@ pub fn keep_log(places: &Places) -> ExitCode {
     let keep = || -> io::Result<()> {
         std::fs::create_dir_all(&folder)?;
         let path = folder.join("system.log");
-        if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LEN) {
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LEN - LOG_AT_ONCE) {
             std::fs::rename(&path, folder.join("system.log.1"))?;
         }
         let mut log = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;

@@ -253,7 +253,10 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
         places.forget_trial()?;
     }
     let trial = trial.filter(|trial| trial.slot == running.name());
-    places.publish_systems(read_slots(&mut card)?)?;
+    // Only for the page: a card that cannot be read must not keep a bad version from being given up.
+    if let Err(error) = read_slots(&mut card).and_then(|slots| places.publish_systems(slots)) {
+        say(&format!("what the slots hold could not be told: {error}"));
+    }
     let clock = Clock::start();
     loop {
         let health = places.health();
@@ -282,7 +285,10 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
 }
 
 fn give_up(places: &Places, why: &str) -> io::Result<String> {
-    places.set_why(Some(why))?;
+    // Without a word of why the box goes back all the same.
+    if let Err(error) = places.set_why(Some(why)) {
+        say(&format!("why it is given up could not be kept: {error}"));
+    }
     places.restart()?;
     Ok(format!("given up: {why}; the box goes back to the version before"))
 }
