@@ -412,10 +412,12 @@ impl GossipTables {
         now: UnixMs,
         library: &LibraryTables,
     ) -> Result<(), StoreError> {
+        // Before anything is noted: what is noted of a peer makes it one that was met before.
+        self.meets(txn, peer, now)?;
         if void {
             self.void(txn, peer)?;
         }
-        let notes = self.meets(txn, peer, now)?;
+        let notes = self.notes(txn, peer)?.unwrap_or_default();
         put(self.notes, txn, &peer.0, &Notes { heard, at: now, ..notes })?;
         let mut rich = None;
         for (id, claims) in words {

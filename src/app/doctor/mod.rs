@@ -38,6 +38,9 @@ pub enum Outcome {
     Measured(Box<Measured>),
     /// It cannot be read or decoded; why.
     Broken(String),
+    /// It took too much time, memory or patience, of the file's or of the machine's fault; why. A scan counts it as
+    /// broken.
+    GaveUp(String),
     /// Its form is not known; why.
     Unsupported(String),
     /// The machine had nothing to measure it with just now, and why; nothing is known about the file.

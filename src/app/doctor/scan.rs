@@ -312,7 +312,7 @@ impl<'g> Run<'g> {
         let change = match outcome {
             Outcome::NotTried(_) => return Ok(()),
             Outcome::Measured(measured) => self.measured(file, measured, now)?,
-            Outcome::Broken(why) => {
+            Outcome::Broken(why) | Outcome::GaveUp(why) => {
                 let issue = detect::broken_file(&file.path, &why, now);
                 FileChange {
                     row: row(file, FileOutcome::Broken(why), self.scan),

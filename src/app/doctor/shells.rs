@@ -106,7 +106,7 @@ impl Measure for Workers {
             probe::Outcome::Measured(measured) => Outcome::Measured(measured),
             probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
             probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
-            probe::Outcome::GaveUp { reason } => Outcome::Broken(format!("it was given up: {reason}")),
+            probe::Outcome::GaveUp { reason } => Outcome::GaveUp(format!("it was given up: {reason}")),
             probe::Outcome::NotTried { reason } => Outcome::NotTried(reason),
         })
     }

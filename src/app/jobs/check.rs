@@ -52,7 +52,9 @@ pub(super) async fn check(
     };
     let measured = match outcome {
         Outcome::Measured(measured) => measured,
-        Outcome::Broken(why) | Outcome::Unsupported(why) => return Checked::Judged(Verdict::Wrong(why), 0.0),
+        Outcome::Broken(why) | Outcome::GaveUp(why) | Outcome::Unsupported(why) => {
+            return Checked::Judged(Verdict::Wrong(why), 0.0);
+        }
         Outcome::NotTried(why) => return Checked::Later(why),
     };
     let judged = ground.judge.judge(&measured);

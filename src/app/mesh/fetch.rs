@@ -378,6 +378,8 @@ impl Work {
     async fn check(&self, file: &File, list: &PieceList) -> Result<Vec<bool>, Stop> {
         let disk = self.running.parts.pump.disk();
         let len = disk.sizes(file).await?.len;
+        // What could not be written last time is still in memory, and looks as if it were on the disk.
+        disk.uncache(file, 0, len).await?;
         let mut verified = vec![false; list.pieces()];
         let mut piece = 0;
         while piece < list.pieces() && piece as u64 * PIECE_LEN < len {

@@ -405,13 +405,13 @@ impl Gossip {
                     && state.syncing.is_none()
                     && state.meters.sync_due <= now
                     && self.cycle.1 < SYNCS
+                    && state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR)
                 {
                     self.cycle.1 += 1;
                     state.meters.sync_due = now.saturating_add(SYNC);
                     state.syncing = Some((bundle_id, !known));
                     let after = if known { state.hashes.sequence } else { 0 };
                     out.push(Deed::Say(peer, Control::SyncAsk { after, max: limits::GOSSIP_DELTA }));
-                    let _ = state.meters.own_deltas.takes(now, u32::MAX);
                 }
             }),
             Control::SyncAsk { after, max } => state.delta(now).map(|()| {

@@ -200,12 +200,15 @@ async fn peers_are_bounded_and_a_crowd_of_new_ones_does_not_push_out_the_old() {
     let made = store.write(move |txn, tables| {
         let (library, gossip) = (tables.library, tables.gossip);
         let say = |txn: &mut RwTxn<'_>, n: u64, at: u64, words: &[(u128, Vec<Claim>)]| {
-            gossip.keep(txn, (peer(n), heard(1), false), words, UnixMs(at), &library)
+            gossip.keep(txn, (peer(n), heard(1), true), words, UnixMs(at), &library)
         };
         // Half of them are heard again after a week.
         let old = limits::OBSERVERS / 2;
         for n in 0..limits::OBSERVERS {
-            say(txn, n, n, &[])?;
+            // The first that a peer says is all it has.
+            gossip.keep(txn, (peer(n), heard(1), true), &[], UnixMs(n), &library)?;
+            let notes = gossip.notes(txn, peer(n))?.unwrap();
+            assert_eq!(gossip.standing(txn, peer(n), &notes)?.since, UnixMs(n));
         }
         let all: Vec<_> = (0..100).map(|id| (id, vec![claim(1)])).collect();
         say(txn, old, old, &all)?;

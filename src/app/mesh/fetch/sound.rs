@@ -38,7 +38,8 @@ fn judge(outcome: &Outcome, compared: Compared) -> Found {
     match (outcome, compared) {
         (Outcome::Broken(why), _) => Found::Wrong(format!("it cannot be decoded: {why}")),
         (Outcome::Unsupported(why), _) => Found::Wrong(format!("it is no audio file that can be decoded: {why}")),
-        (Outcome::NotTried(why), Compared { copies: 0, .. }) => {
+        // Its bytes are right, and the machine may have been short of something: not worth losing it.
+        (Outcome::GaveUp(why), _) | (Outcome::NotTried(why), Compared { copies: 0, .. }) => {
             Found::Right(format!("what it is could not be looked at: {why}"))
         }
         (Outcome::NotTried(why), _) => Found::Later(why.clone()),
@@ -142,6 +143,7 @@ mod tests {
             assert!(matches!(judge(&measured(), compared), Found::Right(_)), "{compared:?}");
         }
         // A machine without workers: what could be compared waits, what could not be is taken.
+        assert!(matches!(judge(&Outcome::GaveUp(why()), like(0.1)), Found::Right(_)));
         assert_eq!(judge(&Outcome::NotTried(why()), like(0.1)), Found::Later(why()));
         assert!(matches!(judge(&Outcome::NotTried(why()), none), Found::Right(_)));
     }
