@@ -50,7 +50,7 @@ pub const DESCRIPTION_LEN: usize = 16 * 1024;
 pub const USER_CONNECTIONS: usize = 256;
 /// Of these, peer-message connections kept when idle; the longest idle one is closed for a new one.
 pub const PEER_CONNECTIONS: usize = 64;
-/// From one address, of IPv6 one /64. Loopback is exempt: tests and a proxy of the owner's come from there.
+/// From one address, of IPv6 one /64 (on the local network each address). Loopback is exempt: tests and a proxy of the owner's come from there.
 pub const CONNECTIONS_PER_ADDRESS: usize = 8;
 /// Accepted, first message not yet there.
 pub const UNFINISHED_CONNECTIONS: usize = 32;

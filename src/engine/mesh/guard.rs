@@ -135,9 +135,10 @@ impl Record {
     }
 }
 
-/// What counts as one address.
+/// What counts as one address: of IPv6 a /64, but on the local network, where it is that of the whole house, a machine.
 fn scope(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_unique_local() => IpAddr::V6(ip),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
         v4 @ IpAddr::V4(_) => v4,
     }
@@ -407,6 +408,12 @@ mod tests {
         assert_eq!(guard.calls(ip(2, 99), at(0)), Ok(()));
         guard.left(ip(1, 77), None);
         assert_eq!(guard.calls(ip(1, 99), at(0)), Ok(()));
+        // All boxes of a house have these networks.
+        for net in [0xfe80, 0xfd00] {
+            for host in 0..4 {
+                assert_eq!(guard.calls(IpAddr::from([net, 0, 0, 0, 0, 0, 0, host]), at(0)), Ok(()), "{net:x} {host}");
+            }
+        }
     }
 
     #[test]

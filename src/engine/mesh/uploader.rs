@@ -319,7 +319,10 @@ impl Uploads {
     ) -> Option<ErrorCode> {
         self.tick(now);
         let slot = self.may_sit(key.0, named);
-        let owed = self.transfers.values().fold(0_u64, |sum, upload| sum.saturating_add(upload.owed));
+        // What strangers were granted keeps no named peer waiting.
+        let counts = |peer: &PeerId| !named || self.seats.get(peer).is_some_and(|seat| seat.named);
+        let counted = self.transfers.iter().filter(|(key, _)| counts(&key.0));
+        let owed = counted.fold(0_u64, |sum, (_, upload)| sum.saturating_add(upload.owed));
         // Alone, a request is granted however slow the line.
         let most = rate.saturating_mul(QUEUE.as_secs()).max(QUEUE_MIN);
         let fits = rate == 0 || owed == 0 || owed.saturating_add(bytes) <= most;

@@ -236,6 +236,8 @@ fn no_more_is_granted_than_goes_out_soon() {
     assert_eq!(uploads.requested(key(2, 1), SIZE, most - 1, (false, rate), NOW), None);
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, rate), NOW), None);
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, rate), NOW), limited);
+    assert_eq!(uploads.requested(key(3, 1), SIZE, most, (true, rate), NOW), None, "a named peer waits for no stranger");
+    assert_eq!(uploads.requested(key(4, 1), SIZE, 1, (true, rate), NOW), limited, "but for another named one");
     assert_eq!(uploads.requested(key(1, 1), SIZE, 1, (false, 0), NOW), None, "without a limit there is none");
     let mut uploads = Uploads::new(5);
     for _ in 0..4 {
