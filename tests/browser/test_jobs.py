@@ -26,7 +26,7 @@ def test_a_job_from_import_to_cancel(page, box):
     page.says("Jobs", "Begin job", "Import Job Manifest")
     page.fill("The text of a manifest (YAML)", MANIFEST.format(name=name).replace("mb_release\n", "discography\n"))
     page.click("Import Job Manifest", within="//form")
-    page.says("That did not work", "line 3", "discography")
+    page.says("That did not work", "Line 3", "discography")
     page.open(f"{box.url}/jobs")
     page.fill("The text of a manifest (YAML)", MANIFEST.format(name=name))
     page.click("Import Job Manifest", within="//form")
