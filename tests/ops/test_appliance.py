@@ -193,6 +193,43 @@ def test_update_try_keep_and_go_back(card, tmp_path):
     assert card.start()[1] == "1.1.0"
 
 
+def test_a_version_without_its_data_goes_back(card, tmp_path):
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", new)
+    assert card.start()[1] == "1.1.0"
+    # What notes the trial lies on the data partition, so only the counters tell.
+    (card.root / "data").rename(card.root / "away")
+    card.healthy()
+    (card.root / "var/lib/slskdn/update").rename(card.root / "update away")
+    (card.root / "var/lib/slskdn/update").mkdir()
+    assert "without its data" in card.slskdn("update", "--confirm", "--within", "1").stdout
+    assert (card.root / "run/restarted").exists() and card.start()[1] == "1.0.0"
+
+
+def test_a_version_whose_program_does_not_run_goes_back(card, tmp_path):
+    """What the unit asks before it restarts the box, word for word but for the places."""
+    unit = (ROOT / "systemd/appliance/slskdn-giveup.service").read_text()
+    shell = re.search(r"ExecCondition=/bin/sh -c '(.*)'\n", unit)[1].replace("$$", "$")
+    for place in ("/run/", "/boot/"):
+        shell = shell.replace(place, f"{card.root}{place}")
+
+    def gives_up():
+        return subprocess.run(["sh", "-c", shell]).returncode == 0
+    assert "OnFailure=slskdn-giveup.service" in (ROOT / "systemd/appliance/slskdn-confirm.service").read_text()
+    card.start()
+    assert not gives_up(), "a slot that was found good"
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", new)
+    assert not gives_up(), "the slot that writes the update"
+    assert card.start()[1] == "1.1.0" and gives_up()
+    assert card.start()[1] == "1.0.0" and not gives_up(), "it went back"
+    for name in ("slots.txt", "slots2.txt"):
+        (card.fat / name).write_bytes(slots_file("A", 0, 0))
+    assert not gives_up(), "there is nothing to go back to"
+
+
 def test_updates_that_are_refused(card, tmp_path):
     file = tmp_path / "update"
 

@@ -253,8 +253,11 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
         places.forget_trial()?;
     }
     let trial = trial.filter(|trial| trial.slot == running.name());
+    let slots = read_slots(&mut card);
+    // A version that cannot mount the data cannot read the note there either; the counters tell it too.
+    let untold = trial.is_none() && !places.has_data() && slots.as_ref().is_ok_and(|slots| slots.is_last_try(running));
     // Only for the page: a card that cannot be read must not keep a bad version from being given up.
-    if let Err(error) = read_slots(&mut card).and_then(|slots| places.publish_systems(slots)) {
+    if let Err(error) = slots.and_then(|slots| places.publish_systems(slots)) {
         say(&format!("what the slots hold could not be told: {error}"));
     }
     let clock = Clock::start();
@@ -268,6 +271,9 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
             (_, Some(trial)) if clock.now().mono >= within => {
                 let seconds = within.as_secs();
                 return give_up(places, &format!("version {} was not up within {seconds} seconds", trial.version));
+            }
+            _ if untold && clock.now().mono >= within => {
+                return give_up(places, &format!("slot {running} was tried and came up without its data"));
             }
             _ => sleep(LOOK_EVERY),
         }

@@ -143,6 +143,11 @@ impl Slots {
         (slot, after)
     }
 
+    /// Whether the running slot was started for its only try, with another slot to go back to.
+    pub fn is_last_try(&self, running: Slot) -> bool {
+        self.left(running) == 0 && self.left(running.other()) > 0
+    }
+
     /// The running slot was found healthy.
     #[must_use]
     pub fn good(mut self, running: Slot) -> Self {
