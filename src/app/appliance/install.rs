@@ -81,7 +81,7 @@ pub trait Media {
     fn write_slots(&mut self, copy: usize, bytes: &[u8; COPY_LEN]) -> io::Result<()>;
     /// Removes the slot's files, `slot` before all others, synced.
     fn clear(&mut self, slot: Slot) -> io::Result<()>;
-    /// Bytes of the slot's partition, and bytes free for its files.
+    /// Bytes of the slot's partition, and bytes its files may have: those they have now, and what is free.
     fn room(&mut self, slot: Slot) -> io::Result<(u64, u64)>;
     /// Writes into a part.
     fn write(&mut self, slot: Slot, part: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
@@ -212,19 +212,19 @@ pub fn install(
 ) -> Result<Manifest, InstallError> {
     let manifest = open(bundle, key)?;
     let other = running.other();
-    let (root, _) = doing("looking at the other slot", media.room(other))?;
+    // Before the version in the other slot is given up for this one.
+    let (root, fat) = doing("looking at the other slot", media.room(other))?;
     let need = manifest.parts.first().map_or(0, |part| part.length);
     if need > root {
         return Err(InstallError::Room { what: "the slot's partition", have: root, need });
     }
+    let need = manifest.length() - need + FAT_FLOOR;
+    if need > fat {
+        return Err(InstallError::Room { what: "the boot partition", have: fat, need });
+    }
     let slots = doing("reading slots.txt", read_slots(media))?;
     doing("writing slots.txt", write_slots(media, slots.alone(running)))?;
     doing("emptying the other slot", media.clear(other))?;
-    let (_, have) = doing("looking at the other slot", media.room(other))?;
-    let need = manifest.length() - need + FAT_FLOOR;
-    if need > have {
-        return Err(InstallError::Room { what: "the boot partition", have, need });
-    }
     let (mut done, all) = (0, manifest.length());
     for part in &manifest.parts {
         copy(bundle, part, |at, bytes| {

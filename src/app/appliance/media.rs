@@ -94,7 +94,13 @@ impl Media for Card<'_> {
         let partition = File::open(self.places.partition(slot)?)?;
         let root = io::Seek::seek(&mut &partition, io::SeekFrom::End(0))?;
         let fat = rustix::fs::statvfs(self.places.fat())?;
-        Ok((root, fat.f_bavail.saturating_mul(fat.f_frsize)))
+        let mut room = fat.f_bavail.saturating_mul(fat.f_frsize);
+        for entry in walkdir::WalkDir::new(self.places.fat().join(slot.name())).into_iter().filter_map(Result::ok) {
+            // Rounded down to whole blocks: at most what removing it frees.
+            let length = entry.metadata().map_or(0, |about| if about.is_file() { about.len() } else { 0 });
+            room = room.saturating_add(length / fat.f_frsize.max(1) * fat.f_frsize);
+        }
+        Ok((root, room))
     }
 
     fn write(&mut self, slot: Slot, part: &str, at: u64, bytes: &[u8]) -> io::Result<()> {

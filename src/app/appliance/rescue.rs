@@ -1,10 +1,12 @@
 //! `rescue`: what runs in place of the daemon when its disk is missing or it failed to start three times.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +15,7 @@ use super::node::Appliance;
 use super::places::Health;
 use crate::app::cli::{could_not, say};
 use crate::app::settings::Sources;
-use crate::store::restore as put_back;
+use crate::store::{BackupSummary, restore as put_back, unfinished};
 use crate::web::rescue::{Rescue, serve};
 
 /// The box tries again by itself after so long: what was missing may be there now.
@@ -43,9 +45,16 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     let has_data = sources.card.is_none() || appliance.has_data();
     let reasons = reasons(sources, has_data);
     appliance.tell_health(&Health { reasons: reasons.clone(), ..Health::default() });
+    // The appliance is found from the network. Elsewhere the page is where the owner's own page is, or, where that cannot
+    // be read, for this machine alone.
+    let address = match sources.load() {
+        _ if sources.card.is_some() => None,
+        Ok(settings) => Some(settings.config.web.address),
+        Err(_) => Some(Ipv4Addr::LOCALHOST.into()),
+    };
     let mut listeners = Vec::new();
     for port in ports {
-        match bind(*port) {
+        match bind(address, *port) {
             Ok(listener) => {
                 listeners.push(tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?);
             }
@@ -97,8 +106,8 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     Ok(())
 }
 
-/// Both kinds of addresses, or the older one alone where there is no IPv6.
-fn bind(port: u16) -> std::io::Result<TcpListener> {
+/// On `address`; without one on all addresses of both kinds, or of the older kind alone where there is no IPv6.
+fn bind(address: Option<IpAddr>, port: u16) -> std::io::Result<TcpListener> {
     let listen = |address: SocketAddr| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -110,6 +119,9 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
         socket.listen(64)?;
         Ok(TcpListener::from(socket))
     };
+    if let Some(address) = address {
+        return listen((address, port).into());
+    }
     listen((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, port).into()))
 }
 
@@ -149,29 +161,34 @@ fn log() -> String {
     if lines.is_empty() { "The log cannot be read.".to_owned() } else { lines }
 }
 
-/// Sets the store aside and puts the backup in its place.
+/// Makes a store of the backup, and then changes places with the one that is there, which stays beside it.
 fn restore(data: &Path, file: &Path) -> Result<String, String> {
     let store = data.join("store");
-    let mut aside: Option<PathBuf> = None;
-    if store.exists() {
-        let free = (1..1000).map(|number| data.join(format!("store-set-aside-{number}"))).find(|path| !path.exists());
-        let to = free.ok_or("too many stores are set aside already")?;
-        std::fs::rename(&store, &to).map_err(|error| format!("the store cannot be set aside: {error}"))?;
-        aside = Some(to);
+    let rows = |summary: BackupSummary| -> u64 { summary.tables.iter().map(|(_, rows)| rows).sum() };
+    if !store.exists() {
+        let summary = put_back(file, &store).map_err(|error| error.to_string())?;
+        return Ok(format!("{} records are back", rows(summary)));
     }
-    match put_back(file, &store) {
-        Ok(summary) => {
-            let rows: u64 = summary.tables.iter().map(|(_, rows)| rows).sum();
-            let kept = aside.map_or_else(String::new, |to| format!("; the one before is {}", to.display()));
-            Ok(format!("{rows} records are back{kept}"))
+    let free = (1..1000).map(|number| data.join(format!("store-set-aside-{number}")));
+    let aside = free.into_iter().find(|path| !path.exists() && !unfinished(path).exists());
+    let aside = aside.ok_or("too many stores are set aside already")?;
+    let put = put_back(file, &aside).map_err(|error| error.to_string()).and_then(|summary| {
+        // In one step: whatever happens, there is a store.
+        renameat_with(CWD, &aside, CWD, &store, RenameFlags::EXCHANGE)
+            .map_err(|error| format!("the store cannot be set aside: {error}"))?;
+        Ok(rows(summary))
+    });
+    match put {
+        Ok(rows) => {
+            if let Err(error) = File::open(data).and_then(|data| data.sync_all()) {
+                say(&format!("{}: {error}", data.display()));
+            }
+            Ok(format!("{rows} records are back; the one before is {}", aside.display()))
         }
         Err(error) => {
-            if let Some(to) = aside {
-                // An empty folder of a lock may be there.
-                drop(std::fs::remove_dir_all(&store));
-                std::fs::rename(&to, &store).map_err(|error| format!("{}: {error}", to.display()))?;
-            }
-            Err(error.to_string())
+            // Only what was just made of the backup.
+            drop(std::fs::remove_dir_all(&aside));
+            Err(error)
         }
     }
 }
