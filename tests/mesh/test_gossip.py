@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from node import content_hash, until
-from stranger import (ADVERT, ASK, CACHE_JOB, DESCRIPTOR, PING, PONG, SYNC_ASK, SYNC_DELTA, SYNC_HELLO, VIOLATION, Key,
-                      advert, claim, frame, option, stranger, varint)
+from stranger import (ADVERT, ASK, CACHE_JOB, DESCRIPTOR, GRANTED, HOLDING, LIST, PING, PONG, QUERY, SYNC_ASK, SYNC_DELTA,
+                      SYNC_HELLO, VIOLATION, Key, advert, chunk, claim, frame, option, stranger, varint)
 
 RECORDING, RELEASE, SECONDS = uuid.UUID(int=0xc0ffee << 64 | 7), uuid.UUID(int=0xdecade << 64 | 9), 12
 
@@ -187,13 +187,25 @@ def test_only_what_is_shared_is_told_and_no_names(tmp_path, sharer, copies):
             wanted = varint(1) + option(RECORDING.int, varint) + bytes([5]) + varint(0) + b"\0" + b"\0"
             job = varint(42) + b"\0" + b"\0" + varint(1) + wanted + varint(0) + varint(600) * 4 + b"\1"
             told.append(await answer(CACHE_JOB, frame(CACHE_JOB, job)))
-            return told
-    hello, bundle, descriptor, delta, offer = asyncio.run(talk())
+            # And the file itself, on streams of its own.
+            data, content = copies["clean.flac"].read_bytes(), contents["clean.flac"]
+            peer.say(frame(QUERY, content))
+            await answer(HOLDING)
+            pieces = peer.stream()
+            peer.say(frame(LIST, content + varint(len(data))), pieces, True)
+            assert (await peer.frames(1, pieces))[0][0] == GRANTED
+            piece = peer.stream()
+            peer.say(chunk(content.hex(), 0, min(len(data), 65536)), piece, True)
+            await peer.until(lambda: data[:65536] in bytes(peer.received.get(piece, b"")) or None)
+            return told, b"".join(map(bytes, peer.received.values()))
+    told, sent = asyncio.run(talk())
+    hello, bundle, descriptor, delta, offer = told
+    assert all(words in sent for words in told)
     for words in (bundle, delta):
         assert contents["clean.flac"] in words and contents["copy.opus"] in words
     assert b"As recorded" in bundle and b"As recorded" in descriptor and RECORDING.bytes not in hello
     assert contents["clean.flac"] in offer and contents["copy.opus"] not in offer, "the best one is offered"
-    for words in (hello, bundle, descriptor, delta, offer):
+    for words in (*told, sent):
         assert b"secret" not in words and b"private" not in words and str(tmp_path).encode() not in words
         assert contents["transcode.flac"] not in words, "it is not shared"
 
