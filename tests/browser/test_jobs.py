@@ -45,7 +45,7 @@ def test_a_job_from_import_to_cancel(page, box):
     page.until("it runs", lambda: "running" in page.text)
     page.click("Pause")
     page.says("The job is paused.")
-    manifest = box.call("GET", f"/jobs/{job}/manifest")
+    manifest = box.session.get(f"{box.url}/jobs/{job}/manifest", timeout=60)
     assert "attachment" in manifest.headers["Content-Disposition"] and f'job_id: "{job}"' in manifest.text
     page.click("Cancel")
     page.says("The job is called off.", "cancelled")
