@@ -8,7 +8,7 @@ use crate::model::job::{JobTrack, MbRelease};
 pub fn folder(artist: &str, title: &str, year: Option<u16>) -> String {
     let artist = if is_various(artist) { "Various Artists" } else { artist };
     let year = year.map(|year| format!(" ({year})")).unwrap_or_default();
-    format!("{}/{}", names::safe_name(artist), names::safe_name(&format!("{title}{year}")))
+    format!("{}/{}", names::portable_name(artist), names::portable_name(&format!("{title}{year}")))
 }
 
 /// A finished file's name in the album's folder: `03 Title.flac`, with several media `2-03 Title.flac`, with many
@@ -23,7 +23,7 @@ pub fn file_name(spec: &MbRelease, track: &JobTrack, extension: &str) -> String 
         String::new()
     };
     let extension = if extension.is_empty() { String::new() } else { format!(".{extension}") };
-    names::safe_name(&format!("{medium}{:0wide$} {by}{}{extension}", track.position, track.title))
+    names::portable_name(&format!("{medium}{:0wide$} {by}{}{extension}", track.position, track.title))
 }
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn files_are_named_after_their_place() {
         let one = track(1, 3, "A/B: C", "X", 1);
-        assert_eq!(file_name(&spec("A", "B", std::slice::from_ref(&one)), &one, "flac"), "03 A_B: C.flac");
+        assert_eq!(file_name(&spec("A", "B", std::slice::from_ref(&one)), &one, "flac"), "03 A_B_ C.flac");
         let two = track(2, 3, "T", "X", 1);
         assert_eq!(file_name(&spec("A", "B", &[one, two.clone()]), &two, "flac"), "2-03 T.flac");
         let guest = track(1, 1, "T", "X", 1);
@@ -43,6 +43,7 @@ mod tests {
             "01 X - T.mp3"
         );
         assert_eq!(folder("Some/one", "..", Some(1999)), "Some_one/.. (1999)");
+        assert_eq!(folder("What?", "\"Heroes\" <1*|2>", None), "What_/_Heroes_ _1__2_");
         assert_eq!(folder("", "T", None), "Various Artists/T");
     }
 }

@@ -37,6 +37,12 @@ pub fn safe_name(name: &str) -> String {
     if clean.is_empty() { "_".to_owned() } else { clean }
 }
 
+/// As [`safe_name`], and without what exFAT and FAT refuse: for names that are ours to choose, on any disk. A remote file keeps
+/// its own name, which tools look for.
+pub fn portable_name(name: &str) -> String {
+    safe_name(&name.replace([':', '?', '"', '*', '<', '>', '|'], "_"))
+}
+
 /// The last folder of a remote folder path as one safe component; `unsorted` where there is none.
 pub fn safe_folder(folder: &str) -> String {
     match parts(folder).last() {
