@@ -47,7 +47,7 @@ const LAYERS: &[(&str, &[&str], &[&str], &str)] = &[
     (
         "disk",
         &["model", "engine"],
-        &["tokio", "tokio_uring", "io_uring", "tracing", "thiserror", "rustix", "futures_util", "tokio_util"],
+        &["bytes", "tokio", "tokio_uring", "io_uring", "tracing", "thiserror", "rustix", "futures_util", "tokio_util"],
         "disk knows files and nothing of net, store, web and app",
     ),
     (

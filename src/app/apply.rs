@@ -17,6 +17,7 @@ use crate::model::config::Config;
 use crate::model::health::{HealthSummary, LocalPath};
 use crate::model::id::Username;
 use crate::model::mesh::MeshView;
+use crate::model::rescue::{RescueCounts, TrafficView};
 use crate::model::units::KIB;
 use crate::net::soulseek::{Deadlines, NetSettings};
 
@@ -254,9 +255,10 @@ impl Applier {
         store: &crate::store::Stats,
         doctor: (Figures, HealthSummary),
         mesh: &MeshView,
+        rescue: (&RescueCounts, &TrafficView),
     ) -> String {
         let node = self.node.look(Node::view).await.unwrap_or_default();
-        super::publish::metrics(self, node, store, doctor, mesh).await
+        super::publish::metrics(self, node, store, doctor, mesh, rescue).await
     }
 
     /// What runs.

@@ -13,6 +13,7 @@ use super::doctor::service::Doctor;
 use super::jobs::Jobs;
 use super::logging::LogTail;
 use super::mesh::MeshService;
+use super::rescue::RescueService;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
 use super::soulseek::NodeHandle;
@@ -57,6 +58,8 @@ pub struct Desk {
     pub doctor: Doctor,
     /// The mesh.
     pub mesh: MeshService,
+    /// Rescue and fairness.
+    pub rescue: RescueService,
     /// Jobs.
     pub jobs: Jobs,
     /// What was written down about jobs.
@@ -210,6 +213,7 @@ impl Desk {
                 Response::Health(blocking(move || doctor.answer(request)).await??)
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
+            Request::Rescue(request) => Response::Rescue(self.rescue.answer(request).await?),
             Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Appliance(request) => {
@@ -449,7 +453,9 @@ impl Desk {
     async fn metrics(&self) -> Result<String, Refusal> {
         let stats = self.read(Store::stats).await?;
         let health = self.read(|store| store.read(|txn, tables| tables.library.summary(txn, None))).await?;
-        Ok(self.applier.metrics(&stats, (self.doctor.figures(), health), &self.mesh.view()).await)
+        let (counts, traffic) = (self.rescue.counts(), self.rescue.traffic());
+        let doctor = (self.doctor.figures(), health);
+        Ok(self.applier.metrics(&stats, doctor, &self.mesh.view(), (&counts, &traffic)).await)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
 use crate::model::limits;
 use crate::model::mesh::MeshView;
+use crate::model::rescue::{RescueCounts, TrafficView};
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
 use crate::model::view::{DiskView, Event, PortView, ServerView, ShareView, Snapshot};
@@ -182,6 +183,7 @@ pub async fn metrics(
     store: &Stats,
     (doctor, health): (Figures, HealthSummary),
     mesh: &MeshView,
+    (rescue, traffic): (&RescueCounts, &TrafficView),
 ) -> String {
     let mut registry = Registry::with_prefix("slskdn");
     let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -258,6 +260,7 @@ pub async fn metrics(
         gauge("connections_refused", "Since start", None, &[("violation", n.violations), ("full", n.refused)]);
     }
     mesh_gauges(mesh, &mut gauge);
+    rescue_gauges(rescue, traffic, &mut gauge);
     let free = applier.parts().pump.disk().pool().permits().available_permits() as u64;
     gauge(
         "buffers",
@@ -297,6 +300,35 @@ fn mesh_gauges(mesh: &MeshView, gauge: &mut impl FnMut(&str, &str, Option<Unit>,
     let help = "What sources of running fetches cost, thousandths";
     gauge("mesh_source_cost", help, None, &[("mean", mean), ("variance", variance)]);
     gauge("mesh_bad_pieces", "Pieces of mesh peers that were proven bad", None, &[("pieces", mesh.bad_pieces)]);
+}
+
+fn rescue_gauges(
+    rescue: &RescueCounts,
+    traffic: &TrafficView,
+    gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)]),
+) {
+    gauge("rescue_hung", "Downloads that hung since start, by reason", None, &rescue.hung);
+    gauge("rescue_jobs", "Rescues since start, by how they stand", None, &rescue.rescues);
+    gauge("rescue_guardrail_hits", "Since start", None, &rescue.hits);
+    let [overlay, soulseek] = rescue.bytes;
+    let bytes = [("overlay", overlay), ("soulseek", soulseek)];
+    gauge("rescue", "Bytes that came while rescues went on, since start", Some(Unit::Bytes), &bytes);
+    let help = "Thousandths of a second that downloads had hung when they were found, since start";
+    gauge("rescue_waited", help, None, &[("milliseconds", rescue.waited_ms)]);
+    for (name, moved) in ["24h", "7d", "30d"].into_iter().zip(traffic.windows) {
+        let rows = [
+            ("overlay_up", moved.overlay_up),
+            ("overlay_down", moved.overlay_down),
+            ("soulseek_up", moved.soulseek_up),
+            ("soulseek_down", moved.soulseek_down),
+        ];
+        gauge(&format!("traffic_{name}"), "Bytes of files within so long", Some(Unit::Bytes), &rows);
+    }
+    let broken = crate::model::rescue::Violation::ALL.map(|violation| {
+        let holds = traffic.violations.iter().any(|(broken, _)| *broken == violation);
+        (violation.name(), u64::from(holds))
+    });
+    gauge("fairness_violations", "Rules that are broken now", None, &broken);
 }
 
 fn trace_gauges(traces: &TraceCounts, gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)])) {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::divert::{Diversion, Diversions, Diverted};
-pub use self::limiter::{Bucket, Limiter};
+pub use self::limiter::{Bucket, Limiter, Traffic, count};
 pub use self::place::{Checks, ContainerCheck};
 use crate::disk::{Disk, DiskError};
 use crate::engine::soulseek::io::{Begin, FileEvent, Input, PlaceError, ReceiveEnd, SendEnd};
@@ -128,6 +128,11 @@ pub enum Placing {
 }
 
 impl Pump {
+    /// Whether this is the kernel's name for the present boot: in it the length of a partial file can be believed.
+    pub fn is_this_boot(&self, boot: u128) -> bool {
+        self.shared.boot == Some(boot)
+    }
+
     /// Puts the parts together. `checks` finds the checker for a file name extension.
     pub fn new(disk: Disk, limiter: Limiter, config: PumpConfig, checks: Checks) -> Self {
         let boot = boot_id();

@@ -24,6 +24,7 @@ use super::logging::{self, LogTail};
 use super::mesh::MeshService;
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
+use super::rescue::{self, RescueService};
 use super::settings::Sources;
 use super::sharing::Sharing;
 use super::sharing::rules::Rules;
@@ -172,6 +173,8 @@ async fn run(
     let supervisor = Supervisor::new(clock, cancel.clone());
     let measure = Arc::clone(&doctor.ground().measure);
     let mesh = MeshService::start(&config, &sources.data, parts.clone(), measure, cancel.child_token())?;
+    let ground = doctor.ground().clone();
+    let rescue = RescueService::new(&config, parts.clone(), mesh.clone(), ground, cancel.child_token())?;
     let applier = Applier::new(parts.clone(), node.clone(), folders);
     let (swept, incomplete) = (store.clone(), applier.folders().incomplete.clone());
     match tokio::task::spawn_blocking(move || upkeep::sweep(&swept, &incomplete)).await {
@@ -184,6 +187,9 @@ async fn run(
     let (kept, kept_folders) = (store.clone(), applier.folders().clone());
     supervisor.run("upkeep", move |cancel| upkeep::run(kept.clone(), kept_folders.clone(), clock, cancel)).await;
     supervisor.run("soulseek", move |cancel| soulseek::run(parts.clone(), cancel)).await;
+
+    let watching = rescue.clone();
+    supervisor.run("rescue", move |cancel| rescue::run(watching.clone(), cancel)).await;
 
     let treating = doctor.clone();
     supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
@@ -207,6 +213,7 @@ async fn run(
         applier: applier.clone(),
         doctor: doctor.clone(),
         mesh: mesh.clone(),
+        rescue: rescue.clone(),
         jobs,
         traces: traces.clone(),
         appliance: appliance.clone(),
@@ -260,6 +267,9 @@ async fn run(
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
+    if tokio::time::timeout(STOP, rescue.stopped()).await.is_err() {
+        tracing::warn!("rescues did not stop in time");
+    }
     if tokio::time::timeout(STOP, mesh.stopped()).await.is_err() {
         tracing::warn!("the mesh did not stop in time");
     }

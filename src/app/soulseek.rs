@@ -22,6 +22,7 @@ use super::sharing::Sharing;
 use super::traces::Traces;
 use super::traces::transfers::Transfers;
 use crate::engine::soulseek::Settings;
+use crate::engine::soulseek::downloads::FINISHED;
 use crate::engine::soulseek::io::{
     Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
     SendEnd, ShareAsk,
@@ -32,7 +33,7 @@ use crate::model::id::{CommandId, TransferId};
 use crate::model::limits;
 use crate::model::time::Now;
 use crate::model::transfer::Direction;
-use crate::model::view::Event;
+use crate::model::view::{Event, TransferFilter};
 use crate::net::soulseek::{NetSettings, Network};
 use crate::store::{Store, StoreError, Ticket};
 
@@ -169,7 +170,12 @@ pub async fn run(parts: Arc<Parts>, cancel: CancellationToken) -> Result<(), Str
     let seed = random()?;
     let store = parts.store.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        Ok::<_, crate::store::StoreError>((store.live_transfers()?, store.wishes()?))
+        let mut live = store.live_transfers()?;
+        // Whose uploaders may still get round to us.
+        let (direction, limit) = (Direction::Download, FINISHED);
+        let finished = TransferFilter { direction, user: None, include_removed: true, offset: 0, limit };
+        live.extend(store.transfers(&finished)?.0);
+        Ok::<_, crate::store::StoreError>((live, store.wishes()?))
     });
     let (live, wishes) = loaded.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let standing = parts.standing.lock().await.clone();

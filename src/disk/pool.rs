@@ -8,8 +8,10 @@
 //! for [`IDLE_BLOCKS`] at most, whatever the allocator does with freed memory.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_uring::buf::{IoBuf, IoBufMut};
@@ -32,14 +34,34 @@ struct Shared {
     blocks: usize,
     /// Memory of blocks that came back, the warmest last. The lock is held for a push or a pop only.
     free: Mutex<Vec<Memory>>,
+    /// Blocks' worth of memory that is lent.
+    lent: AtomicUsize,
+}
+
+impl Shared {
+    /// Blocks that are out.
+    fn out(&self) -> usize {
+        self.blocks - self.permits.available_permits()
+    }
+
+    /// While much is under way much is kept, so that a busy pool does not map and unmap all the time: as much as others
+    /// have.
+    fn put_back(&self, memory: Memory, others: usize) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(memory);
+        let surplus = free.len().saturating_sub(IDLE_BLOCKS.max(others));
+        let unmapped: Vec<Memory> = free.drain(..surplus).collect();
+        drop(free);
+        drop(unmapped);
+    }
 }
 
 impl Pool {
     /// A pool of so many blocks, at least two (one to fill while the other is emptied). Maps nothing yet.
     pub fn new(blocks: usize) -> Self {
         let blocks = blocks.clamp(2, Semaphore::MAX_PERMITS);
-        let shared = Shared { permits: Arc::new(Semaphore::new(blocks)), blocks, free: Mutex::new(Vec::new()) };
-        Self { shared: Arc::new(shared) }
+        let (permits, free) = (Arc::new(Semaphore::new(blocks)), Mutex::new(Vec::new()));
+        Self { shared: Arc::new(Shared { permits, blocks, free, lent: AtomicUsize::new(0) }) }
     }
 
     /// Blocks altogether.
@@ -58,10 +80,9 @@ impl Pool {
         self.shared.permits.available_permits()
     }
 
-    /// Bytes of memory mapped now, whether out or kept.
+    /// Bytes of memory mapped now, whether out or kept, without what is lent ([`Block::into_shared`]).
     pub fn mapped(&self) -> usize {
-        let kept = self.free().len();
-        (self.shared.blocks - self.available() + kept) * BLOCK_LEN
+        (self.shared.out() + self.free().len()) * BLOCK_LEN
     }
 
     /// An empty block; waits its turn while all are out.
@@ -154,6 +175,16 @@ impl Block {
         taken
     }
 
+    /// The bytes that count, for whoever keeps them after the block is somebody else's again; and what the block is paid
+    /// with, to be dropped once another pays for them. Their memory comes back to the pool with the last clone.
+    pub fn into_shared(mut self) -> (Bytes, OwnedSemaphorePermit) {
+        let memory = self.memory.take().expect("present until dropped");
+        let permit = self.permit.take().expect("present until dropped");
+        self.home.lent.fetch_add(1, Ordering::Relaxed);
+        let lent = Lent { memory: Some(memory), len: self.len, home: Arc::clone(&self.home) };
+        (Bytes::from_owner(lent), permit)
+    }
+
     fn memory(&self) -> &Memory {
         self.memory.as_ref().expect("present until dropped")
     }
@@ -165,19 +196,35 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let out = self.home.blocks - self.home.permits.available_permits();
         if let Some(memory) = self.memory.take() {
-            let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.push(memory);
-            // While much is under way much is kept, so that a busy pool does not map and unmap all the time.
-            let keep = IDLE_BLOCKS.max(out - 1);
-            let surplus = free.len().saturating_sub(keep);
-            let unmapped: Vec<Memory> = free.drain(..surplus).collect();
-            drop(free);
-            drop(unmapped);
+            let others = self.home.out() - 1 + self.home.lent.load(Ordering::Relaxed);
+            self.home.put_back(memory, others);
         }
         // Only now may somebody else take a block: the memory it will use is already there.
         self.permit.take();
+    }
+}
+
+/// Memory that is lent to whoever keeps its bytes.
+struct Lent {
+    /// `None` only while being dropped.
+    memory: Option<Memory>,
+    len: usize,
+    home: Arc<Shared>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory.as_ref().expect("present until dropped").bytes()[..self.len]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            let others = self.home.out() + self.home.lent.fetch_sub(1, Ordering::Relaxed) - 1;
+            self.home.put_back(memory, others);
+        }
     }
 }
 
@@ -300,6 +347,25 @@ mod tests {
         assert_eq!(pool.mapped(), 64 * BLOCK_LEN);
         drop(held);
         assert_eq!((pool.available(), pool.mapped()), (64, IDLE_BLOCKS * BLOCK_LEN));
+    }
+
+    #[tokio::test]
+    async fn what_is_shared_outlives_its_block() {
+        let pool = Pool::new(2);
+        let mut block = pool.take().await;
+        block.push(b"abc");
+        let (bytes, permit) = block.into_shared();
+        assert_eq!((pool.available(), pool.mapped()), (1, BLOCK_LEN), "paid for, and not to be had by others");
+        drop(permit);
+        let others = (pool.take().await, pool.take().await);
+        assert_eq!((&bytes[..], pool.available()), (&b"abc"[..], 0));
+        let part = bytes.slice(1..);
+        drop(bytes);
+        assert_eq!((&part[..], pool.mapped()), (&b"bc"[..], 2 * BLOCK_LEN));
+        drop(part);
+        assert_eq!(pool.mapped(), 3 * BLOCK_LEN, "its memory came back");
+        drop(others);
+        assert_eq!(pool.available(), 2);
     }
 
     #[tokio::test]

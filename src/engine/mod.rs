@@ -4,6 +4,7 @@
 pub mod appliance;
 pub mod audio;
 pub mod catalog;
+pub mod fairness;
 pub mod jobs;
 pub mod library;
 pub mod manifest;

@@ -484,6 +484,23 @@ pub const HASHES: u64 = 500_000;
 /// Copies of a recording that are listed; further ones are counted.
 pub const CONSENSUS_VARIANTS: usize = 16;
 
+// ---- Rescue ----
+
+/// Downloads watched for a rescue, those that move first; further ones are not until others are over.
+pub const RESCUE_WATCHED: usize = 1_000;
+/// Rescues kept in the store; for one more the oldest that is over is forgotten.
+pub const RESCUES_KEPT: usize = 500;
+/// Copies of one recording that a hanging download is compared with; further ones are not.
+pub const RESCUE_COPIES: usize = 8;
+/// Copies of which a piece list is asked for to that end: what nobody has a list of does not count.
+pub const RESCUE_COPIES_ASKED: usize = 32;
+/// Downloads that failed and are watched all the same, where they may be rescued; further ones are not.
+pub const RESCUES_FAILED: usize = 256;
+/// Peers named in one rescue for what they sent; further ones stand in the log alone.
+pub const RESCUE_LIARS: usize = 16;
+/// Copies that proved to be others, of one download; further ones are looked at again.
+pub const RESCUE_REFUTED: usize = 32;
+
 // ---- The sum ----
 
 /// What each holder may take at its worst, in bytes. Per-item sizes are the structs' own plus typical text, rounded up.
@@ -514,7 +531,8 @@ pub fn worst_case() -> [(&'static str, u64); 18] {
         ("one password being hashed", 19 * MIB),
         ("store commits and reads", 3 * COMMIT_BYTES),
         ("answers of catalogs being read", n(2, (CATALOG_ANSWER_LEN + 2 * CATALOG_SHORT_ANSWER_LEN) as u64)),
-        ("log lines, messages and tables of users", 8 * MIB),
+        // A download watched for a rescue takes 64 bytes: the smallest of these tables.
+        ("log lines, messages, tables of users and of downloads that may hang", 8 * MIB),
         // Lines in the queue, gathered, and on their way to the disk.
         ("traces, transfers to peers", n(3 * TRACE_WAITING, 320) + n(TRACE_JOBS, 12 * KIB) + n(MESH_UPLOADS, 160)),
         ("the scan of the library", measuring.max(settling)),
@@ -569,26 +587,4 @@ const _: () = {
 };
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::config::{Given, Place, Raw, resolve};
-
-    #[test]
-    fn the_default_budget_suffices_and_a_small_one_is_refused() {
-        assert_eq!(fits(&resolve(&[]).unwrap().config), Ok(()));
-        let small = Given { key: "memory.budget".into(), value: Raw::One("64".into()), place: Place::default() };
-        assert!(fits(&resolve(&[vec![small]]).unwrap().config).unwrap_err().contains("64 MiB are too few"));
-    }
-
-    #[test]
-    fn the_service_is_limited_to_what_is_counted_here() {
-        let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/slskdn.service")).unwrap();
-        let line = |name: &str| {
-            let line = unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.strip_suffix('M').unwrap().parse::<u64>().unwrap() * MIB
-        };
-        let budget = resolve(&[]).unwrap().config.memory_budget_mib * MIB;
-        assert_eq!(line("MemoryHigh="), unit_memory_high(budget));
-        assert_eq!(line("MemoryMax="), unit_memory_max(budget));
-    }
-}
+mod tests;

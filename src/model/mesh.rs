@@ -82,6 +82,8 @@ pub struct FetchView {
     pub waits: String,
     /// Since the program began.
     pub sources: Vec<SourceView>,
+    /// What is missing: from byte, to byte; the first of them.
+    pub missing: Vec<(u64, u64)>,
 }
 
 /// A key of the DHT: the SHA-1 hash of a text.

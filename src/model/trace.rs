@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::kept::{Cell, Ended, SourceTally, Tally, TraceHead};
 pub use self::view::{SourceShare, TraceAnswer, TraceCell, TraceLine, TraceRequest, TraceSummary, TraceView};
-use super::id::ContentHash;
+use super::id::{ContentHash, TransferId};
+use super::rescue::{Guardrail, Manner, Reason};
 use super::swarm::{CancelReason, Priority, Source};
 
 /// How a run of bytes ended.
@@ -124,6 +125,19 @@ pub enum TraceKind {
         /// Why.
         reason: CancelReason,
     },
+    /// Mesh peers begin to help a download from Soulseek.
+    RescueModeActivated {
+        /// The download.
+        transfer: TransferId,
+        /// Why.
+        reason: Reason,
+        /// How.
+        manner: Manner,
+    },
+    /// They do not any more; why.
+    RescueModeDeactivated(String),
+    /// A guardrail was hit; what follows.
+    GuardrailHit(Guardrail, String),
 }
 
 /// One line of a trace.

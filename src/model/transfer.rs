@@ -80,6 +80,11 @@ pub enum Rung {
     SingleSource,
     /// Two users' bytes, joined after a 64 KiB overlap agreed and the container's checksums held.
     JoinedByOverlap,
+    /// Every piece under one root that may be trusted.
+    Verified,
+    /// Every piece under one root that strangers named; it agreed with what the user had sent, and its container's
+    /// checksums hold.
+    RescuedCopy,
 }
 
 /// The partial file of a download.

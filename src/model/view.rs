@@ -16,6 +16,7 @@ use super::job::{JobAnswer, JobRequest};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
+use super::rescue::{RescueAnswer, RescueRequest};
 use super::time::UnixMs;
 use super::trace::{TraceAnswer, TraceRequest};
 use super::transfer::{Direction, Transfer};
@@ -449,6 +450,8 @@ pub enum Request {
     Health(HealthRequest),
     /// Answer: `Mesh`.
     Mesh(MeshRequest),
+    /// Answer: `Rescue`.
+    Rescue(RescueRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
     /// Answer: `Jobs`.
@@ -519,6 +522,8 @@ pub enum Response {
     Health(HealthAnswer),
     /// Of the mesh.
     Mesh(MeshAnswer),
+    /// Of rescue and fairness.
+    Rescue(RescueAnswer),
     /// Of traces.
     Trace(TraceAnswer),
     /// Of jobs.

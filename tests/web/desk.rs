@@ -9,9 +9,14 @@ use std::sync::{Arc, Mutex};
 use slskdn::model::appliance::{ApplianceAnswer, ApplianceRequest};
 use slskdn::model::gossip::{Badge, Offered};
 use slskdn::model::health::{HealthAnswer, HealthRequest};
-use slskdn::model::id::{SearchId, TransferId, Username};
+use slskdn::model::id::{ContentHash, PeerId, SearchId, TransferId, Username};
+use slskdn::model::mesh::SourceView;
 use slskdn::model::music::{Attributes, ShareCounts, WireText};
 use slskdn::model::record::{PrivateMessage, Wish};
+use slskdn::model::rescue::{
+    Guardrail, Liar, Manner, Reason, RescueAnswer, RescueJob, RescueRequest, RescueState, RescueView,
+};
+use slskdn::model::swarm::Source;
 use slskdn::model::time::UnixMs;
 use slskdn::model::trace::{SourceShare, TraceAnswer, TraceCell, TraceLine, TraceRequest, TraceSummary, TraceView};
 use slskdn::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
@@ -143,6 +148,66 @@ fn transfers(direction: Direction) -> Vec<Transfer> {
     ];
     let id = |n: u128| if n == 0 { DOWNLOAD.parse().unwrap() } else { TransferId(n) };
     (0..).zip(rows).map(|(n, (state, path))| transfer(id(n), direction, state, &path)).collect()
+}
+
+/// One that goes on, one that brought another copy, one that failed: whatever strangers chose in them is hostile.
+fn rescues() -> Vec<RescueView> {
+    let rows = transfers(Direction::Download);
+    let rescue = |at: usize, state, manner| {
+        let Transfer { id, size, ref path, .. } = rows[at];
+        let peer = PeerId([7; 32]);
+        let job = RescueJob {
+            transfer: id,
+            user: EVIL.into(),
+            path: path.clone(),
+            recording: Some(5),
+            reason: Reason::Stalled,
+            activated_at: AT,
+            ended_at: (state != RescueState::Active).then_some(AT),
+            state,
+            content: ContentHash([9; 32]),
+            size,
+            manner,
+            name: EVIL.to_owned(),
+            vouched_by: Some(EVIL.to_owned()),
+            overlay_bytes: 1_000,
+            soulseek_bytes: 2_000,
+            hits: vec![Guardrail::Ratio],
+            told: format!("told {EVIL}"),
+            local_path: (state == RescueState::Completed).then(|| format!("/music/{EVIL}")),
+            unwanted: false,
+            liars: vec![Liar { peer, content: ContentHash([9; 32]), why: format!("why {EVIL}") }],
+        };
+        let source = |source| SourceView {
+            source,
+            bytes: 1_000,
+            bad_pieces: 1,
+            failed: 0,
+            dropped: true,
+            cost_milli: None,
+            rate: Some(5_000),
+            rtt_us: 0,
+            reputation_milli: 0,
+            requests: 1,
+            state: "Requesting",
+        };
+        RescueView {
+            job,
+            bytes: 1_000,
+            overlay_speed: 5_000,
+            soulseek_speed: 0,
+            throttled_to: Some(2_500),
+            yields: false,
+            waits: format!("waits {EVIL}"),
+            missing: vec![(0, 9)],
+            sources: vec![source(Source::Mesh(peer)), source(Source::Soulseek(EVIL.into()))],
+        }
+    };
+    vec![
+        rescue(0, RescueState::Active, Manner::Splice),
+        rescue(1, RescueState::Completed, Manner::WholeVariant),
+        rescue(4, RescueState::Failed, Manner::Splice),
+    ]
 }
 
 fn search(state: SearchState) -> SearchView {
@@ -330,6 +395,8 @@ fn respond(told: &Told, request: Request) -> Response {
             Response::Appliance(ApplianceAnswer::Taken("9".to_owned()))
         }
         Request::Appliance(ApplianceRequest::View) => Response::Appliance(ApplianceAnswer::View(Box::default())),
+        Request::Rescue(RescueRequest::Jobs | RescueRequest::Of(_)) => Response::Rescue(RescueAnswer::Jobs(rescues())),
+        Request::Rescue(RescueRequest::Traffic) => Response::Rescue(RescueAnswer::Traffic(Box::default())),
         Request::Trace(TraceRequest::Names) => Response::Trace(TraceAnswer::Names([DOWNLOAD.to_owned()].into())),
         Request::Trace(TraceRequest::Jobs) => Response::Trace(TraceAnswer::Jobs(vec![trace()])),
         Request::Trace(TraceRequest::Job { .. }) => {

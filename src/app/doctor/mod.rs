@@ -104,6 +104,8 @@ pub struct RecordingFacts {
 pub trait Catalogue: Send + Sync {
     /// A recording.
     fn recording(&self, id: u128, offline: bool) -> Fact<RecordingFacts>;
+    /// Title and artist of a recording; the artist may be empty.
+    fn called(&self, id: u128, offline: bool) -> Fact<(String, String)>;
     /// A release with its tracks.
     fn release(&self, id: u128, offline: bool) -> Fact<Release>;
     /// Whether [`Catalogue::identify`] can find anything out now.

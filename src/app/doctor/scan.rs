@@ -452,7 +452,7 @@ pub fn file_issues(variant: &Variant, path: &LocalPath, now: UnixMs) -> Vec<crat
 }
 
 /// Tags first, then copies that sound alike and whose recording is known. The catalogue is asked afterwards.
-fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorError> {
+pub fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, DoctorError> {
     let tags = &measured.tags;
     let (release_id, acoustid) = (tags.release_id, tags.acoustid);
     if let Some(recording) = tags.recording_id {

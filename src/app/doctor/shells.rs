@@ -199,6 +199,14 @@ impl Catalogue for Catalogs {
         fact(answer, |found| RecordingFacts { id: found.id.0, duration_ms: found.duration_ms })
     }
 
+    fn called(&self, id: u128, offline: bool) -> Fact<(String, String)> {
+        if offline {
+            return Fact::Later;
+        }
+        let answer = self.runtime.block_on(self.catalog.recording(RecordingId(id)));
+        fact(answer, |found| (found.title, found.artist))
+    }
+
     fn release(&self, id: u128, offline: bool) -> Fact<Release> {
         if offline {
             return Fact::Later;

@@ -3,10 +3,10 @@
 //! The code that serves asks here at four places, and only in a process of the lab. What is metered is what the file's
 //! receiver counts too: bytes of files and lists. The packets around them are not; they are about 3 % more.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -90,16 +90,16 @@ impl Faults {
     }
 
     /// Before a piece, or a part of one, is sent.
-    pub fn spoil<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+    pub fn spoil(&self, bytes: Bytes) -> Bytes {
         let number = self.pieces.fetch_add(1, Ordering::Relaxed) + 1;
         if self.wanted.corrupt_every.is_none_or(|every| !number.is_multiple_of(every)) {
-            return Cow::Borrowed(bytes);
+            return bytes;
         }
-        let mut bytes = bytes.to_owned();
+        let mut bytes = bytes.to_vec();
         if let Some(byte) = bytes.first_mut() {
             *byte ^= 0x10;
         }
-        Cow::Owned(bytes)
+        bytes.into()
     }
 
     /// Leave to send between 1 and `len` bytes; waits for its turn, or for ever.
@@ -194,7 +194,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_so_manieth_piece_is_spoiled() {
         let faults = faults(Wanted { corrupt_every: Some(3), wrong_root: true, ..Wanted::default() });
-        let sent: Vec<bool> = (0..7).map(|_| faults.spoil(&[0; 8]).iter().any(|byte| *byte != 0)).collect();
+        let sent: Vec<bool> =
+            (0..7).map(|_| faults.spoil(Bytes::from_static(&[0; 8])).iter().any(|byte| *byte != 0)).collect();
         assert_eq!(sent, [false, false, true, false, false, true, false]);
         let mut list = [0; 32];
         faults.spoil_list(&mut list);

@@ -21,14 +21,24 @@ const RATE: u32 = 44_100;
 const STREAMINFO_AT: u64 = 8;
 const STREAMINFO_LEN: usize = 34;
 
-/// Writes a file of exactly `size` bytes.
-pub(super) fn make(path: &Path, kind: Kind, size: u64, seed: u64) -> io::Result<()> {
+/// Writes a file of exactly `size` bytes. Those of one seed and several `rip`s are other bytes, and of one recording.
+pub(super) fn make(path: &Path, kind: Kind, size: u64, seed: u64, rip: u64) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
     match kind {
-        Kind::Random => random(&mut out, size, seed)?,
-        Kind::Flac => flac(&mut out, size, seed)?,
+        Kind::Random => random(&mut out, size, seed.wrapping_add(rip))?,
+        Kind::Flac => flac(&mut out, size, seed, rip)?,
     }
     out.flush()
+}
+
+/// Alters a byte.
+pub(super) fn spoil(path: &Path, at: u64) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(&mut byte)?;
+    file.seek(SeekFrom::Start(at))?;
+    file.write_all(&[!byte[0]])
 }
 
 /// The pieces of a file, which give its hash, length and list.
@@ -56,7 +66,7 @@ fn random(out: &mut impl io::Write, size: u64, seed: u64) -> io::Result<()> {
 }
 
 /// Two channels of 16 bits, every sample stored as it is (verbatim subframes), and padding to the wanted length.
-fn flac(out: &mut BufWriter<File>, size: u64, seed: u64) -> io::Result<()> {
+fn flac(out: &mut BufWriter<File>, size: u64, seed: u64, rip: u64) -> io::Result<()> {
     let comment = comment(seed);
     let fixed = STREAMINFO_AT + STREAMINFO_LEN as u64 + 4 + comment.len() as u64 + 4;
     let mut left = size.saturating_sub(fixed);
@@ -69,7 +79,7 @@ fn flac(out: &mut BufWriter<File>, size: u64, seed: u64) -> io::Result<()> {
     block(out, 0, &[0; STREAMINFO_LEN])?;
     block(out, 4, &comment)?;
     block(out, 0x80 | 1, &vec![0; usize::try_from(left).unwrap_or(0)])?;
-    let mut music = Music::new(seed);
+    let mut music = Music::new(seed, rip);
     let mut md5 = Md5::new();
     let mut frame = Vec::new();
     for number in 0..frames {
@@ -115,9 +125,14 @@ fn streaminfo(samples: u64, md5: &[u8; 16]) -> [u8; STREAMINFO_LEN] {
     info
 }
 
+/// The recording that a seed's FLAC file is tagged as.
+pub(super) fn recording(seed: u64) -> u128 {
+    Chance::new(seed).wide()
+}
+
 /// Title, artist and a recording ID that goes with the seed.
 fn comment(seed: u64) -> Vec<u8> {
-    let id = format!("{:032x}", Chance::new(seed).wide());
+    let id = format!("{:032x}", recording(seed));
     let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
     let texts = [
         format!("TITLE=Lab {seed}"),
@@ -160,17 +175,19 @@ fn coded_number(out: &mut Vec<u8>, number: u32) {
     }
 }
 
-/// Three quiet tones that change twice a second, and a little noise.
+/// Three quiet tones that change twice a second, and a little noise, in which rips differ.
 struct Music {
     chance: Chance,
+    noise: Chance,
     phases: [u32; 3],
     steps: [u32; 3],
     left: u32,
 }
 
 impl Music {
-    fn new(seed: u64) -> Self {
-        Self { chance: Chance::new(seed), phases: [0; 3], steps: [0; 3], left: 0 }
+    fn new(seed: u64, rip: u64) -> Self {
+        let noise = Chance::new(seed.wrapping_add(rip).wrapping_mul(3));
+        Self { chance: Chance::new(seed), noise, phases: [0; 3], steps: [0; 3], left: 0 }
     }
 
     fn sample(&mut self) -> [i16; 2] {
@@ -183,7 +200,7 @@ impl Music {
             }
         }
         self.left -= 1;
-        let noise = self.chance.bits().to_le_bytes();
+        let noise = self.noise.bits().to_le_bytes();
         let mut sides = [i16::from(noise[0].cast_signed()), i16::from(noise[1].cast_signed())];
         for (at, (phase, step)) in self.phases.iter_mut().zip(self.steps).enumerate() {
             *phase = phase.wrapping_add(step);
@@ -207,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let made = |name: &str, size: u64, seed: u64| {
             let path = folder.path().join(name);
-            make(&path, Kind::Random, size, seed).unwrap();
+            make(&path, Kind::Random, size, seed, 0).unwrap();
             let pieces = pieces(&path).unwrap();
             (pieces.root(), pieces.size())
         };
@@ -221,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for size in [FLAC_MIN, FLAC_MIN + 1, 3_000_000, 5_000_003] {
             let path = folder.path().join(size.to_string());
-            make(&path, Kind::Flac, size, 3).unwrap();
+            make(&path, Kind::Flac, size, 3, 0).unwrap();
             let bytes = std::fs::read(&path).unwrap();
             assert_eq!(bytes.len() as u64, size);
             let mut check = Check::for_extension("flac").unwrap();

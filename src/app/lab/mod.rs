@@ -10,6 +10,7 @@ mod children;
 pub mod faults;
 mod material;
 pub mod peer;
+mod rescue;
 pub mod scenario;
 mod show;
 pub mod soulseek;

@@ -28,7 +28,7 @@ use crate::app::traces::Traces;
 use crate::disk::pool::Pool;
 use crate::disk::{Backend, Disk};
 use crate::model::config::Config;
-use crate::model::health::{FileOutcome, FileRow, Identity, Judged, Variant};
+use crate::model::health::{FileOutcome, FileRow, Identity, Judged, MatchedBy, Variant};
 use crate::model::id::{ContentHash, PeerId, ScanId};
 use crate::model::limits;
 use crate::model::spectrum::Spectrum;
@@ -55,6 +55,8 @@ pub(super) struct Setup {
     /// Where the file's piece list lies: it has served the file before.
     pub(super) list: PathBuf,
     pub(super) faults: Wanted,
+    /// The recording it is told to be, in decimal.
+    pub(super) recording: Option<String>,
     /// Each way, microseconds.
     pub(super) delay_us: u64,
 }
@@ -290,7 +292,11 @@ fn measured(setup: &Setup, content: ContentHash, clock: Clock) -> Result<FileCha
         variant: Some(Box::new(Variant {
             measured,
             judged: Judged::default(),
-            identity: Identity::default(),
+            identity: Identity {
+                recording_id: setup.recording.as_ref().and_then(|id| id.parse().ok()),
+                matched_by: MatchedBy::Tags,
+                ..Identity::default()
+            },
             paths: vec![path],
             first_seen_at: now,
             last_seen_at: now,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::faults::Wanted;
 use super::yaml::{self, Node, Value, join};
 use crate::engine::swarm::list::PieceList;
-use crate::model::config::{Place, Problem};
+use crate::model::config::{Place, Problem, keys};
 use crate::model::limits;
 use crate::model::units::{KIB, MIB};
 
@@ -43,12 +43,39 @@ pub struct Peer {
     pub starts: Option<Duration>,
     /// When it goes.
     pub leaves: Option<Duration>,
-    /// It has another file.
-    pub other_rip: bool,
+    /// What it has.
+    pub copy: Copied,
     /// The fetcher names it in its configuration; otherwise it calls.
     pub pinned: bool,
     /// It sends from the beginning or not at all.
     pub deny_offset: bool,
+    /// It shares the file no more.
+    pub refuses: bool,
+    /// So long after it fell silent it goes on.
+    pub recovers: Option<Duration>,
+}
+
+/// What a peer has of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Copied {
+    /// The file.
+    #[default]
+    Original,
+    /// Other bytes that sound alike.
+    OtherRip,
+    /// Another song.
+    OtherSong,
+    /// Its beginning, and then other bytes.
+    WrongTail,
+}
+
+impl Copied {
+    /// Those that are not the file: their keys, and what is said of who has one.
+    pub const OTHERS: [(Self, &'static str, &'static str); 3] = [
+        (Self::OtherRip, "other_rip", "has another file"),
+        (Self::OtherSong, "other_song", "has another song"),
+        (Self::WrongTail, "wrong_tail", "has a file that ends otherwise"),
+    ];
 }
 
 /// A whole scenario.
@@ -68,6 +95,8 @@ pub struct Scenario {
     pub time_limit: Duration,
     /// So often the fetching node is killed, at moments that the seed chooses.
     pub kills: u32,
+    /// The file is asked of the Soulseek user alone, and mesh peers may rescue it: settings for that.
+    pub rescue: Option<Vec<String>>,
 }
 
 /// Reads a scenario.
@@ -83,11 +112,7 @@ pub fn read(text: &str, source: &str) -> Result<Scenario, Vec<Problem>> {
 
 fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
     let mut whole = Fields::new(root, "", problems);
-    for key in ["rescue", "guardrails"] {
-        if whole.take(key).is_some() {
-            whole.wrong(key, "there is no rescue mode yet, so there is nothing to set");
-        }
-    }
+    let (thresholds, rails) = (whole.take("rescue"), whole.take("guardrails"));
     let cost_function = whole.flag("cost_function", true);
     let seed = whole.number("seed", 0.0..=9e15).unwrap_or(1.0);
     let time_limit = whole.number("time_limit_s", 0.001..=86_400.0).unwrap_or(300.0);
@@ -101,6 +126,11 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
         whole.wrong("peers", "is missing: who has the file");
     }
     whole.end();
+    let mut rescue = thresholds.map(|node| settings(node, "rescue", RESCUE, problems));
+    if let Some(node) = rails {
+        let rails = settings(node, "guardrails", &format!("{RESCUE}guardrails."), problems);
+        rescue.get_or_insert_default().extend(rails);
+    }
     let (mut size, mut kind) = (0, Kind::Random);
     if let Some(node) = file {
         let mut file = Fields::new(node, "file", problems);
@@ -144,6 +174,15 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
         }
         None => {}
     }
+    let rescued = rescue.filter(|_| {
+        let users = found.iter().filter(|peer| peer.via == Via::Soulseek).count();
+        if users != 1 {
+            let place = thresholds.or(rails).map(|node| node.place.clone()).unwrap_or_default();
+            let message = format!("one Soulseek user is wanted for it, not {users}");
+            problems.push(Problem { place, key: "rescue".to_owned(), message });
+        }
+        users == 1
+    });
     Scenario {
         size,
         kind,
@@ -152,7 +191,35 @@ fn scenario(root: &Node, problems: &mut Vec<Problem>) -> Scenario {
         seed: bytes(seed, 1),
         time_limit: Duration::from_secs_f64(time_limit),
         kills: u32::try_from(bytes(kills, 1)).unwrap_or(u32::MAX),
+        rescue: rescued,
     }
+}
+
+/// Where the keys of rescue stand in the configuration.
+const RESCUE: &str = "transfers.rescue_mode.";
+
+/// Keys of one section of the configuration and what they are set to.
+fn settings(node: &Node, path: &str, section: &str, problems: &mut Vec<Problem>) -> Vec<String> {
+    let mut wrong = |place: &Place, key: &str, message: String| {
+        problems.push(Problem { place: place.clone(), key: join(path, key), message });
+    };
+    let Value::Map(entries) = &node.value else {
+        wrong(&node.place, "", "keys with values are wanted, as in `name: one`".to_owned());
+        return Vec::new();
+    };
+    let mut set = Vec::new();
+    for (key, place, value) in entries {
+        let known = keys::KEYS.iter().filter_map(|known| known.name.strip_prefix(section));
+        let known: Vec<&str> = known.filter(|rest| !rest.contains('.')).collect();
+        match &value.value {
+            _ if !known.contains(&key.as_str()) => {
+                wrong(place, key, format!("unknown key; there are {}", known.join(", ")));
+            }
+            Value::Text(text) => set.push(format!("{section}{key}={text}")),
+            Value::List(_) | Value::Map(_) => wrong(place, key, "one value is wanted".to_owned()),
+        }
+    }
+    set
 }
 
 fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer {
@@ -172,6 +239,10 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
     let deny_offset = peer.flag("deny_offset", false);
     if deny_offset && via == Via::Mesh {
         peer.wrong("deny_offset", "only a Soulseek user can deny an offset");
+    }
+    let refuses = peer.flag("refuses", false);
+    if refuses && via == Via::Mesh {
+        peer.wrong("refuses", "only a Soulseek user can refuse a file that it offered");
     }
     // Bytes and not KiB where a file says so: 4 MB/s are no whole KiB.
     let rate = peer.number("rate_kib_s", 0.1..=1e8).map(|kib| bytes(kib, KIB).max(1));
@@ -197,16 +268,31 @@ fn peer(node: &Node, path: &str, at: usize, problems: &mut Vec<Problem>) -> Peer
     let seconds = |peer: &mut Fields<'_, '_>, key: &'static str| {
         peer.number(key, 0.0..=86_400.0).map(Duration::from_secs_f64).filter(|at| !at.is_zero())
     };
+    let recovers = seconds(&mut peer, "recovers_after_s");
+    if recovers.is_some() && (via == Via::Mesh || faults.stall_after.is_none()) {
+        peer.wrong("recovers_after_s", "only a Soulseek user who falls silent can recover");
+    }
+    let mut copy = Copied::Original;
+    for (other, key, _) in Copied::OTHERS {
+        if peer.flag(key, false) {
+            if copy != Copied::Original {
+                peer.wrong(key, "it has one file");
+            }
+            copy = other;
+        }
+    }
     let found = Peer {
         name,
         faults,
         rtt: Duration::from_secs_f64(peer.number("rtt_ms", 0.0..=10_000.0).unwrap_or(0.0) / 1_000.0),
         starts: seconds(&mut peer, "start_at_s"),
         leaves: seconds(&mut peer, "leave_at_s"),
-        other_rip: peer.flag("other_rip", false),
+        copy,
         pinned: peer.flag("pinned", true),
         via,
         deny_offset,
+        refuses,
+        recovers,
     };
     if found.leaves.is_some_and(|leaves| found.starts.is_some_and(|starts| starts >= leaves)) {
         peer.wrong("leave_at_s", "it must come before it leaves");
@@ -306,7 +392,7 @@ impl Peer {
     /// nothing if nothing good comes from it.
     fn good(&self) -> Option<(f64, u64, Option<f64>)> {
         let Wanted { rate, stall_after, disconnect_after, corrupt_every, wrong_root, queue_ms } = &self.faults;
-        if self.other_rip || *wrong_root || corrupt_every.is_some() {
+        if self.copy != Copied::Original || *wrong_root || corrupt_every.is_some() {
             return None;
         }
         let starts = self.starts.unwrap_or_default() + Duration::from_millis(*queue_ms);
@@ -370,8 +456,13 @@ mod tests {
                 "file: {size_mib: 1}\npeers: [{via: soulseek, wrong_root: true}]",
                 "peers[0].wrong_root: only a mesh peer",
             ),
-            ("file: {size_mib: 1}\npeers: [{}]\nrescue: {}", "rescue: there is no rescue mode yet"),
-            ("file: {size_mib: 1}\npeers: [{}]\nguardrails: {a: 1}", "guardrails: there is no rescue mode yet"),
+            ("file: {size_mib: 1}\npeers: [{}]\nrescue: {}", "s.yml:3:9: rescue: one Soulseek user"),
+            (
+                "file: {size_mib: 1}\npeers: [{via: soulseek}]\nrescue: {stall: 1}",
+                "rescue.stall: unknown key; there are",
+            ),
+            ("file: {size_mib: 1}\npeers: [{recovers_after_s: 1}]", "peers[0].recovers_after_s: only a Soulseek user"),
+            ("file: {size_mib: 1}\npeers: [{}]\nguardrails: {a: 1}", "guardrails.a: unknown key"),
             ("file: {size_mib: 1}\npeers: [{rate_kib_s: -1}]", "peers[0].rate_kib_s: a number from 0.1"),
             ("file: {size_mib: 1}\npeers: [{pinned: yes}]", "peers[0].pinned: true or false is wanted, not `yes`"),
             ("file: {size_mib: 1}\npeers: [{start_at_s: 2, leave_at_s: 1}]", "it must come before it leaves"),
@@ -406,7 +497,7 @@ mod tests {
             (b.name.as_str(), b.starts, b.leaves),
             ("peer2", Some(Duration::from_secs(2)), Some(Duration::from_secs(3)))
         );
-        assert_eq!((c.faults.corrupt_every, c.other_rip), (Some(1), true));
+        assert_eq!((c.faults.corrupt_every, c.copy), (Some(1), Copied::OtherRip));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::scenario::{Peer, Scenario, Via};
+use super::scenario::{Copied, Peer, Scenario, Via};
 use super::stage::{Look, Report, Watch};
 use crate::app::cli::print;
 use crate::model::units::{KIB, MIB};
@@ -175,11 +175,12 @@ fn told(peer: &Peer) -> String {
         Some(every) => words.push(format!("flips a bit in every {every}th piece")),
         None => {}
     }
-    if peer.other_rip {
-        words.push("has another file".to_owned());
-    }
+    words.extend(Copied::OTHERS.iter().filter(|(copy, ..)| *copy == peer.copy).map(|(.., told)| (*told).to_owned()));
     if peer.deny_offset {
         words.push("sends from the beginning or not at all".to_owned());
+    }
+    if peer.refuses {
+        words.push("shares it no more".to_owned());
     }
     if faults.queue_ms > 0 {
         words.push(format!("keeps us waiting for {} ms", faults.queue_ms));

@@ -1,6 +1,7 @@
 //! Plays a scenario: makes the file and the nodes, lets one of them fetch, and says how it went.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::children::{Fetcher, Serving, home};
 use super::peer::Setup;
-use super::scenario::{Kind, Peer, Scenario, Via};
+use super::scenario::{Copied, Kind, Peer, Scenario, Via};
 use super::users::{Network, User};
 use super::{LabError, material};
 use crate::app::clock::Clock;
@@ -58,8 +59,11 @@ pub struct Report {
     /// How often the fetching node was killed.
     #[serde(skip_serializing_if = "is_zero")]
     pub kills: u32,
-    /// There is no rescue yet.
-    pub rescue: Option<()>,
+    /// Of a scenario with `rescue`: what it came to, if one began.
+    pub rescue: Option<Rescued>,
+    /// Of such a scenario: what the Soulseek user saw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soulseek: Option<Value>,
     /// The fetcher's.
     pub peak_rss_kib: u64,
     /// What was written down about it, if the node writes traces.
@@ -69,6 +73,35 @@ pub struct Report {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+/// What a rescue came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rescued {
+    /// Seconds after the request.
+    pub activated_at_s: f64,
+    /// Why (SPEC-FACTS 7).
+    pub reason: String,
+    /// `splice` or `whole_variant`.
+    pub manner: String,
+    /// How it ended.
+    pub state: String,
+    /// In one sentence.
+    pub told: String,
+    /// Bytes that the mesh brought, and the user.
+    pub overlay_bytes: u64,
+    /// As the node counts them.
+    pub soulseek_bytes: u64,
+    /// Guardrails that were hit.
+    pub guardrails_hit: Vec<String>,
+    /// How the download stood in the end, and why, if it failed or was called off.
+    pub transfer: String,
+    /// In one sentence.
+    pub transfer_reason: String,
+    /// What its bytes rest on.
+    pub rung: Option<String>,
+    /// Mesh peers that offered or sent what is not the file, and what was wrong.
+    pub not_the_file: BTreeMap<String, String>,
 }
 
 /// The fetch at one moment.
@@ -107,21 +140,21 @@ pub fn play(
 }
 
 /// One of those who have the file.
-enum Source {
+pub(super) enum Source {
     Mesh(Serving),
     Soulseek(User),
 }
 
-struct Stage<'s> {
-    scenario: &'s Scenario,
-    stop: &'s AtomicBool,
-    clock: Clock,
-    content: ContentHash,
+pub(super) struct Stage<'s> {
+    pub(super) scenario: &'s Scenario,
+    pub(super) stop: &'s AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) content: ContentHash,
     network: Option<Network>,
-    peers: Vec<Source>,
+    pub(super) peers: Vec<Source>,
     /// Key and value by which the API names each.
-    ids: Vec<(&'static str, String)>,
-    fetcher: Fetcher,
+    pub(super) ids: Vec<(&'static str, String)>,
+    pub(super) fetcher: Fetcher,
     /// Where its data lie, and what it is told: peers and settings.
     fetcher_home: (PathBuf, Vec<String>, Vec<String>),
     /// As a peer names it.
@@ -130,7 +163,7 @@ struct Stage<'s> {
 
 /// Something that happens at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happens {
+pub(super) enum Happens {
     Begin(usize),
     Leave(usize),
 }
@@ -144,7 +177,7 @@ struct Made {
 }
 
 /// When the next kill is due.
-fn moment(dice: &mut u64) -> Duration {
+pub(super) fn moment(dice: &mut u64) -> Duration {
     // Xorshift; Marsaglia 2003.
     *dice ^= *dice << 13;
     *dice ^= *dice >> 7;
@@ -163,15 +196,19 @@ impl<'s> Stage<'s> {
     ) -> Result<Self, LabError> {
         let clock = Clock::start();
         watch.prepares("making the file");
-        let made = make(scenario, folder, "music", scenario.seed)?;
-        let others = scenario.peers.iter().any(|peer| peer.other_rip);
-        let other = if others { Some(make(scenario, folder, "other", scenario.seed.wrapping_add(1))?) } else { None };
+        let made = make(scenario, folder, Copied::Original)?;
+        let mut others = BTreeMap::new();
+        for peer in scenario.peers.iter().filter(|peer| peer.copy != Copied::Original) {
+            if let Entry::Vacant(free) = others.entry(peer.copy) {
+                free.insert(make(scenario, folder, peer.copy)?);
+            }
+        }
         watch.prepares("starting the nodes");
         let users = scenario.peers.iter().any(|peer| peer.via == Via::Soulseek);
         let network = if users { Some(Network::start(runtime)?) } else { None };
         let (mut peers, mut ids) = (Vec::new(), Vec::new());
         for peer in &scenario.peers {
-            let file = other.as_ref().filter(|_| peer.other_rip).unwrap_or(&made);
+            let file = others.get(&peer.copy).unwrap_or(&made);
             if peer.via == Via::Soulseek {
                 ids.push(("user", peer.name.clone()));
                 peers.push(Source::Soulseek(User::new(peer, &file.path)));
@@ -184,6 +221,7 @@ impl<'s> Stage<'s> {
                 content: file.content.to_string(),
                 size: scenario.size,
                 list: file.list.clone(),
+                recording: (scenario.kind == Kind::Flac).then(|| material::recording(scenario.seed).to_string()),
                 faults: peer.faults.clone(),
                 delay_us: u64::try_from(peer.rtt.as_micros() / 2).unwrap_or(0),
             };
@@ -213,6 +251,7 @@ impl<'s> Stage<'s> {
         if let Some(network) = &network {
             more.extend(network.settings());
         }
+        more.extend(scenario.rescue.iter().flatten().cloned());
         let fetcher = Fetcher::start(&data, &named, &more)?;
         let port = fetcher.ask("GET", "/api/mesh", None)?.get("port").and_then(Value::as_u64).unwrap_or(0);
         let fetcher_name = format!("{own}@127.0.0.1:{port}");
@@ -259,7 +298,7 @@ impl<'s> Stage<'s> {
     }
 
     /// Lets one come.
-    fn begin(&mut self, at: usize) -> Result<(), LabError> {
+    pub(super) fn begin(&mut self, at: usize) -> Result<(), LabError> {
         match (&mut self.peers[at], &self.network) {
             (Source::Mesh(serving), _) => serving.begin(Some(self.fetcher_name.clone())),
             (Source::Soulseek(user), Some(network)) => user.begin(network),
@@ -268,13 +307,10 @@ impl<'s> Stage<'s> {
     }
 
     fn play(mut self, watch: &mut dyn Watch) -> Result<Report, LabError> {
-        let mut happens: Vec<(Duration, Happens)> = Vec::new();
-        for (at, peer) in self.scenario.peers.iter().enumerate() {
-            happens.extend(peer.starts.map(|when| (when, Happens::Begin(at))));
-            happens.extend(peer.leaves.map(|when| (when, Happens::Leave(at))));
+        if self.scenario.rescue.is_some() {
+            return self.rescue(watch);
         }
-        happens.sort();
-        let mut happens = happens.into_iter().peekable();
+        let mut happens = self.happens().into_iter().peekable();
         let name = format!("lab.{}", extension(self.scenario.kind));
         let mut wanted = json!({ "content_hash": self.content.to_string(), "size": self.scenario.size, "name": name });
         let users = self.scenario.peers.iter().zip(&self.peers).filter_map(|(peer, source)| match source {
@@ -294,20 +330,12 @@ impl<'s> Stage<'s> {
             stopped(self.stop)?;
             let elapsed = self.clock.now().mono.saturating_sub(began);
             if kills < self.scenario.kills && alive.is_some_and(|until| elapsed >= until) {
-                self.fetcher.kill();
-                let (home, peers, settings) = &self.fetcher_home;
-                self.fetcher = Fetcher::start(home, peers, settings)?;
+                self.kill()?;
                 (kills, alive) = (kills + 1, None);
                 continue;
             }
             while let Some((_, what)) = happens.next_if(|(when, _)| *when <= elapsed) {
-                match what {
-                    Happens::Begin(at) => self.begin(at)?,
-                    Happens::Leave(at) => match &mut self.peers[at] {
-                        Source::Mesh(serving) => serving.leave()?,
-                        Source::Soulseek(user) => user.leave(),
-                    },
-                }
+                self.let_happen(what)?;
             }
             let fetch = self.fetcher.ask("GET", &path, None)?;
             peak = self.fetcher.peak_rss_kib().unwrap_or(0).max(peak);
@@ -325,13 +353,7 @@ impl<'s> Stage<'s> {
             std::thread::sleep(next.min(kill).min(LOOK));
         };
         let look = self.look(&fetch, elapsed);
-        let mut sent = 0;
-        for peer in &mut self.peers {
-            sent += match peer {
-                Source::Mesh(serving) => serving.sent()?,
-                Source::Soulseek(user) => user.sent(),
-            };
-        }
+        let sent: u64 = self.sent()?.iter().sum();
         let trace = self.trace(&path)?;
         self.fetcher.stop();
         let completed = fetch["state"] == "done";
@@ -352,12 +374,52 @@ impl<'s> Stage<'s> {
             corrupt_pieces_by_source: corrupt.filter(|(_, pieces)| *pieces > 0).collect(),
             kills,
             rescue: None,
+            soulseek: None,
             peak_rss_kib: peak,
             trace,
         })
     }
 
-    fn look(&self, fetch: &Value, elapsed: Duration) -> Look {
+    /// Kills the fetching node, and starts it again.
+    pub(super) fn kill(&mut self) -> Result<(), LabError> {
+        self.fetcher.kill();
+        let (home, peers, settings) = &self.fetcher_home;
+        self.fetcher = Fetcher::start(home, peers, settings)?;
+        Ok(())
+    }
+
+    /// What happens, in the order of its time.
+    pub(super) fn happens(&self) -> Vec<(Duration, Happens)> {
+        let mut happens: Vec<(Duration, Happens)> = Vec::new();
+        for (at, peer) in self.scenario.peers.iter().enumerate() {
+            happens.extend(peer.starts.map(|when| (when, Happens::Begin(at))));
+            happens.extend(peer.leaves.map(|when| (when, Happens::Leave(at))));
+        }
+        happens.sort();
+        happens
+    }
+
+    pub(super) fn let_happen(&mut self, what: Happens) -> Result<(), LabError> {
+        match what {
+            Happens::Begin(at) => self.begin(at)?,
+            Happens::Leave(at) => match &mut self.peers[at] {
+                Source::Mesh(serving) => serving.leave()?,
+                Source::Soulseek(user) => user.leave(),
+            },
+        }
+        Ok(())
+    }
+
+    /// Bytes of the file that each sent.
+    pub(super) fn sent(&mut self) -> Result<Vec<u64>, LabError> {
+        let sent = |peer: &mut Source| match peer {
+            Source::Mesh(serving) => serving.sent(),
+            Source::Soulseek(user) => Ok(user.sent()),
+        };
+        self.peers.iter_mut().map(sent).collect()
+    }
+
+    pub(super) fn look(&self, fetch: &Value, elapsed: Duration) -> Look {
         let rows = fetch["sources"].as_array();
         let source = |(key, id): &(&'static str, String)| {
             let row = rows.into_iter().flatten().find(|row| row[*key] == id.as_str());
@@ -373,7 +435,7 @@ impl<'s> Stage<'s> {
     }
 
     /// All lines of the fetch's trace; what happened last may not be written yet.
-    fn trace(&self, fetch: &str) -> Result<Option<Vec<Value>>, LabError> {
+    pub(super) fn trace(&self, fetch: &str) -> Result<Option<Vec<Value>>, LabError> {
         let began = self.clock.now().mono;
         loop {
             let mut lines: Vec<Value> = Vec::new();
@@ -394,12 +456,12 @@ impl<'s> Stage<'s> {
         }
     }
 
-    fn is_original(&self, path: &Path) -> bool {
+    pub(super) fn is_original(&self, path: &Path) -> bool {
         material::pieces(path).is_ok_and(|found| found.root() == self.content && found.size() == self.scenario.size)
     }
 }
 
-fn stopped(stop: &AtomicBool) -> Result<(), LabError> {
+pub(super) fn stopped(stop: &AtomicBool) -> Result<(), LabError> {
     if stop.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
 }
 
@@ -410,13 +472,22 @@ fn extension(kind: Kind) -> &'static str {
     }
 }
 
-fn make(scenario: &Scenario, folder: &Path, name: &str, seed: u64) -> Result<Made, LabError> {
+fn make(scenario: &Scenario, folder: &Path, copy: Copied) -> Result<Made, LabError> {
+    let (name, seed, rip) = match copy {
+        Copied::Original => ("music", scenario.seed, 0),
+        Copied::OtherRip => ("other", scenario.seed, 1),
+        Copied::OtherSong => ("song", scenario.seed.wrapping_add(1), 0),
+        Copied::WrongTail => ("tail", scenario.seed, 0),
+    };
     let share = folder.join(name);
     let path = share.join(format!("lab.{}", extension(scenario.kind)));
     let list = folder.join(format!("{name}.list"));
     let failed = |source: std::io::Error| LabError::Folder { path: path.clone(), source };
     std::fs::create_dir(&share).map_err(failed)?;
-    material::make(&path, scenario.kind, scenario.size, seed).map_err(failed)?;
+    material::make(&path, scenario.kind, scenario.size, seed, rip).map_err(failed)?;
+    if copy == Copied::WrongTail {
+        material::spoil(&path, scenario.size / 4 * 3).map_err(failed)?;
+    }
     let pieces = material::pieces(&path).map_err(failed)?;
     let content = pieces.root();
     std::fs::write(&list, pieces.into_bytes()).map_err(failed)?;
@@ -424,12 +495,12 @@ fn make(scenario: &Scenario, folder: &Path, name: &str, seed: u64) -> Result<Mad
 }
 
 /// Seconds between two moments as the API writes them: thousandths.
-fn between(from: &Value, to: &Value) -> Option<f64> {
+pub(super) fn between(from: &Value, to: &Value) -> Option<f64> {
     let moment = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
     Some(moment(to)?.duration_since(moment(from)?).as_secs_f64())
 }
 
 /// To thousandths.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }

@@ -56,8 +56,10 @@ impl User {
             rtt: peer.rtt,
             queue: Duration::from_millis(peer.faults.queue_ms),
             stall_after: peer.faults.stall_after,
+            recovers: peer.recovers,
             disconnect_after: peer.faults.disconnect_after,
             deny_offset: peer.deny_offset,
+            refuses: peer.refuses,
             corrupt_every: peer.faults.corrupt_every.unwrap_or(0),
             // The lab's own clock decides.
             leave_at: None,
@@ -84,6 +86,11 @@ impl User {
         if let Some(user) = &self.here {
             user.leave();
         }
+    }
+
+    /// What it saw of those who fetch from it.
+    pub(super) fn report(&self) -> Option<soulseek::PeerReport> {
+        self.here.as_ref().map(soulseek::Peer::report)
     }
 
     /// Bytes of the file given to the network.

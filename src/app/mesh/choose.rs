@@ -74,7 +74,7 @@ impl MeshService {
             request.name
         };
         let (folder, soulseek, recording) = (request.folder, Vec::new(), Some(id));
-        self.begin(FetchRequest { content, size, name, folder, soulseek, recording }).await?;
+        self.begin(FetchRequest { content, size, name, folder, soulseek, recording }, None).await?;
         Ok(MeshAnswer::Chosen { content, by_hash: choice.by_hash })
     }
 
@@ -243,7 +243,7 @@ fn described(peer: PeerId, descriptor: Descriptor) -> Described {
 }
 
 /// What files in this container are called.
-fn extension(container: crate::model::variant::Container) -> &'static str {
+pub(in crate::app) fn extension(container: crate::model::variant::Container) -> &'static str {
     use crate::model::variant::Container as C;
     match container {
         C::Flac => "flac",

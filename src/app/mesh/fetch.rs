@@ -6,6 +6,7 @@
 //! kill nor a power cut can make a bad byte count. The whole file is read back and checked as it comes ([`land`]), synced,
 //! and, if it was fetched as a recording, checked by its sound ([`sound`]); then it is placed without overwriting anything.
 
+pub(super) mod feed;
 mod land;
 mod run;
 mod soulseek;
@@ -20,10 +21,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::feed::Feed;
 use self::land::Landing;
 use self::swarm::Swarm;
+use super::assist::Assist;
 use super::{Running, locked};
-use crate::app::pump::{PlaceOrder, Placing};
+use crate::app::pump::{PlaceOrder, Placing, count};
 use crate::app::traces::TraceJob;
 use crate::disk::pool::BLOCK_LEN;
 use crate::disk::{DiskError, File};
@@ -65,6 +68,7 @@ pub(super) struct Progress {
     pub(super) twice: u64,
     pub(super) waits: String,
     pub(super) sources: Vec<SourceView>,
+    pub(super) missing: Vec<(u64, u64)>,
 }
 
 /// Why an attempt ended without the file.
@@ -142,6 +146,7 @@ pub(super) async fn run(
         // What was under way when the program ended would go on as a download of its own.
         soulseek::call_off(&running.parts, fetch.content, &cancel).await;
     }
+    let assist = locked(&running.assists).get(&fetch.content).cloned();
     let trace = running.parts.traces.begin(fetch.content.to_string(), fetch.name.clone());
     let mut work = Work {
         running: Arc::clone(&running),
@@ -150,6 +155,7 @@ pub(super) async fn run(
         progress: Arc::clone(&progress),
         trace: trace.clone(),
         users: Vec::new(),
+        assist,
         recording: None,
     };
     let called_off = || {
@@ -200,6 +206,8 @@ struct Work {
     trace: TraceJob,
     /// Soulseek users who share the file, and under which path.
     users: Vec<(Username, WireText)>,
+    /// The download from Soulseek that it helps.
+    assist: Option<Arc<Assist>>,
     /// What it is fetched as.
     recording: Option<u128>,
 }
@@ -235,27 +243,60 @@ impl Work {
         }
         pump.disk().preallocate(&file, size).await?;
         pump.disk().sync_folder(&folder).await?;
-        let verified = self.check(&file, &list).await?;
+        let mut verified = self.check(&file, &list).await?;
+        let list = Arc::new(list);
+        let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
+        let feed = self.take_over(&landing, &list, &mut verified).await?;
         let there = verified.iter().enumerate().filter(|(_, there)| **there);
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
         self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
-        let list = Arc::new(list);
-        let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
         let mut swarm = Swarm::new(self, list, file, landing, verified, holders);
-        swarm.run().await?;
+        swarm.run(feed).await?;
         let held = follower.finish(&self.cancel).await;
         if !matches!(held, Err(Stop::Cancelled)) {
             self.trace.record(TraceKind::Verified(held.is_ok()));
         }
         let checked = match held {
             Ok(()) => self.check_sound().await,
-            wrong => wrong,
+            Err(stop) => Err(stop),
         };
         swarm.verified(checked.is_ok());
         drop(swarm);
-        checked?;
+        let measured = checked?;
+        if let Some(assist) = &self.assist
+            && let Err(why) = assist.approved(measured, &self.cancel).await
+        {
+            self.trace.record(TraceKind::Note(why));
+            return Err(Stop::Cancelled);
+        }
         self.place().await
+    }
+
+    /// Takes over what the user sent of the download that this fetch helps; the answer takes over what comes later.
+    async fn take_over(
+        &self,
+        landing: &Landing,
+        list: &Arc<PieceList>,
+        verified: &mut [bool],
+    ) -> Result<Option<Feed>, Stop> {
+        let Some(assist) = &self.assist else { return Ok(None) };
+        let (running, assist) = (Arc::clone(&self.running), Arc::clone(assist));
+        let mut feed = Feed { running, assist, list: Arc::clone(list), landing: landing.clone(), next: 0, fresh: 0 };
+        while !self.cancel.is_cancelled() {
+            let before = feed.next;
+            // Those that are there already are not written again.
+            let there = verified.iter().skip(before).take_while(|there| **there).count();
+            feed.next += there;
+            for piece in feed.take().await? {
+                verified[piece] = true;
+                feed.fresh += list.piece_len(piece) as u64;
+            }
+            if feed.next == before {
+                return Ok(Some(feed));
+            }
+        }
+        Err(Stop::Cancelled)
     }
 
     /// The piece list: kept, or asked from peers until one of them has a true one. And which peers said meanwhile that
@@ -273,7 +314,14 @@ impl Work {
         }
         let mut changes = self.running.mesh.changes();
         loop {
-            if let Some((list, holders)) = self.list_of(self.cheapest_first()).await? {
+            let (found, liars) = self.list_of(self.cheapest_first()).await?;
+            for peer in liars {
+                self.trace.record(TraceKind::Note(format!("peer {peer} sent a piece list of another file")));
+                if let Some(assist) = &self.assist {
+                    assist.blame(peer);
+                }
+            }
+            if let Some((list, holders)) = found {
                 store.put_piece_list(content, list.bytes().to_vec()).await?;
                 self.wait("");
                 return Ok((list, holders));
@@ -316,10 +364,13 @@ impl Work {
     }
 
     /// Asks for the list, one more when the answers let themselves be waited for. All are asked
-    /// besides whether they have the file.
-    async fn list_of(&self, links: Vec<Link>) -> Result<Option<(PieceList, BTreeSet<PeerId>)>, Stop> {
+    /// besides whether they have the file. And who sent a list that is not that of the file.
+    async fn list_of(
+        &self,
+        links: Vec<Link>,
+    ) -> Result<(Option<(PieceList, BTreeSet<PeerId>)>, BTreeSet<PeerId>), Stop> {
         let (content, size) = (self.fetch.content, self.fetch.size);
-        let mut holders = BTreeSet::new();
+        let (mut holders, mut liars) = (BTreeSet::new(), BTreeSet::new());
         let (mut questions, mut lists) = (JoinSet::new(), JoinSet::new());
         for link in links.iter().take(limits::MESH_SOURCES) {
             let link = link.clone();
@@ -335,8 +386,10 @@ impl Work {
                 if (lists.is_empty() || paid.is_some())
                     && let Some(link) = links.next()
                 {
+                    let limiter = self.running.parts.pump.limiter().clone();
                     lists.spawn(async move {
                         let bytes = timeout(LIST, list_from(&link, content, size)).await.ok().flatten();
+                        count(&limiter.traffic.overlay_down, bytes.as_ref().map_or(0, Vec::len));
                         drop(paid);
                         (link, bytes)
                     });
@@ -345,7 +398,7 @@ impl Work {
                 more = links.len() > 0;
             }
             if lists.is_empty() && !more {
-                return Ok(None);
+                return Ok((None, liars));
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Stop::Cancelled),
@@ -359,10 +412,13 @@ impl Work {
                     match PieceList::prove(content, size, &bytes) {
                         Ok(list) => {
                             holders.insert(link.id());
-                            return Ok(Some((list, holders)));
+                            return Ok((Some((list, holders)), liars));
                         }
                         // Nobody sends such a list by mistake: it is proven before it is served.
-                        Err(lie) => link.strike(&lie.to_string()),
+                        Err(lie) => {
+                            liars.insert(link.id());
+                            link.strike(&lie.to_string());
+                        }
                     }
                 }
                 () = sleep_until(hurry), if more && lists.len() < LISTS_AT_ONCE => {}
@@ -434,6 +490,54 @@ impl Work {
 /// Blocks that the piece list of a file this long fills.
 pub(super) fn list_blocks(size: u64) -> u32 {
     u32::try_from((size.div_ceil(PIECE_LEN) * 32).div_ceil(BLOCK_LEN as u64)).unwrap_or(u32::MAX)
+}
+
+/// The piece list of a file, kept or asked of those connected, and who sent another one.
+pub(super) async fn find_list(
+    running: &Arc<Running>,
+    content: ContentHash,
+    size: u64,
+) -> (Option<PieceList>, BTreeSet<PeerId>) {
+    let nobody = (None, BTreeSet::new());
+    if PieceList::fits(size).is_err() {
+        return nobody;
+    }
+    let Some(_paid) = spare(&running.blocks, 1 + list_blocks(size)) else { return nobody };
+    if let Some(single) = PieceList::single(content, size) {
+        return (Some(single), BTreeSet::new());
+    }
+    let kept = running.parts.store.piece_list(content).ok().flatten();
+    if let Some(list) = kept.and_then(|kept| PieceList::prove(content, size, &kept).ok()) {
+        return (Some(list), BTreeSet::new());
+    }
+    let fetch = Fetch {
+        content,
+        size,
+        name: String::new(),
+        folder: String::new(),
+        asked_at: running.parts.clock.now().wall,
+        ended_at: None,
+        state: FetchState::Running,
+        meant: None,
+    };
+    let asking = Work {
+        running: Arc::clone(running),
+        fetch,
+        cancel: running.cancel.clone(),
+        progress: Arc::default(),
+        trace: TraceJob::default(),
+        users: Vec::new(),
+        assist: None,
+        recording: None,
+    };
+    let Ok((found, liars)) = asking.list_of(asking.cheapest_first()).await else { return nobody };
+    let list = found.map(|(list, _)| list);
+    if let Some(list) = &list
+        && let Err(error) = running.parts.store.put_piece_list(content, list.bytes().to_vec()).await
+    {
+        tracing::warn!(%error, "a piece list could not be kept");
+    }
+    (list, liars)
 }
 
 /// `None`: this peer has no list for us.

@@ -3,11 +3,14 @@
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
 //! [`choose`] says which copy of a recording that is, [`gossip`] tells peers about recordings and keeps what they tell,
+//! [`assist`] is what a fetch
+//! knows of a download from Soulseek that it helps,
 //! [`meet`] finds peers by the DHT and on the own network, [`announce`] knows what may be told there, [`key`] keeps our
 //! key. What the owner asked for is kept in the store and goes on after a restart.
 
 mod announce;
-mod choose;
+pub mod assist;
+pub(in crate::app) mod choose;
 mod fetch;
 mod gossip;
 mod key;
@@ -17,7 +20,7 @@ mod serve;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::assist::{Assist, Brake};
 use self::fetch::Progress;
 use self::meet::Board;
 use self::serve::{Opening, Uploading};
@@ -47,6 +51,7 @@ use crate::model::config::Config;
 use crate::model::id::ContentHash;
 use crate::model::limits;
 use crate::model::mesh::{Fetch, FetchRequest, FetchState, FetchView, MeshAnswer, MeshRequest, MeshView, SourceView};
+use crate::model::rescue::RescueState;
 use crate::model::swarm::Source;
 use crate::net::mesh::{Incoming, Mesh, MeshSettings, Named};
 use crate::store::StoreError;
@@ -103,6 +108,12 @@ struct Running {
     sought: Mutex<BTreeMap<u128, Instant>>,
     /// One more of them.
     seeking: Notify,
+    /// Fetches that help downloads from Soulseek. Short and synchronous; as many as there are fetches.
+    assists: Mutex<BTreeMap<ContentHash, Arc<Assist>>>,
+    /// Holds all fetches back while this node gives too little.
+    fair: Brake,
+    /// No new uploads to peers.
+    refusing: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -221,6 +232,9 @@ impl MeshService {
             measure,
             sought: Mutex::default(),
             seeking: Notify::new(),
+            assists: Mutex::default(),
+            fair: Brake::default(),
+            refusing: AtomicBool::new(false),
         });
         running.tasks.spawn(serve::run(Arc::clone(&running), asked));
         if settings.mdns {
@@ -233,7 +247,10 @@ impl MeshService {
             running.tasks.spawn(gossip::run(Arc::clone(&running), asked_keys));
         }
         let mut left = parts.store.fetches().map_err(|error| error.to_string())?;
-        left.retain(|fetch| fetch.state == FetchState::Running);
+        // Those that help a download go on when it is seen how that one stands.
+        let helping = parts.store.rescues().map_err(|error| error.to_string())?;
+        let helps = |content| helping.iter().any(|job| job.state == RescueState::Active && job.content == content);
+        left.retain(|fetch| fetch.state == FetchState::Running && !helps(fetch.content));
         left.sort_by_key(|fetch| fetch.asked_at);
         for fetch in left {
             running.go_on(fetch);
@@ -313,7 +330,7 @@ impl MeshService {
                 let found = self.fetches(Some(content)).await?;
                 if found.is_empty() { Err(Refusal::NotFound) } else { Ok(MeshAnswer::Fetches(found)) }
             }
-            MeshRequest::Start(request) => self.begin(request).await.map(|()| MeshAnswer::Done),
+            MeshRequest::Start(request) => self.begin(request, None).await.map(|()| MeshAnswer::Done),
             MeshRequest::StartRecording(request) => self.begin_recording(request).await,
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
             MeshRequest::Release(release) => Ok(MeshAnswer::Releases(self.releases(release).await?)),
@@ -347,6 +364,7 @@ impl MeshService {
                     FetchState::Done(_) | FetchState::Failed(_) => String::new(),
                 },
                 sources: progress.sources,
+                missing: if done { Vec::new() } else { progress.missing },
                 fetch,
             }
         };
@@ -359,7 +377,8 @@ impl MeshService {
         over.iter().rev().find(|(over, _)| *over == content).map(|(_, progress)| progress.clone())
     }
 
-    async fn begin(&self, request: FetchRequest) -> Result<(), Refusal> {
+    /// Begins a fetch. One that helps goes on with what is kept of it, the place that was meant for it included.
+    async fn begin(&self, request: FetchRequest, assist: Option<Arc<Assist>>) -> Result<(), Refusal> {
         let off = || Refusal::Invalid("the mesh is off: mesh.enabled".to_owned());
         let running = self.running.as_ref().ok_or_else(off)?;
         PieceList::fits(request.size).map_err(|error| Refusal::Invalid(error.to_string()))?;
@@ -378,6 +397,10 @@ impl MeshService {
             meant: None,
         };
         let _alone = running.changing.lock().await;
+        let kept = if assist.is_some() { self.kept().await? } else { Vec::new() };
+        let same = |kept: &Fetch| (kept.content, kept.size) == (fetch.content, fetch.size);
+        let kept = kept.into_iter().find(|kept| same(kept) && kept.state == FetchState::Running);
+        let fetch = kept.unwrap_or(fetch);
         let running_now = locked(&running.live).len();
         if locked(&running.live).contains_key(&fetch.content) {
             return Err(Refusal::Duplicate);
@@ -388,6 +411,9 @@ impl MeshService {
         let ways = self.parts.store.put_fetch_ways(fetch.content, request.soulseek, request.recording);
         ways.await.map_err(unreadable)?;
         self.parts.store.put_fetch(fetch.clone()).await.map_err(unreadable)?;
+        if let Some(assist) = assist {
+            locked(&running.assists).insert(fetch.content, assist);
+        }
         running.go_on(fetch);
         Ok(())
     }

@@ -5,21 +5,23 @@
 //! goes through, and how many peers are served at once, is `engine::mesh::uploader`'s: others are told to come later. Speed
 //! is the one limit of all uploads.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{LIST, list_blocks};
 use super::{Running, locked};
+use crate::app::pump::count;
 use crate::app::sharing::Sharing;
-use crate::disk::pool::{BLOCK_LEN, Block};
+use crate::disk::pool::BLOCK_LEN;
 use crate::disk::{DiskError, File};
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{ChunkRequest, ErrorCode};
@@ -270,6 +272,11 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
     {
         return answer.refuse(ErrorCode::RateLimited).await;
     }
+    // What is being served is brought to its end.
+    if running.refusing.load(Ordering::Relaxed) && !running.uploads(|uploads, now| uploads.serves(key, now)) {
+        running.uploads(|uploads, now| uploads.failed(key, ErrorCode::PolicyViolation, now));
+        return answer.refuse(ErrorCode::PolicyViolation).await;
+    }
     let seat = match Seat::take(running, &answer, wanted, opened.size) {
         Ok(seat) => seat,
         Err(code) => return answer.refuse(code).await,
@@ -285,7 +292,7 @@ async fn serve(running: &Running, wanted: Wanted, answer: Answer) {
                     if let Some(faults) = &running.faults {
                         faults.spoil_list(&mut list);
                     }
-                    _ = timeout(LIST, send_list(seat, answer, &list)).await;
+                    _ = timeout(LIST, send_list(seat, answer, list.into())).await;
                 }
                 // There is no room for it now.
                 Err(ErrorCode::RateLimited) => answer.refuse(ErrorCode::RateLimited).await,
@@ -346,12 +353,13 @@ async fn list(
     Ok((list, paid))
 }
 
-async fn send_list(mut seat: Seat<'_>, mut answer: Answer, list: &[u8]) {
+async fn send_list(mut seat: Seat<'_>, mut answer: Answer, mut list: Bytes) {
     if !answer.grant().await {
         seat.taken_back = answer.taken_back();
         return;
     }
-    for part in list.chunks(BLOCK_LEN) {
+    while !list.is_empty() {
+        let part = list.split_to(list.len().min(BLOCK_LEN));
         if !paced(&mut seat, &mut answer, part, false).await {
             return;
         }
@@ -377,14 +385,19 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
             return seat.failed(ErrorCode::IoError);
         };
         let before = sent;
-        for block in &blocks {
-            let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
-            let bytes = &block.bytes()[..Block::len(block).min(left)];
-            let bytes = running.faults.as_ref().map_or(Cow::Borrowed(bytes), |faults| faults.spoil(bytes));
-            if !paced(&mut seat, &mut answer, &bytes, true).await {
+        for mut block in blocks {
+            block.truncate(usize::try_from(length - sent).unwrap_or(usize::MAX));
+            // Once QUIC has all of it, the connection's window pays for it.
+            let (bytes, _paid) = block.into_shared();
+            let bytes = match &running.faults {
+                None => bytes,
+                Some(faults) => faults.spoil(bytes),
+            };
+            let count = bytes.len() as u64;
+            if !paced(&mut seat, &mut answer, bytes, true).await {
                 return;
             }
-            sent += bytes.len() as u64;
+            sent += count;
         }
         if sent == before {
             // The file became shorter: breaking off says so.
@@ -395,7 +408,7 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
 }
 
 /// Sends no faster than all uploads together may.
-async fn paced(seat: &mut Seat<'_>, answer: &mut Answer, mut bytes: &[u8], of_a_file: bool) -> bool {
+async fn paced(seat: &mut Seat<'_>, answer: &mut Answer, mut bytes: Bytes, of_a_file: bool) -> bool {
     let bucket = &seat.running.parts.pump.limiter().up;
     while !bytes.is_empty() {
         let granted = match &seat.running.faults {
@@ -403,11 +416,11 @@ async fn paced(seat: &mut Seat<'_>, answer: &mut Answer, mut bytes: &[u8], of_a_
             Some(faults) => faults.take(bytes.len(), of_a_file).await,
         };
         let granted = granted.clamp(1, bytes.len());
-        if !answer.send(&bytes[..granted]).await {
+        if !answer.send(bytes.split_to(granted)).await {
             seat.taken_back = answer.taken_back();
             return false;
         }
-        bytes = &bytes[granted..];
+        count(&seat.running.parts.pump.limiter().traffic.overlay_up, granted);
     }
     true
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Limiter, PROGRESS_EVERY, receive::send_offset};
+use super::{Limiter, PROGRESS_EVERY, count, receive::send_offset};
 use crate::engine::soulseek::io::{FileEvent, Input, ReceiveEnd};
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::limits::{HANDSHAKE_S, MESH_FETCHES};
@@ -180,7 +180,9 @@ async fn read(stream: &TcpStream, limiter: &Limiter, bytes: &mut [u8]) -> io::Re
         stream.readable().await?;
         let granted = limiter.down.take(bytes.len()).await;
         let read = stream.try_read(&mut bytes[..granted]);
-        limiter.down.give_back(granted - read.as_ref().map_or(0, |count| *count));
+        let came = read.as_ref().map_or(0, |count| *count);
+        limiter.down.give_back(granted - came);
+        count(&limiter.traffic.soulseek_down, came);
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::model::rescue::Moved;
 use crate::model::units::KIB;
 
 /// The most that may pass at once after a pause (DECISIONS 31).
@@ -19,12 +20,48 @@ pub struct Limiter {
     pub down: Arc<Bucket>,
     /// What we send.
     pub up: Arc<Bucket>,
+    /// How much went through.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes of files that went through our sockets since the program began; counted where they are read and written.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// To mesh peers.
+    pub overlay_up: AtomicU64,
+    /// From mesh peers.
+    pub overlay_down: AtomicU64,
+    /// To Soulseek users.
+    pub soulseek_up: AtomicU64,
+    /// From Soulseek users.
+    pub soulseek_down: AtomicU64,
+    /// Of those from mesh peers, for rescues.
+    pub rescue_down: AtomicU64,
+}
+
+impl Traffic {
+    /// What moved so far.
+    pub fn moved(&self) -> Moved {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Moved {
+            overlay_up: read(&self.overlay_up),
+            overlay_down: read(&self.overlay_down),
+            soulseek_up: read(&self.soulseek_up),
+            soulseek_down: read(&self.soulseek_down),
+            rescue_down: read(&self.rescue_down),
+        }
+    }
+}
+
+/// So many bytes more.
+pub fn count(counter: &AtomicU64, bytes: usize) {
+    counter.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 impl Limiter {
     /// Limits in bytes per second; 0 is none.
     pub fn new(down: u64, up: u64) -> Self {
-        Self { down: Arc::new(Bucket::new(down)), up: Arc::new(Bucket::new(up)) }
+        Self { down: Arc::new(Bucket::new(down)), up: Arc::new(Bucket::new(up)), traffic: Arc::default() }
     }
 }
 

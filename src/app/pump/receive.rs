@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, PROGRESS_EVERY, Progress, Pump, ReceiveOrder, Report, SYNC_BYTES};
+use super::{BATCH, PROGRESS_EVERY, Progress, Pump, ReceiveOrder, Report, SYNC_BYTES, count};
 use crate::disk::pool::{BLOCK_LEN, Block};
 use crate::disk::{DiskError, File, Folder};
 use crate::engine::soulseek::io::{Begin, FileEvent, ReceiveEnd};
@@ -170,12 +170,14 @@ async fn compare(pump: &Pump, ready: &Ready, stream: &TcpStream) -> Option<Recei
         let wanted = expected.len().min(buffer.len());
         let granted = pump.shared.limiter.down.take(wanted).await;
         let read = stream.try_read(&mut buffer[..granted]);
-        pump.shared.limiter.down.give_back(granted - read.as_ref().map_or(0, |count| *count));
+        let came = read.as_ref().map_or(0, |count| *count);
+        pump.shared.limiter.down.give_back(granted - came);
+        count(&pump.shared.limiter.traffic.soulseek_down, came);
         match read {
             Ok(0) => return Some(closed),
-            Ok(count) => {
-                let (head, tail) = expected.split_at(count);
-                if head != &buffer[..count] {
+            Ok(read) => {
+                let (head, tail) = expected.split_at(read);
+                if head != &buffer[..read] {
                     return Some(ReceiveEnd::OverlapDiffers);
                 }
                 expected = tail;
@@ -253,7 +255,9 @@ async fn read_socket(
         }
         let Some(block) = &mut filling else { continue };
         let read = stream.try_read(&mut block.spare()[..granted]);
-        bucket.give_back(granted - read.as_ref().map_or(0, |count| *count));
+        let came = read.as_ref().map_or(0, |count| *count);
+        bucket.give_back(granted - came);
+        count(&pump.shared.limiter.traffic.soulseek_down, came);
         match read {
             Ok(0) => break Read::Closed,
             Ok(count) => {

@@ -144,7 +144,9 @@ async fn write_socket(
             let mut slices = [IoSlice::new(&[]); BATCH];
             let count = slice(&batch, sent, granted, &mut slices);
             let written = stream.try_write_vectored(&slices[..count]);
-            bucket.give_back(granted - written.as_ref().map_or(0, |count| *count));
+            let went = written.as_ref().map_or(0, |count| *count);
+            bucket.give_back(granted - went);
+            super::count(&pump.shared.limiter.traffic.soulseek_up, went);
             match written {
                 Ok(count) => {
                     sent += count;

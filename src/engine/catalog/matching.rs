@@ -28,6 +28,21 @@ pub fn normal(text: &str) -> String {
     if words.is_empty() { plain.to_lowercase() } else { words.join(" ") }
 }
 
+/// Whether a file shared under this path, whose parts are set apart by backslashes, is called after a track: the words of
+/// the title stand in its name, those of the artist anywhere.
+pub fn is_called(path: &str, title: &str, artist: &str) -> bool {
+    let (folder, name) = path.rsplit_once('\\').unwrap_or(("", path));
+    let name = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let words = |text: &str| fold(text).split_whitespace().map(str::to_owned).collect::<BTreeSet<String>>();
+    let mut there = words(name);
+    let title: Vec<String> = normal(title).split_whitespace().map(str::to_owned).collect();
+    if title.is_empty() || !title.iter().all(|word| there.contains(word)) {
+        return false;
+    }
+    there.extend(words(folder));
+    normal(artist).split_whitespace().all(|word| there.contains(word))
+}
+
 /// Lower case, letters and digits; everything else is a space or nothing.
 fn fold(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -188,6 +203,23 @@ mod tests {
             title: Some(track.title.clone()),
             artist: Some(track.artist.clone()),
             duration_ms: track.duration_ms,
+        }
+    }
+
+    #[test]
+    fn a_file_is_called_after_its_title_and_its_artist() {
+        for (path, title, artist, called) in [
+            ("m\\Nobody\\Loud\\01 - Noise.flac", "Noise", "Nobody", true),
+            ("m\\Loud\\Nobody - Don't stop (live).flac", "Don\u{2019}t Stop", "The Nobody", true),
+            ("m\\Nobody\\Noise (feat. Her).flac", "Noise feat. Her", "Nobody", true),
+            ("m\\Nobody\\Silence.flac", "Noise", "Nobody", false),
+            // The title must stand in the name itself.
+            ("m\\Noise\\Nobody 02.flac", "Noise", "Nobody", false),
+            ("m\\Somebody\\Noise.flac", "Noise", "Nobody", false),
+            ("Noise.flac", "Noise", "", true),
+            ("x.flac", "", "", false),
+        ] {
+            assert_eq!(is_called(path, title, artist), called, "{path}");
         }
     }
 

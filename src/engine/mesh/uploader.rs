@@ -344,6 +344,17 @@ impl Uploads {
         }
     }
 
+    /// Whether this peer is in the middle of this file.
+    pub fn serves(&mut self, key: Key, now: Duration) -> bool {
+        self.tick(now);
+        self.transfers.get(&key).is_some_and(|upload| match upload.state {
+            State::Serving => true,
+            // Told to come later before it got anything, it is not in the middle of it.
+            State::Throttled => upload.sent > 0 || upload.open > 0,
+            State::Idle | State::Pending | State::Rejected(_) | State::Teardown | State::Done => false,
+        })
+    }
+
     /// Whether there is a slot for this peer.
     fn may_sit(&self, peer: PeerId, named: bool) -> bool {
         match self.seats.get(&peer) {

@@ -355,3 +355,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whoever_got_something_is_in_the_middle_and_who_was_told_to_wait_is_not() {
+    let mut uploads = Uploads::new(1);
+    assert!(!uploads.serves(key(1, 1), NOW));
+    uploads.offered(key(1, 1), SIZE, NOW);
+    assert!(!uploads.serves(key(1, 1), NOW), "it asked for nothing yet");
+    assert_eq!(uploads.requested(key(1, 1), SIZE, 100, (false, 0), NOW), None);
+    assert_eq!(uploads.requested(key(2, 1), SIZE, 100, (false, 0), NOW), Some(ErrorCode::RateLimited));
+    assert!(uploads.serves(key(1, 1), NOW) && !uploads.serves(key(2, 1), NOW));
+    uploads.sent(key(1, 1), 100, NOW);
+    uploads.ended(key(1, 1), 100, None, NOW);
+    assert!(uploads.serves(key(1, 1), NOW), "its next request is another part of the same");
+    uploads.failed(key(1, 1), ErrorCode::PolicyViolation, NOW);
+    assert!(!uploads.serves(key(1, 1), NOW));
+}

@@ -25,6 +25,7 @@ mod files;
 mod grants;
 mod owner;
 mod people;
+mod rescue;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -53,8 +54,8 @@ const ASKED_PER_USER: usize = 50;
 const ASKS_PER_SECOND: u32 = 100;
 /// Users whose presence the server tells us.
 const WATCHED_USERS: usize = 100;
-/// Finished files remembered, so that an uploader who offers one again hears `Complete`.
-const FINISHED: usize = 1_000;
+/// Finished files remembered, so that an uploader who offers one again hears `Complete`; the first is forgotten.
+pub const FINISHED: usize = 1_000;
 /// Searches for other sources at once; further ones wait.
 const SEEKING: usize = 4;
 
@@ -102,7 +103,7 @@ pub struct Downloads {
     /// Being searched for, and those waiting for their turn.
     seeking: BTreeSet<TransferId>,
     seekers: BTreeSet<TransferId>,
-    finished: VecDeque<(Username, String)>,
+    finished: VecDeque<rescue::Finished>,
     /// Users who banned us, and until when that is believed.
     refusing: BTreeMap<Username, Duration>,
     places: BTreeMap<CommandId, TransferId>,
@@ -208,9 +209,10 @@ impl Downloads {
         Self::default()
     }
 
-    /// Takes over what the store holds, at start. Finished ones and uploads are left out; what was on its way when the
-    /// process ended is due at once.
+    /// Takes over what the store holds, at start. Of finished ones it is remembered that they are; uploads are left out;
+    /// what was on its way when the process ended is due at once.
     pub fn load(&mut self, transfers: Vec<Transfer>, turn: &mut Turn<'_>) {
+        self.remember_kept(&transfers, turn.now);
         let mut transfers: Vec<Transfer> =
             transfers.into_iter().filter(|t| t.direction == Direction::Download && !t.state.is_over()).collect();
         transfers.sort_by(|a, b| (a.requested_at, &a.path, a.id).cmp(&(b.requested_at, &b.path, b.id)));

@@ -420,6 +420,10 @@ pub enum Command {
     Retry(TransferId),
     /// Begin a download anew that is over; its record as the store has it.
     Revive(Box<Transfer>),
+    /// Mesh peers help with this download: it stands aside for others; or no more.
+    Aside(TransferId, bool),
+    /// The file of this download came from mesh peers and lies in its place.
+    Rescued(TransferId, Box<RescuedFile>),
     /// Ask for a download's place in queue; replies `Place`.
     Place(TransferId),
     /// See all of a user's shares; replies `Browsed`.
@@ -438,6 +442,17 @@ pub enum Command {
     MessagesRead(Username),
     /// Forget a conversation.
     MessagesForget(Username),
+}
+
+/// A file that mesh peers brought for a download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RescuedFile {
+    /// Where it lies, absolute.
+    pub path: String,
+    /// Its length, bytes.
+    pub size: u64,
+    /// What its bytes rest on.
+    pub rung: crate::model::transfer::Rung,
 }
 
 /// Answers to commands.

@@ -303,6 +303,12 @@ impl Node {
             Command::Retry(download) => {
                 self.on_download(id, now, |node, turn| node.downloads.retry(id, download, turn));
             }
+            Command::Aside(download, aside) => {
+                self.on_download(id, now, |node, turn| node.downloads.aside(id, download, aside, turn));
+            }
+            Command::Rescued(download, file) => {
+                self.on_download(id, now, |node, turn| node.downloads.rescued(id, download, *file, turn));
+            }
             Command::Place(transfer) => match self.uploads.place(transfer) {
                 Ok(place) => self.effects.reply(id, Reply::Place(place)),
                 Err(_) => self.on_download(id, now, |node, turn| node.downloads.place(id, transfer, turn)),
@@ -528,6 +534,17 @@ impl Node {
             Direction::Download => self.downloads.get(id),
             Direction::Upload => self.uploads.get(id),
         }
+    }
+
+    /// Every download that is not over, as rescue sees it.
+    pub fn downloads_seen(&self) -> Vec<crate::engine::swarm::rescue::Seen> {
+        self.downloads.seen()
+    }
+
+    /// Whether a download's user took it into the queue or sent bytes of it, or a search that is kept found it.
+    pub fn download_met(&self, id: TransferId) -> bool {
+        let found = |transfer: &Transfer| self.searches.offers(&transfer.user, &transfer.path);
+        self.downloads.met(id) || self.downloads.get(id).is_some_and(found)
     }
 
     /// Kept searches of ours, newest first.

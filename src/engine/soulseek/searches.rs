@@ -27,6 +27,7 @@ use super::peer::{RemoteFile, SearchReply};
 use super::server::ToServer;
 use crate::model::id::{CommandId, SearchId, Token, TransferId, Username};
 use crate::model::limits;
+use crate::model::music::WireText;
 use crate::model::time::Now;
 use crate::model::view::{FileView, ResponseView, SearchState, SearchView};
 
@@ -357,6 +358,13 @@ impl Searches {
     pub fn view(&self, id: SearchId) -> Option<(SearchView, Vec<ResponseView>)> {
         let run = self.runs.get(&self.find(id)?)?;
         Some((run.view.clone(), run.responses.clone()))
+    }
+
+    /// Whether an answer to one of these searches offers this file.
+    pub fn offers(&self, user: &Username, path: &WireText) -> bool {
+        let responses = self.runs.values().flat_map(|run| &run.responses).filter(|response| response.user == *user);
+        let mut names = responses.flat_map(|response| response.files.iter().chain(&response.locked_files));
+        names.any(|file| file.name.as_str() == path.as_str())
     }
 
     fn find(&self, id: SearchId) -> Option<u64> {

@@ -6,4 +6,5 @@ pub mod cost;
 pub mod list;
 pub mod metrics;
 pub mod reputation;
+pub mod rescue;
 pub mod scheduler;

@@ -173,6 +173,8 @@ pub struct Scheduler {
     events: Vec<TraceKind>,
     /// When bytes waited for our own speed limit last.
     limited: Option<Duration>,
+    /// Somebody outside brings the file from its beginning.
+    rescues: bool,
 }
 
 impl Scheduler {
@@ -199,7 +201,13 @@ impl Scheduler {
             cancels: Vec::new(),
             events: Vec::new(),
             limited: None,
+            rescues: false,
         }
+    }
+
+    /// Somebody outside may bring the file from its beginning: pieces are asked for from its end on, as a rescue.
+    pub fn rescue(&mut self) {
+        self.rescues = true;
     }
 
     /// Pieces that are not there yet.
@@ -370,6 +378,18 @@ impl Scheduler {
         }
         self.prune(piece);
         first
+    }
+
+    /// A piece was put in by somebody who is no source of this swarm, checked and stored. Answers whether it is new.
+    pub fn given(&mut self, piece: usize) -> bool {
+        if self.verified.get(piece) != Some(&false) {
+            return false;
+        }
+        self.verified[piece] = true;
+        self.left -= 1;
+        self.raised.remove(&piece);
+        self.prune(piece);
+        true
     }
 
     fn bad(&mut self, source: &Source, piece: usize) -> bool {

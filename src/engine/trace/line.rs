@@ -133,5 +133,11 @@ pub fn line(sequence: u64, event: &TraceEvent) -> TraceLine {
             TraceLine { is_error: true, ..base("Error", "the whole file was checked: it is wrong".to_owned()) }
         }
         TraceKind::Note(text) => base("Note", text.clone()),
+        TraceKind::RescueModeActivated { transfer, reason, manner } => base(
+            "RescueModeActivated",
+            format!("mesh peers help the download {transfer} ({}), {}", reason.name(), manner.name()),
+        ),
+        TraceKind::RescueModeDeactivated(why) => base("RescueModeDeactivated", format!("the rescue is over: {why}")),
+        TraceKind::GuardrailHit(guardrail, what) => base("GuardrailHit", format!("{}: {what}", guardrail.key())),
     }
 }

@@ -73,7 +73,10 @@ pub fn add(tally: &mut Tally, at_us: u64, kind: &TraceKind) {
         }
         TraceKind::SwarmRebalanced { .. } => tally.rebalances += 1,
         TraceKind::Verified(held) => tally.verified = Some(*held),
-        TraceKind::Note(_) => {}
+        TraceKind::Note(_)
+        | TraceKind::RescueModeActivated { .. }
+        | TraceKind::RescueModeDeactivated(_)
+        | TraceKind::GuardrailHit(..) => {}
     }
 }
 

@@ -10,12 +10,14 @@ mod diagnostics;
 mod jobs;
 pub mod keys;
 mod mesh;
+mod rescue;
 mod swarm;
 
 pub use diagnostics::SwarmEvents;
 pub use jobs::Jobs;
 use keys::Kind;
 pub use mesh::{Mesh, MeshDht, MeshPortMapping};
+pub use rescue::{Fairness, Guardrails, RescueMode};
 pub use swarm::Swarm;
 
 /// Where a value was found.
@@ -160,6 +162,10 @@ pub struct Config {
     pub mesh: Mesh,
     /// Sections `multi_source.swarm_scheduler` and `mesh.reputation`.
     pub swarm: Swarm,
+    /// Section `transfers.rescue_mode`.
+    pub rescue: RescueMode,
+    /// Section `mesh.fairness`.
+    pub fairness: Fairness,
     /// Section `diagnostics.swarm_events`.
     pub swarm_events: SwarmEvents,
     /// Section `jobs`.
@@ -528,6 +534,8 @@ impl Reader<'_> {
             },
             mesh: self.mesh(),
             swarm: self.swarm(),
+            rescue: self.rescue(),
+            fairness: self.fairness(),
             swarm_events: self.swarm_events(),
             jobs: self.jobs(),
             memory_budget_mib: self.number("memory.budget"),

@@ -62,7 +62,7 @@ impl Reader<'_> {
 
     /// A number between two others, in thousandths.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-    fn milli(&mut self, key: &str, least: f64, most: f64) -> u32 {
+    pub(super) fn milli(&mut self, key: &str, least: f64, most: f64) -> u32 {
         let what = format!("a number from {least} to {most}");
         let number: f64 = self.parsed(key, &what, least);
         if !(least..=most).contains(&number) {

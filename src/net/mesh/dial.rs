@@ -9,7 +9,8 @@ use quinn::VarInt;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{HANDSHAKE, Link, Seat, Shared, client, code, link, locked};
+use super::listen::Seat;
+use super::{HANDSHAKE, Link, Shared, client, code, link, locked};
 use crate::engine::mesh::guard::Who;
 use crate::engine::mesh::session::Side;
 use crate::model::id::PeerId;

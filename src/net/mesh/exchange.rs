@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::{Instant, timeout};
 
@@ -202,12 +203,12 @@ impl Answer {
     pub async fn refuse(mut self, code: ErrorCode) {
         Shared::count(&self.link.shared().counters.refused);
         let bytes = self.serving.refuse(code);
-        self.last(&bytes).await;
+        self.last(bytes).await;
     }
 
     /// These bytes and no more.
-    async fn last(&mut self, bytes: &[u8]) {
-        if matches!(timeout(REFUSAL, self.write(bytes)).await, Ok(true)) {
+    async fn last(&mut self, bytes: Vec<u8>) {
+        if matches!(timeout(REFUSAL, self.write(bytes.into())).await, Ok(true)) {
             // Nobody may be there to hear it.
             let _ = self.send.finish();
         } else {
@@ -225,11 +226,12 @@ impl Answer {
         Shared::count(&self.link.shared().counters.served);
         self.wide = Some(self.link.widen_sending());
         let bytes = self.serving.grant();
-        self.write(&bytes).await
+        self.write(bytes.into()).await
     }
 
-    /// Sends bytes of the body. False when the peer does not want them any more, or they are more than it asked for.
-    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+    /// Sends bytes of the body, which are kept until the peer has them. False when it does not want them any more, or they
+    /// are more than it asked for.
+    pub async fn send(&mut self, bytes: Bytes) -> bool {
         let count = bytes.len() as u64;
         if !self.write(bytes).await || self.serving.sent(count).is_err() {
             return false;
@@ -241,9 +243,12 @@ impl Answer {
         true
     }
 
-    async fn write(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let count = match self.patience.take(self.send.write(bytes)).await {
+    async fn write(&mut self, bytes: Bytes) -> bool {
+        let mut rest = [bytes];
+        while !rest[0].is_empty() {
+            // What was written is cut off.
+            let some = async { self.send.write_chunks(&mut rest).await.map(|written| written.bytes) };
+            let count = match self.patience.take(some).await {
                 Ok(Ok(count)) => count,
                 failed => {
                     if let Ok(Err(WriteError::Stopped(code))) = failed {
@@ -257,7 +262,6 @@ impl Answer {
             if let Some(wide) = &self.wide {
                 wide.moved(count as u64);
             }
-            bytes = &bytes[count..];
         }
         true
     }
@@ -304,7 +308,7 @@ pub(super) async fn serve((send, mut receive): (SendStream, RecvStream), link: &
         }
         Some(Served::Refuse(bytes)) => {
             Shared::count(&link.shared().counters.refused);
-            answer.last(&bytes).await;
+            answer.last(bytes).await;
         }
         Some(Served::More) | None => {}
     }

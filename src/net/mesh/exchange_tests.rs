@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::VarInt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
@@ -83,7 +84,7 @@ async fn the_reason_reaches_whoever_serves() {
         drop(body);
         // Whether the next byte or the hundred thousandth meets the stop is the network's.
         let mut sent = 0;
-        while answer.send(&[0; 1_024]).await {
+        while answer.send(Bytes::from_static(&[0; 1_024])).await {
             sent += 1_024;
             assert!(sent < 512 * 1024, "{reason:?} was not heard");
             tokio::task::yield_now().await;
@@ -105,10 +106,7 @@ async fn a_refusal_that_nobody_reads_is_not_waited_for_as_long_as_a_file() {
     });
     // Held and not read, so that nothing finds room any more.
     let _body = body.unwrap();
-    let mut sending = std::pin::pin!(async {
-        let bytes = vec![0; 512 * 1024];
-        file.send(&bytes).await
-    });
+    let mut sending = std::pin::pin!(async { file.send(vec![0; 512 * 1024].into()).await });
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..2 {
         let link = link.clone();

@@ -12,9 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use super::exchange::{self, Body, RequestError, StopCode};
+use super::listen::Seat;
 use super::telling::{Teller, Telling};
 use super::window::{Way, Wide, Window};
-use super::{Incoming, Seat, Shared, Told, code, identity, locked, spare};
+use super::{Incoming, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};

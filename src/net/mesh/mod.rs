@@ -14,6 +14,7 @@ mod dial;
 mod exchange;
 mod identity;
 mod link;
+mod listen;
 mod meet;
 mod telling;
 mod window;
@@ -41,8 +42,7 @@ use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
-use crate::engine::mesh::guard::{Guard, Refused, Seats, Who};
-use crate::engine::mesh::session::Side;
+use crate::engine::mesh::guard::{Guard, Refused, Seats};
 use crate::engine::soulseek::chance::Chance;
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
@@ -389,7 +389,7 @@ impl Mesh {
             problems: Mutex::default(),
             changes: watch::Sender::new(0),
         });
-        shared.tasks.spawn(listen(Arc::clone(&shared)));
+        shared.tasks.spawn(listen::listen(Arc::clone(&shared)));
         for peer in shared.named.keys() {
             shared.tasks.spawn(dial::keep(Arc::clone(&shared), *peer));
         }
@@ -541,77 +541,6 @@ fn transport(gso: bool) -> TransportConfig {
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
         .enable_segmentation_offload(gso);
     transport
-}
-
-/// Lets callers in, each after it has shown that its address is its own.
-async fn listen(shared: Arc<Shared>) {
-    loop {
-        let caller = tokio::select! {
-            () = shared.cancel.cancelled() => return,
-            caller = shared.endpoint.accept() => caller,
-        };
-        let Some(caller) = caller else { return };
-        if !caller.remote_address_validated() {
-            // Cannot fail: the address is not validated.
-            let _ = caller.retry();
-            continue;
-        }
-        let address = caller.remote_address();
-        let let_in = locked(&shared.guard).calls(address.ip(), shared.now());
-        if let Err(why) = let_in {
-            shared.refused(address, why);
-            caller.refuse();
-            continue;
-        }
-        let mut seat = Seat { shared: Arc::clone(&shared), address: address.ip(), who: None };
-        let tasks = shared.tasks.clone();
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move {
-            let Ok(connecting) = caller.accept() else { return };
-            match timeout(HANDSHAKE, connecting).await {
-                Ok(Ok(connection)) => {
-                    let why = link::run(&shared, connection, Side::Listener, None, &mut seat).await;
-                    tracing::debug!(%address, %why, "a mesh caller is gone");
-                }
-                failed => {
-                    let why = failed.map_or_else(
-                        |_| "it took too long".to_owned(),
-                        |e| e.err().map(|e| e.to_string()).unwrap_or_default(),
-                    );
-                    tracing::debug!(%address, why, "a mesh caller did not get through the handshake");
-                    shared.refused(address, Refused::Handshake);
-                }
-            }
-            drop(seat);
-        });
-    }
-}
-
-/// A counted connection; counted off when dropped.
-struct Seat {
-    shared: Arc<Shared>,
-    address: IpAddr,
-    /// `None` while its key is not proven.
-    who: Option<Who>,
-}
-
-impl Seat {
-    /// Its key is proven: it takes its place, unless there is none.
-    fn prove(&mut self, peer: PeerId) -> Result<(), Refused> {
-        if self.who.is_some() {
-            return Ok(());
-        }
-        let who = if self.shared.named.contains_key(&peer) { Who::Named } else { Who::Caller };
-        locked(&self.shared.guard).proven(self.address, who, self.shared.now())?;
-        self.who = Some(who);
-        Ok(())
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        locked(&self.shared.guard).left(self.address, self.who);
-    }
 }
 
 /// So many blocks of 64 KiB for memory of the mesh, if a quarter of the pool is still left to those who move bytes. Nobody

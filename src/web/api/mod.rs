@@ -11,6 +11,7 @@ mod jobs;
 mod mesh;
 mod openapi;
 mod people;
+pub(crate) mod rescue;
 mod searches;
 pub(crate) mod shape;
 mod system;
@@ -21,6 +22,7 @@ pub(crate) mod v0;
 pub(crate) use health_shape as health_json;
 pub(crate) use jobs::{job_json, manifest as manifest_file, name as job_name};
 pub(crate) use people::message_text;
+pub(crate) use rescue as rescue_json;
 pub(crate) use searches::{plain_search, search_text};
 pub(crate) use traces::trace_json;
 
@@ -139,6 +141,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(transfers::table());
     table.extend(jobs::table());
     table.extend(mesh::table());
+    table.extend(rescue::table());
     table.extend(traces::table());
     table.extend(appliance::table());
     table

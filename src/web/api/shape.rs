@@ -130,12 +130,18 @@ pub(crate) fn transfer(t: &Transfer) -> Value {
         "place_in_queue": t.place_in_queue, "reason": t.reason, "attempts": t.attempts,
         "next_attempt_at": time(t.next_attempt_at), "removed": t.removed,
         "batch": t.batch.map(|id| id.to_string()), "destination": t.destination, "local_path": t.local_path,
-        "rung": t.rung.map(|rung| match rung {
-            Rung::SingleSource => "single_source",
-            Rung::JoinedByOverlap => "joined_by_overlap",
-        }),
+        "rung": t.rung.map(rung),
         "tried": t.tried,
     })
+}
+
+pub(crate) fn rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::SingleSource => "single_source",
+        Rung::JoinedByOverlap => "joined_by_overlap",
+        Rung::Verified => "verified",
+        Rung::RescuedCopy => "rescued_copy",
+    }
 }
 
 pub(crate) fn search(s: &SearchView) -> Value {

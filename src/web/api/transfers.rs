@@ -1,5 +1,6 @@
 //! Downloads and uploads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,13 +12,14 @@ use serde_json::{Value, json};
 use crate::model::id::{BatchId, TransferId, Username};
 use crate::model::limits;
 use crate::model::music::WireText;
-use crate::model::transfer::Direction;
+use crate::model::rescue::{RescueRequest, RescueView};
+use crate::model::transfer::{Direction, Rung, Transfer};
 use crate::model::view::{EnqueueRequest, Request, TransferFilter};
 use crate::web::routes::{Route, route};
 use crate::web::server::Web;
 use crate::web::settings::Role::{Readonly, Readwrite};
 
-use super::{Answer, Done, Paging, Problem, shape};
+use super::{Answer, Done, Paging, Problem, rescue, shape};
 
 type Here = State<Arc<Web>>;
 
@@ -61,7 +63,9 @@ async fn list(direction: Direction, State(web): Here, Query(which): Query<Which>
         limit: paging.limit(),
     };
     let (rows, all) = web.desk.transfers(filter).await?;
-    Ok(Json(json!({ "total": all, "transfers": rows.iter().map(shape::transfer).collect::<Vec<_>>() })))
+    let rescues = rescue::by_transfer(&web, &rows).await;
+    let rows = rows.iter().map(|row| with_rescue(row, &rescues));
+    Ok(Json(json!({ "total": all, "transfers": rows.collect::<Vec<_>>() })))
 }
 
 pub(super) fn transfer_id(text: &str) -> Result<TransferId, Problem> {
@@ -69,7 +73,22 @@ pub(super) fn transfer_id(text: &str) -> Result<TransferId, Problem> {
 }
 
 async fn one(direction: Direction, State(web): Here, Path(id): Path<String>) -> Answer {
-    Ok(Json(shape::transfer(&web.desk.transfer(direction, transfer_id(&id)?).await?)))
+    let transfer = web.desk.transfer(direction, transfer_id(&id)?).await?;
+    let rescues = rescue::by_transfer(&web, std::slice::from_ref(&transfer)).await;
+    Ok(Json(with_rescue(&transfer, &rescues)))
+}
+
+/// A row with its rescue, if it has one. While the download brought no file of its own, the copy that the mesh brought
+/// is its file.
+fn with_rescue(transfer: &Transfer, rescues: &BTreeMap<TransferId, RescueView>) -> Value {
+    let mut row = shape::transfer(transfer);
+    let found = rescues.get(&transfer.id);
+    if let Some(path) = found.and_then(|view| view.job.copy_beside()).filter(|_| transfer.local_path.is_none()) {
+        row["local_path"] = json!(path);
+        row["rung"] = json!(shape::rung(Rung::RescuedCopy));
+    }
+    row["rescue"] = json!(found.map(rescue::view));
+    row
 }
 
 async fn end(direction: Direction, remove: bool, State(web): Here, Path(id): Path<String>) -> Done {
@@ -114,12 +133,20 @@ struct Wanted {
 struct WantedFile {
     path: String,
     size: u64,
+    /// MusicBrainz recording that it is.
+    recording: Option<String>,
 }
 
 async fn enqueue(State(web): Here, Json(wanted): Json<Wanted>) -> Result<(StatusCode, Json<Value>), Problem> {
     if wanted.files.is_empty() || wanted.files.len() > limits::BATCH_FILES {
         let why = format!("between 1 and {} files may be asked for at once", limits::BATCH_FILES);
         return Err(Problem(StatusCode::BAD_REQUEST, why));
+    }
+    let mut recordings = BTreeMap::new();
+    for file in &wanted.files {
+        if let Some(id) = &file.recording {
+            recordings.insert(file.path.clone(), rescue::recording(id)?);
+        }
     }
     let batch = wanted.batch.map(|id| id.parse::<BatchId>()).transpose();
     let request = EnqueueRequest {
@@ -131,6 +158,15 @@ async fn enqueue(State(web): Here, Json(wanted): Json<Wanted>) -> Result<(Status
         external: None,
     };
     let done = web.desk.enqueue(request).await?;
+    let known =
+        done.accepted.iter().filter_map(|transfer| Some((transfer.id, *recordings.get(transfer.path.as_str())?)));
+    let known: Vec<_> = known.collect();
+    // What was asked for is asked for, whether that can be kept or not.
+    if !known.is_empty()
+        && let Err(error) = web.desk.rescue(RescueRequest::Know(known)).await
+    {
+        tracing::warn!(?error, "which recordings downloads are of could not be kept");
+    }
     let failed: Vec<Value> =
         done.failed.iter().map(|(path, reason)| json!({ "path": path, "reason": reason })).collect();
     let accepted: Vec<Value> = done.accepted.iter().map(shape::transfer).collect();

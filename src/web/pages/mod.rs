@@ -5,6 +5,7 @@
 //! that no text of a request is ever shown back.
 
 mod assets;
+mod contribution;
 mod flash;
 mod jobs;
 mod library;
@@ -99,6 +100,7 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/traces", Readonly, "", traces::list),
         route("GET", "/traces/{id}", Readonly, "", traces::show),
         route("GET", "/mesh", Readonly, "", mesh::show),
+        route("GET", "/contribution", Readonly, "", contribution::show),
         route("GET", "/log", Readonly, "", log::show),
         route("GET", "/settings", Readonly, "", settings::show),
         route("POST", "/settings", Administrator, "", settings::change),

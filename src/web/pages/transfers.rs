@@ -10,11 +10,15 @@ use serde::Deserialize;
 
 use crate::model::id::{SearchId, TransferId, Username};
 use crate::model::limits;
+use crate::model::mesh::SourceView;
 use crate::model::music::WireText;
+use crate::model::rescue::{Liar, RescueJob, RescueState, RescueView};
+use crate::model::swarm::Source;
 use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
 use crate::model::view::{EnqueueRequest, FolderView, Refusal, Request, TransferFilter};
 use crate::web::api::Problem;
+use crate::web::api::rescue_json::by_transfer;
 use crate::web::show::{self, Moment};
 
 use super::{ConfirmPage, Desktop, Fields, Head, Pager, ROWS, answer_or_return, html, offset, rate, size};
@@ -60,12 +64,64 @@ struct Row {
     place: Option<u32>,
     reason: Option<String>,
     next: Option<Moment>,
-    rung: Option<&'static str>,
+    rung: Option<String>,
     retry: bool,
     /// Cancelling loses bytes, so it is asked about.
     ask: bool,
     /// There is a trace.
     traced: bool,
+    /// Mesh peers help, or helped.
+    rescue: Option<Rescue>,
+}
+
+struct Rescue {
+    active: bool,
+    told: String,
+    /// A line per source.
+    lines: Vec<String>,
+}
+
+impl Rescue {
+    /// Of a download in this state.
+    fn new(view: &RescueView, download: TransferState) -> Self {
+        let RescueJob { state, reason, told, size: whole, .. } = &view.job;
+        let reason = match download {
+            TransferState::Completed(Ending::Rejected) => "refused by the user",
+            TransferState::Completed(Ending::TimedOut) => "it timed out",
+            TransferState::Completed(Ending::Errored) => "it failed",
+            _ => reason.words(),
+        };
+        let active = *state == RescueState::Active;
+        let mut words = if active {
+            let there = format!("{reason}: {} of {}", size(view.bytes), size(*whole));
+            let speed = (view.overlay_speed > 0).then(|| format!(", {} from mesh peers", rate(view.overlay_speed)));
+            there + &speed.unwrap_or_default()
+        } else {
+            format!("Rescue: {}", show::visible(told))
+        };
+        if view.throttled_to.is_some() {
+            words.push_str(", held to half the speed");
+        }
+        if active && !view.waits.is_empty() {
+            words = format!("{words}; {}", show::visible(&view.waits));
+        }
+        if let Some(path) = view.job.copy_beside() {
+            words = format!("{words} ({})", show::visible(path));
+        }
+        let line = |source: &SourceView| {
+            let who = match &source.source {
+                Source::Mesh(peer) => format!("mesh peer {}", &peer.to_string()[..8]),
+                Source::Soulseek(user) => format!("Soulseek user {}", show::visible(user.as_str())),
+            };
+            let speed = source.rate.filter(|rate| *rate > 0).map(|speed| format!(", {}", rate(speed)));
+            let dropped = if source.dropped { ", dropped" } else { "" };
+            let percent = show::percent(source.bytes, *whole);
+            format!("{who}: {}, {percent} %{}{dropped}", source.state, speed.unwrap_or_default())
+        };
+        let liar = |liar: &Liar| format!("mesh peer {}: {}", &liar.peer.to_string()[..8], show::visible(&liar.why));
+        let lines = view.sources.iter().map(line).chain(view.job.liars.iter().map(liar)).collect();
+        Self { active, told: words, lines }
+    }
 }
 
 fn state_words(direction: Direction, state: TransferState) -> &'static str {
@@ -91,7 +147,7 @@ fn state_words(direction: Direction, state: TransferState) -> &'static str {
 }
 
 impl Row {
-    fn new(t: &Transfer, traced: &BTreeSet<String>) -> Self {
+    fn new(t: &Transfer, beside: &Beside) -> Self {
         let over = t.state.is_over();
         let succeeded = t.state == TransferState::Completed(Ending::Succeeded);
         let running = t.state == TransferState::InProgress;
@@ -115,18 +171,43 @@ impl Row {
             place: t.place_in_queue.filter(|_| t.state == TransferState::QueuedRemotely),
             reason: t.reason.as_deref().filter(|_| !succeeded).map(show::visible),
             next: t.next_attempt_at.filter(|_| !over).map(show::moment),
-            rung: t.rung.map(|rung| match rung {
-                Rung::SingleSource => "single source",
-                Rung::JoinedByOverlap => "joined by overlap",
+            rung: t.rung.or(beside.copy(t)).map(|rung| match rung {
+                Rung::SingleSource => "single source".to_owned(),
+                Rung::JoinedByOverlap => "joined by overlap".to_owned(),
+                Rung::Verified => match beside.rescues.get(&t.id).and_then(|view| view.job.vouched_by.as_deref()) {
+                    Some(name) => format!("verified (by {})", show::visible(name)),
+                    None => "verified".to_owned(),
+                },
+                Rung::RescuedCopy => "rescued copy".to_owned(),
             }),
             retry: t.direction == Direction::Download && over && !succeeded,
             ask: t.direction == Direction::Download && t.bytes_done > 0,
-            traced: traced.contains(&t.id.to_string()),
+            traced: beside.traced.contains(&t.id.to_string()),
+            rescue: beside.rescues.get(&t.id).map(|view| Rescue::new(view, t.state)),
         }
     }
 }
 
-fn groups(rows: &[Transfer], traced: &BTreeSet<String>) -> Vec<Group> {
+/// What stands beside rows.
+#[derive(Default)]
+struct Beside {
+    traced: BTreeSet<String>,
+    rescues: BTreeMap<TransferId, RescueView>,
+}
+
+impl Beside {
+    /// While a download brought no file of its own, the copy that the mesh brought is its file.
+    fn copy(&self, transfer: &Transfer) -> Option<Rung> {
+        self.rescues.get(&transfer.id)?.job.copy_beside().map(|_| Rung::RescuedCopy)
+    }
+
+    /// Mesh peers help with one of these downloads.
+    fn helps(&self) -> bool {
+        self.rescues.values().any(|view| view.job.state == RescueState::Active)
+    }
+}
+
+fn groups(rows: &[Transfer], beside: &Beside) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut last = None;
     for transfer in rows {
@@ -141,7 +222,7 @@ fn groups(rows: &[Transfer], traced: &BTreeSet<String>) -> Vec<Group> {
             });
         }
         if let Some(group) = groups.last_mut() {
-            group.rows.push(Row::new(transfer, traced));
+            group.rows.push(Row::new(transfer, beside));
         }
     }
     groups
@@ -177,6 +258,7 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         // The list is worth more than its links.
         _ => BTreeSet::new(),
     };
+    let beside = Beside { traced, rescues: by_transfer(&desktop.web, &rows).await };
     let snapshot = desktop.web.desk.snapshot();
     let (title, path, here, flow) = match direction {
         Direction::Download => ("Downloads", "/downloads", "downloads", snapshot.downloads),
@@ -186,7 +268,8 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         user.as_deref().map_or_else(|| format!("{path}?"), |user| format!("{path}?user={}&", show::segment(user)));
     let mut head = desktop.head(title, here);
     // The rows are newer than the snapshot's counts.
-    let running = flow.active > 0 || rows.iter().any(|transfer| transfer.state == TransferState::InProgress);
+    let flows = |transfer: &Transfer| transfer.state == TransferState::InProgress;
+    let running = flow.active > 0 || beside.helps() || rows.iter().any(flows);
     head.live = if running { "transfer every" } else { "transfer" };
     let waiting = flow.queued > 0 || rows.iter().any(|transfer| !transfer.state.is_over());
     head.refresh_s = (running || waiting).then_some(10);
@@ -201,7 +284,7 @@ async fn list(desktop: &Desktop, direction: Direction, wanted: Wanted) -> Respon
         queued: flow.queued,
         speed: rate(flow.speed),
         user: user.as_deref().map(show::visible),
-        groups: groups(&rows, &traced),
+        groups: groups(&rows, &beside),
         pager,
     })
 }

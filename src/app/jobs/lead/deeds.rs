@@ -135,6 +135,7 @@ impl Lead<'_> {
             // It is looked for at the next round.
             _ => return Ok(()),
         };
+        let mut known = Vec::new();
         let mut accepted = accepted.into_iter();
         for (track, path, _) in files {
             let refused = failed.iter().find(|(failed, _)| *failed == path);
@@ -142,8 +143,16 @@ impl Lead<'_> {
                 Some((_, why)) => Err(format!("{user}: {why}")),
                 None => accepted.next().ok_or_else(|| "it was not recorded".to_owned()),
             };
+            if let (Ok(id), Some(wanted)) = (&outcome, job.spec.tracks.get(track)) {
+                known.push((*id, wanted.recording.0));
+            }
             plan::on_enqueued(job, work, track, outcome);
         }
+        // Should one hang, mesh peers can be asked for the recording.
+        let told = self.tools.store.write(move |txn, tables| {
+            known.iter().try_for_each(|(id, recording)| tables.rescue.put_recording(txn, *id, *recording))
+        });
+        told.await?;
         self.save(job, work).await
     }
 

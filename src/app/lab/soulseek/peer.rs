@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -48,10 +48,14 @@ pub struct PeerScript {
     pub queue: Duration,
     /// Having sent so many bytes it says nothing any more.
     pub stall_after: Option<u64>,
+    /// So long after it fell silent it goes on as if nothing had been.
+    pub recovers: Option<Duration>,
     /// Having sent so many bytes it drops every connection and stays away.
     pub disconnect_after: Option<u64>,
     /// It closes the connection when asked for anything but the beginning.
     pub deny_offset: bool,
+    /// It says that the file is not shared.
+    pub refuses: bool,
     /// A bit of every so manieth piece of 64 KiB that it sends is flipped; 0 is none.
     pub corrupt_every: u64,
     /// So long after its start it leaves as after `disconnect_after`.
@@ -111,6 +115,8 @@ pub(super) struct Shared {
     pub(super) report: watch::Sender<PeerReport>,
     /// The user has left.
     pub(super) away: CancellationToken,
+    /// When it fell silent.
+    pub(super) silent_since: OnceLock<Instant>,
     tasks: TaskTracker,
     to_server: mpsc::Sender<Vec<u8>>,
     state: Mutex<State>,
@@ -161,6 +167,7 @@ impl Peer {
             content,
             report: watch::Sender::new(report),
             away: CancellationToken::new(),
+            silent_since: OnceLock::new(),
             tasks: TaskTracker::new(),
             to_server,
             state: Mutex::default(),
@@ -237,9 +244,17 @@ impl Shared {
         });
     }
 
-    /// It has sent what its script allows and says nothing any more.
+    /// It has sent what its script allows and says nothing any more. Whoever sends nothing at all grants a transfer first.
     pub(super) fn is_silent(&self) -> bool {
-        self.script.stall_after.is_some_and(|limit| self.report.borrow().sent >= limit)
+        let sent = self.script.stall_after.is_some_and(|limit| self.report.borrow().sent >= limit);
+        let granted = self.script.stall_after != Some(0) || self.silent_since.get().is_some();
+        sent && granted && !self.has_recovered()
+    }
+
+    /// Its silence is over.
+    pub(super) fn has_recovered(&self) -> bool {
+        let since = self.silent_since.get();
+        self.script.recovers.zip(since).is_some_and(|(after, since)| since.elapsed() >= after)
     }
 
     async fn with_server(
@@ -435,7 +450,7 @@ impl Shared {
     /// Somebody asks for the file.
     fn want(self: &Arc<Self>, user: &str, path: WireText, out: &mpsc::Sender<Vec<u8>>) {
         self.report.send_modify(|report| report.asked += 1);
-        if path != self.path() {
+        if path != self.path() || self.script.refuses {
             let _ = out.try_send(PeerMessage::UploadDenied { path, reason: "File not shared.".into() }.encode());
             return;
         }

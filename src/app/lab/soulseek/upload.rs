@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpSocket, tcp::OwnedWriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::PATIENCE;
 use super::peer::Shared;
@@ -124,10 +124,17 @@ impl Running<'_> {
                 if self.left(script.disconnect_after) == 0 {
                     return Sent::Gone;
                 }
-                let allowed = self.left(script.stall_after);
-                if allowed == 0 {
-                    // Until the other side has enough of it.
-                    std::future::pending::<()>().await;
+                let mut allowed = self.left(script.stall_after);
+                if self.shared.has_recovered() {
+                    allowed = u64::MAX;
+                } else if allowed == 0 {
+                    let since = *self.shared.silent_since.get_or_init(Instant::now);
+                    match script.recovers {
+                        Some(after) => sleep_until(since + after).await,
+                        // Until the other side has enough of it.
+                        None => std::future::pending::<()>().await,
+                    }
+                    continue;
                 }
                 let allowed = allowed.min(self.left(script.disconnect_after));
                 let wanted = rest.len().min(usize::try_from(allowed).unwrap_or(usize::MAX));

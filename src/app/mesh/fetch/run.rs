@@ -9,8 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Running;
+use super::super::assist::{Assist, SetAside};
 use super::land::Landing;
 use super::soulseek::Called;
+use crate::app::pump::count;
 use crate::disk::DiskError;
 use crate::disk::pool::Block;
 use crate::engine::mesh::exchange::{Failure, Wanted};
@@ -46,6 +48,8 @@ pub(super) enum Told {
     Has(PeerId, bool),
     /// A Soulseek user grants a transfer.
     Called(Box<Called>),
+    /// Pieces of a download that this fetch helps were taken over.
+    Given(Range<usize>),
 }
 
 /// Why a run does not go on.
@@ -80,6 +84,8 @@ pub(super) struct Run {
     pub(super) until: Instant,
     pub(super) stop: StopCode,
     pub(super) permit: OwnedSemaphorePermit,
+    /// The download that the fetch helps, and what of its quota is set aside for this run.
+    pub(super) assist: Option<(Arc<Assist>, SetAside)>,
 }
 
 impl Run {
@@ -173,17 +179,28 @@ impl Run {
             self.land(run, batch).await?;
             let wanted = wanted.min(STEP);
             let granted = limit.take(wanted).await.clamp(1, wanted);
-            return Ok(body.fill(&mut block.spare()[..granted]).await?);
+            return Ok(self.took(body.fill(&mut block.spare()[..granted]).await?));
         }
         if !batch.blocks.is_empty() {
             tokio::select! {
                 biased;
-                read = body.read(&mut block.spare()[..wanted]) => return Ok(read?),
+                read = body.read(&mut block.spare()[..wanted]) => return Ok(self.took(read?)),
                 () = sleep_until(batch.until) => {}
             }
             self.land(run, batch).await?;
         }
-        Ok(body.read(&mut block.spare()[..wanted]).await?)
+        Ok(self.took(body.read(&mut block.spare()[..wanted]).await?))
+    }
+
+    /// Bytes came from the socket: counted, whatever becomes of them.
+    fn took(&self, bytes: usize) -> usize {
+        let traffic = &self.running.parts.pump.limiter().traffic;
+        count(&traffic.overlay_down, bytes);
+        if let Some((assist, _)) = &self.assist {
+            assist.count(bytes);
+            count(&traffic.rescue_down, bytes);
+        }
+        bytes
     }
 
     /// Writes what waits, and tells of it.

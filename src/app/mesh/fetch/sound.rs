@@ -10,6 +10,7 @@ use crate::app::doctor::Outcome;
 use crate::engine::audio::fingerprint::{Likeness, Verdict, compare};
 use crate::model::mesh::FetchState;
 use crate::model::trace::TraceKind;
+use crate::model::variant::Measured;
 
 /// Words by which two fingerprints of one recording may lie apart: about 3 s of leading silence.
 const OFFSET_MAX: usize = 24;
@@ -60,9 +61,9 @@ fn judge(outcome: &Outcome, compared: Compared) -> Found {
 }
 
 impl Work {
-    /// Looks at what was fetched, if it was fetched as a recording.
-    pub(super) async fn check_sound(&self) -> Result<(), Stop> {
-        let (Some(recording), Some(measure)) = (self.recording, self.running.measure.clone()) else { return Ok(()) };
+    /// Looks at what was fetched, if it was fetched as a recording; what was measured, if it could be.
+    pub(super) async fn check_sound(&self) -> Result<Option<Box<Measured>>, Stop> {
+        let (Some(recording), Some(measure)) = (self.recording, self.running.measure.clone()) else { return Ok(None) };
         self.wait("what was fetched is being decoded and compared");
         let path = self.running.parts.pump.config().incomplete.join(partial_name(self.fetch.content));
         let (store, name, cancel) = (self.running.parts.store.clone(), self.fetch.name.clone(), self.cancel.clone());
@@ -87,12 +88,18 @@ impl Work {
                 }
                 Ok(compared)
             })?;
-            Ok::<_, Stop>(judge(&outcome, compared))
+            let found = judge(&outcome, compared);
+            let measured = match outcome {
+                Outcome::Measured(measured) => Some(measured),
+                _ => None,
+            };
+            Ok::<_, Stop>((found, measured))
         });
-        match looked.await.map_err(|error| Stop::Later(error.to_string()))?? {
+        let (found, measured) = looked.await.map_err(|error| Stop::Later(error.to_string()))??;
+        match found {
             Found::Right(how) => {
                 self.trace.record(TraceKind::Note(how));
-                Ok(())
+                Ok(measured)
             }
             Found::Wrong(why) => Err(Stop::Wrong(why)),
             Found::Later(why) => Err(Stop::Later(why)),

@@ -4,9 +4,11 @@
 //! `engine::swarm::scheduler`, whose assignments become [`Run`]s. What is measured of sources is kept in the store every
 //! few seconds and at the end.
 
+mod tally;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -14,15 +16,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{locked, source_view};
+use super::feed::Feed;
 use super::land::Landing;
 use super::run::{Run, Told};
 use super::soulseek::{Called, Caller, Stream, Wish, call_off};
-use super::{ASK_AGAIN, Progress, Stop, Work};
+use super::{ASK_AGAIN, Stop, Work};
 use crate::disk::File;
 use crate::engine::mesh::downloader::{Action, Downloader, Event, State};
-use crate::engine::swarm::list::{PIECE_LEN, PieceList};
-use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler, Share};
+use crate::engine::swarm::list::PieceList;
+use crate::engine::swarm::scheduler::{Assignment, Ended, RunId, Scheduler};
 use crate::model::id::PeerId;
 use crate::model::limits;
 use crate::model::swarm::{CancelReason, Source};
@@ -76,6 +78,11 @@ pub(super) struct Swarm<'a> {
     met: bool,
     /// Peers that said already that they have the file.
     holders: BTreeSet<PeerId>,
+    /// Times that pieces of a download were taken over.
+    taken: u64,
+    /// The first ranges that are missing, and when to look again.
+    gaps: Vec<(u64, u64)>,
+    gaps_at: Instant,
 }
 
 impl<'a> Swarm<'a> {
@@ -109,6 +116,9 @@ impl<'a> Swarm<'a> {
             called: None,
             met: false,
             holders,
+            taken: 0,
+            gaps: Vec::new(),
+            gaps_at: now,
         }
     }
 
@@ -123,7 +133,12 @@ impl<'a> Swarm<'a> {
     }
 
     /// Works until every piece is there.
-    pub(super) async fn run(&mut self) -> Result<(), Stop> {
+    pub(super) async fn run(&mut self, feed: Option<Feed>) -> Result<(), Stop> {
+        if let Some(feed) = feed {
+            self.scheduler.rescue();
+            self.given(0, feed.fresh);
+            self.tasks.spawn(feed.go(self.told.clone()));
+        }
         let result = self.gather().await;
         let reason = match &result {
             Ok(()) => CancelReason::Complete,
@@ -180,13 +195,16 @@ impl<'a> Swarm<'a> {
             if self.work.running.parts.pump.limiter().down.is_short() {
                 self.scheduler.limited(self.now());
             }
-            if self.scheduler.here() > 0 || self.called.is_some() {
+            // What may not be asked for now lets others try.
+            let held = self.work.assist.as_ref().is_some_and(|assist| assist.is_held());
+            if !held && (self.scheduler.here() > 0 || self.called.is_some()) {
                 served = Instant::now();
-            } else {
+            } else if !held {
                 self.work.seek();
             }
             if served.elapsed() >= ALONE && self.work.users.is_empty() && self.work.others_wait() {
-                return Err(Stop::Later(super::NOBODY.to_owned()));
+                let why = if held { "it is held back, and other fetches come first" } else { super::NOBODY };
+                return Err(Stop::Later(why.to_owned()));
             }
             let starved = self.assign();
             self.wish();
@@ -236,7 +254,9 @@ impl<'a> Swarm<'a> {
 
     /// Says what is wanted of Soulseek users now.
     fn wish(&mut self) {
-        let wanted = self.scheduler.left() > 0 && !(self.met && self.has_mesh());
+        // Soulseek comes first while too little is given to the mesh.
+        let meshed = self.has_mesh() && self.work.running.fair.rate().is_none();
+        let wanted = self.scheduler.left() > 0 && !(self.met && meshed);
         let from_zero = self.scheduler.verified().first() == Some(&false);
         let wish = Wish { wanted, from_zero };
         self.wish.send_if_modified(|told| std::mem::replace(told, wish) != wish);
@@ -372,8 +392,18 @@ impl<'a> Swarm<'a> {
         self.scheduler.tick(self.now());
         let starved = loop {
             self.take_back();
+            let aside = match &self.work.assist {
+                None => None,
+                Some(assist) => match assist.open() {
+                    // Held back: looked at again soon.
+                    None => break true,
+                    aside => aside,
+                },
+            };
+            let held = !self.work.running.fair.is_open();
             let Ok(permit) = Arc::clone(&self.work.running.runs).try_acquire_owned() else { break true };
-            let Some(assignment) = self.scheduler.next(self.now()) else { break false };
+            let next = if held { self.scheduler.next_stream(self.now()) } else { self.scheduler.next(self.now()) };
+            let Some(assignment) = next else { break held };
             let link = match &assignment.source {
                 Source::Mesh(peer) => self.work.running.mesh.link(*peer),
                 Source::Soulseek(user) => {
@@ -392,7 +422,13 @@ impl<'a> Swarm<'a> {
             let (peer, cancel, stop) = (link.id(), CancellationToken::new(), StopCode::default());
             self.runs.insert(assignment.run, Handle { peer: Some(peer), cancel: cancel.clone(), stop: stop.clone() });
             self.transfer(peer, Event::Picked);
+            let length = self.length(&assignment.pieces);
+            self.work.running.fair.spend(length);
             let run = Run {
+                assist: self.work.assist.clone().zip(aside).map(|(assist, mut aside)| {
+                    assist.spend(&mut aside, length);
+                    (assist, aside)
+                }),
                 link,
                 list: Arc::clone(&self.list),
                 landing: self.landing.clone(),
@@ -453,6 +489,12 @@ impl<'a> Swarm<'a> {
                 }
                 self.called = Some(called);
             }
+            Told::Given(pieces) => {
+                let first = pieces.start;
+                let fresh = pieces.filter(|piece| self.scheduler.given(*piece));
+                let bytes = fresh.map(|piece| self.list.piece_len(piece) as u64).sum();
+                self.given(first, bytes);
+            }
             Told::First(run) => {
                 self.scheduler.first_byte(run, now);
                 self.response(run);
@@ -491,75 +533,15 @@ impl<'a> Swarm<'a> {
         Ok(())
     }
 
+    /// Bytes of these pieces.
+    fn length(&self, pieces: &Range<usize>) -> u64 {
+        pieces.clone().map(|piece| self.list.piece_len(piece) as u64).sum()
+    }
+
     fn response(&mut self, run: RunId) {
         if let Some(peer) = self.runs.get(&run).and_then(|handle| handle.peer) {
             self.transfer(peer, Event::Response);
         }
-    }
-
-    fn count(&mut self, source: Option<Source>, piece: usize, good: bool, first: bool) {
-        let running = &self.work.running;
-        let len = self.list.piece_len(piece) as u64;
-        let mesh = matches!(source, Some(Source::Mesh(_)));
-        if !good {
-            running.bad_pieces.fetch_add(u64::from(mesh), Ordering::Relaxed);
-            let peer = source.map(|source| source.to_string());
-            tracing::warn!(content = %self.list.content(), piece, peer, "a peer sent a bad piece");
-        } else if first {
-            running.bytes_in.fetch_add(if mesh { len } else { 0 }, Ordering::Relaxed);
-            if let Some(source) = source {
-                *self.bytes.entry(source).or_default() += len;
-            }
-        }
-    }
-
-    /// Keeps what was measured.
-    async fn keep(&mut self) {
-        self.keep_at = Instant::now() + KEEP;
-        let records = self.scheduler.records();
-        if records.is_empty() {
-            return;
-        }
-        let running = &self.work.running;
-        let now = running.parts.clock.now().wall;
-        if let Err(error) = running.parts.store.learn(records, now, running.swarm.reputation.half_life).await {
-            tracing::warn!(%error, "what was measured of peers could not be kept");
-        }
-    }
-
-    /// Bytes that are there. Asked for with every piece: only the last piece is shorter than the rest.
-    fn there(&self) -> u64 {
-        let last = self.list.pieces().saturating_sub(1);
-        let missing = self.scheduler.left() as u64 * PIECE_LEN;
-        let short = match self.scheduler.verified().last() {
-            Some(false) => PIECE_LEN - self.list.piece_len(last) as u64,
-            Some(true) | None => 0,
-        };
-        (self.list.size() + short).saturating_sub(missing)
-    }
-
-    fn show(&self) {
-        let now = self.now();
-        let bytes = self.there();
-        let view = |(source, share): (&Source, Share)| {
-            let bytes = self.bytes.get(source).copied().unwrap_or(0);
-            let worth = self.scheduler.worth(source, now)?;
-            let state = match source {
-                Source::Mesh(peer) => self.transfers.get(peer).map_or(State::Aborted, Downloader::state),
-                Source::Soulseek(_) if worth.runs > 0 => State::Requesting,
-                Source::Soulseek(_) => State::Completed,
-            };
-            Some(source_view(source.clone(), share, bytes, worth, state))
-        };
-        let sources = self.scheduler.shares().filter_map(view).collect();
-        let waits = match (self.scheduler.left(), self.scheduler.here()) {
-            (0, _) => "the whole file is being checked",
-            (_, 0) if self.work.users.is_empty() => "no connected peer has the file",
-            (_, 0) => "no connected peer has the file, and no Soulseek user sends it yet",
-            _ => "",
-        };
-        let twice = self.scheduler.twice();
-        *locked(&self.work.progress) = Progress { bytes, twice, waits: waits.to_owned(), sources };
     }
 }
 

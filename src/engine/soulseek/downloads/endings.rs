@@ -27,7 +27,8 @@ impl Downloads {
         let Some(download) = self.live.get_mut(&id) else { return };
         download.counted = false;
         let attempts = download.record.attempts;
-        if attempts >= turn.settings.download_attempts_max.max(1) {
+        // While mesh peers help nobody is in a hurry, and the user stays the origin.
+        if !download.is_aside() && attempts >= turn.settings.download_attempts_max.max(1) {
             self.give_up(id, ending, reason, turn);
         } else {
             let delay = pause(BACKOFF, attempts.saturating_sub(1), turn);

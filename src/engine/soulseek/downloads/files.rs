@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Disk, Download, Downloads, FINISHED, Phase, Receiving, Stop, Timer, Turn};
+use super::{Disk, Download, Downloads, Phase, Receiving, Stop, Timer, Turn};
 use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, ReceiveEnd};
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
@@ -183,14 +183,12 @@ impl Downloads {
                 record.rung = Some(if joined { Rung::JoinedByOverlap } else { Rung::SingleSource });
                 record.local_path = Some(path);
                 record.bytes_done = record.size;
-                if self.finished.len() >= FINISHED {
-                    self.finished.pop_front();
-                }
-                self.finished.push_back((record.user.clone(), record.path.as_str().to_owned()));
-                if let Some(user) = self.users.get_mut(&record.user) {
+                let (name, path) = (record.user.clone(), record.path.as_str().to_owned());
+                if let Some(user) = self.users.get_mut(&name) {
                     // Their queue has room again.
                     user.paused = false;
                 }
+                self.remember(name, path, turn.now, Duration::ZERO);
                 self.disk_works(id, turn);
                 self.finish(id, Ending::Succeeded, None, turn);
                 turn.out.notice(Notice::DownloadFinished(id));

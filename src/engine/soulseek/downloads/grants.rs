@@ -60,7 +60,7 @@ impl Downloads {
     /// The user is ready to send a file. Only what we want from this user under this path is taken.
     fn on_offer(&mut self, user: &Username, token: Token, path: &WireText, size: Option<u64>, turn: &mut Turn<'_>) {
         let Some(id) = self.wanted(user, path) else {
-            let ours = self.finished.iter().any(|(from, file)| from == user && file == path.as_str());
+            let ours = self.has_finished(user, path.as_str(), turn.now);
             answer(user, token, Err(if ours { "Complete" } else { "Cancelled" }), About::Nothing, turn);
             return;
         };

@@ -186,7 +186,7 @@ impl Downloads {
     /// Downloads that may still begin.
     pub(super) fn free_slots(&self, turn: &Turn<'_>) -> usize {
         let slots = usize::try_from(turn.settings.download_slots.max(1)).unwrap_or(usize::MAX);
-        slots.saturating_sub(self.active.len())
+        slots.saturating_sub(self.slots_taken())
     }
 
     /// The user's next download in line that may be asked for.

@@ -2,6 +2,7 @@
 
 mod files;
 mod owner;
+mod rescue;
 mod sources;
 
 use super::*;

@@ -553,3 +553,15 @@ fn excluded_phrases_are_handed_on() {
     let Some(Effect::Act(Action::Share(ShareAsk::Excluded(phrases)))) = out.pop() else { panic!() };
     assert_eq!(phrases, ["bad words"]);
 }
+
+#[test]
+fn what_an_answer_offered_is_known_while_the_search_is_kept() {
+    let mut desk = Desk::online();
+    desk.start(1, "blue");
+    desk.reply(1, "bob", 2);
+    let offers = |desk: &Desk, user: &str, path: &str| desk.searches.offers(&user.into(), &path.into());
+    assert!(offers(&desk, "bob", "a\\1.flac"));
+    assert!(!offers(&desk, "bob", "a\\2.flac") && !offers(&desk, "ann", "a\\1.flac"));
+    desk.with(|searches, turn| searches.forget(CommandId(2), SearchId(1), turn));
+    assert!(!offers(&desk, "bob", "a\\1.flac"));
+}

@@ -45,6 +45,15 @@ impl Scheduler {
         self.assign(pick, now)
     }
 
+    /// As [`Scheduler::next`], but of Soulseek users alone: the mesh is not to be asked now.
+    pub fn next_stream(&mut self, now: Duration) -> Option<Assignment> {
+        if self.left == 0 {
+            return None;
+        }
+        let pick = self.stream_pick(true, now)?;
+        self.assign(pick, now)
+    }
+
     fn assign(&mut self, pick: Pick, now: Duration) -> Option<Assignment> {
         let Pick { source, pieces, priority, endgame } = pick;
         let median = self.median_cost();
@@ -405,6 +414,9 @@ impl Scheduler {
     }
 
     fn plain_priority(&self) -> Priority {
+        if self.rescues {
+            return Priority::RescueMode;
+        }
         if self.left * 10 <= self.verified.len() * END_TENTHS { Priority::EndOfFile } else { Priority::Normal }
     }
 
@@ -449,6 +461,11 @@ impl Scheduler {
                 return None;
             }
             let first = (position..last).rev().take(count - 1).take_while(|piece| usual(*piece)).last();
+            return Some((first.unwrap_or(last)..last + 1, plain));
+        }
+        if self.rescues {
+            let last = (self.low..self.high).rev().find(|piece| usual(*piece))?;
+            let first = (self.low..last).rev().take(count - 1).take_while(|piece| usual(*piece)).last();
             return Some((first.unwrap_or(last)..last + 1, plain));
         }
         let start = (self.low..self.high).find(|piece| usual(*piece))?;

@@ -454,3 +454,31 @@ fn what_is_known_comes_along_and_is_given_back() {
     let worth = scheduler.worth(&peer(1), at(300)).unwrap();
     assert!((worth.reputation - 26.0 / 31.0).abs() < 1e-9);
 }
+
+#[test]
+fn a_rescue_asks_from_the_end_and_takes_what_is_given() {
+    let mut scheduler = with(100, 1);
+    scheduler.rescue();
+    let probe = all(&mut scheduler, at(0)).remove(0);
+    assert_eq!((probe.pieces.clone(), probe.priority), (99..100, Priority::RescueMode));
+    assert!((0..99).all(|piece| scheduler.given(piece)));
+    assert_eq!((scheduler.left(), scheduler.given(5), scheduler.given(100)), (1, false, false));
+    assert!(all(&mut scheduler, at(1)).is_empty(), "only the last piece is missing, and it is asked for");
+    assert!(scheduler.given(99), "the user was there first");
+    assert_eq!(scheduler.take_cancels(), [(probe.run, CancelReason::Complete)]);
+    assert_eq!((scheduler.left(), scheduler.verified().iter().all(|there| *there)), (0, true));
+}
+
+#[test]
+fn while_the_mesh_is_not_to_be_asked_a_user_is_though_the_mesh_met_its_run() {
+    let mut scheduler = with(20, 1);
+    come(&mut scheduler, user("a"));
+    let stream = scheduler.next_stream(at(0)).unwrap();
+    assert_eq!((stream.source.clone(), stream.pieces.clone()), (user("a"), 0..20));
+    assert!(scheduler.next_stream(at(0)).is_none(), "one user at a time");
+    // What lies ahead of it is there.
+    assert!(scheduler.given(5) && (0..5).all(|piece| scheduler.piece(stream.run, piece, true, at(10))));
+    assert_eq!(scheduler.take_cancels(), [(stream.run, CancelReason::Complete)]);
+    scheduler.ended(stream.run, Ended::Cancelled, at(11));
+    assert_eq!(scheduler.next_stream(at(11)).unwrap().pieces, 6..20);
+}

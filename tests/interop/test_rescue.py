@@ -1,0 +1,184 @@
+"""Downloads from a Nicotine+ that hang, finished by mesh peers of ours who have the same bytes."""
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+for folder in ("ops", "mesh"):
+    sys.path.insert(0, str(HERE.parent / folder))
+
+from node import Node as MeshNode, free_udp_port  # noqa: E402
+from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
+
+RECORDING = "5b11f4ce-a62d-471e-81fc-a69a8278c7da"
+SHORT = {"stall_timeout_seconds": 4, "sample_interval_seconds": 1, "min_duration_seconds": 5, "max_queue_time_seconds": 5}
+
+
+def song(path):
+    """A FLAC of noise, about 5 MiB, that says which recording it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i",
+                    "aevalsrc='0.2*(random(0)-0.5)|0.2*(random(1)-0.5)':s=44100:d=40", "-sample_fmt", "s16",
+                    "-metadata", "TITLE=Noise", "-metadata", "ARTIST=Nobody",
+                    "-metadata", f"MUSICBRAINZ_TRACKID={RECORDING}", str(path)], check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def holders(tmp_path_factory):
+    """The song, and three mesh peers who have it."""
+    tmp = tmp_path_factory.mktemp("holders")
+    made, nodes = song(tmp / "song.flac"), []
+    for n in range(3):
+        share = tmp / f"music{n}"
+        share.mkdir()
+        shutil.copy(made, share / f"copy {n}.flac")
+        nodes.append(MeshNode(tmp, f"holder{n}", share).start())
+    for node in nodes:
+        node.measure()
+    yield made, nodes
+    for node in nodes:
+        node.stop()
+
+
+@pytest.fixture
+def house(request, holders):
+    """`house(*options, setting=value)`: a Nicotine+ called them with one song, three mesh peers with the same, and our
+    box between."""
+    world = World()
+    made, nodes = holders
+
+    def build(*options, **settings):
+        world.song = made
+        # Before it starts, or it would have to be told.
+        folder = world.tmp / "share-them" / "Nobody"
+        folder.mkdir(parents=True)
+        shutil.copy(world.song, folder / "Noise.flac")
+        world.them = Peer(world, "nicotine", "them", free_port(), *options, files=False)
+        rescue = {f"transfers.rescue_mode.{key}": value for key, value in SHORT.items()}
+        world.box = Node(world, **{"mesh.enabled": "true", "mesh.address": "127.0.0.1", "mesh.port": free_udp_port(),
+                                   "mesh.peers": ";".join(node.named for node in nodes), **rescue,
+                                   "transfers.rescue_mode.guardrails.max_overlay_to_soulseek_ratio": 100, **settings})
+        until("all mesh peers are connected", lambda: sum(
+            peer["connected"] for peer in world.box.get("/api/mesh/peers")) == 3)
+        return world
+    yield build
+    world.close(request.session.testsfailed)
+
+
+@pytest.fixture
+def catalog():
+    """A MusicBrainz that knows the one recording; its address."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.path.startswith(f"/mb/recording/{RECORDING}")
+            body = json.dumps({"id": RECORDING, "title": "Noise", "length": 40_000,
+                               "artist-credit": [{"name": "Nobody", "joinphrase": "",
+                                                  "artist": {"id": RECORDING, "name": "Nobody", "sort-name": "Nobody"}}]}
+                              if known else {"error": "Not Found"}).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/mb"
+    server.shutdown()
+
+
+def ask(world, recording=RECORDING):
+    """The box wants the song; the ID of the download."""
+    size = world.song.stat().st_size
+
+    def pick(responses):
+        for response in responses:
+            for file in response["files"]:
+                if response["username"] == "them" and file["filename"].endswith("Noise.flac"):
+                    return file["filename"]
+        return None
+    path = world.box.search("Noise", pick)
+    file = {"path": path, "size": size, **({"recording": recording} if recording else {})}
+    answer = world.box.call("POST", "/api/downloads", json={"user": "them", "files": [file]})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["accepted"][0]["id"]
+
+
+def rescued(world, ident, reason):
+    """The download once it is finished: the same bytes, and its story."""
+    def over():
+        row = world.box.get(f"/api/downloads/{ident}")
+        return row if row["is_over"] and (row["rescue"] or {}).get("state") != "Active" else None
+    row = until("the download is over", over)
+    rescue = row["rescue"]
+    assert (row["state"], row["rung"]) == ("Completed, Succeeded", "verified"), row
+    assert (rescue["state"], rescue["manner"], rescue["reason"]) == ("Completed", "splice", reason), rescue
+    assert sha256(row["local_path"]) == sha256(world.song)
+    return row
+
+
+def uploads(world):
+    """What Nicotine+ counts as uploads to us: one line each time one began to send."""
+    began = [line for line in world.log("them").splitlines() if "Upload started" in line]
+    return began, world.them.ctl(cmd="uploads")
+
+
+def test_a_nicotine_at_2_kib_a_second(house):
+    world = house("--upload-limit-kib", "2")
+    row = rescued(world, ask(world), "ThroughputTooLow")
+    assert row["rescue"]["soulseek_bytes"] > 0, row
+    began, rows = uploads(world)
+    assert len(began) == 1 and len(rows) == 1, (began, rows)
+
+
+def test_a_nicotine_that_is_stopped(house):
+    """It says nothing any more in the middle of an upload, and goes on when all is over."""
+    world = house("--upload-limit-kib", "64")
+    ident = ask(world)
+    until("bytes come", lambda: world.box.get(f"/api/downloads/{ident}")["bytes_done"] > 200_000)
+    world.them.process.process.send_signal(signal.SIGSTOP)
+    try:
+        row = rescued(world, ident, "Stalled")
+        assert row["rescue"]["soulseek_bytes"] >= 200_000, row
+    finally:
+        world.them.process.process.send_signal(signal.SIGCONT)
+    # Nothing is fetched a second time, and nothing is left of the first.
+    until("the connection with it is over", lambda: not any(
+        row["status"] in ("Transferring", "Getting status") for row in world.them.ctl(cmd="uploads")))
+    [partials] = [list((world.box.home / "incomplete").glob("*.*"))]
+    assert not partials, partials
+    began, _ = uploads(world)
+    assert len(began) == 1, began
+
+
+def test_a_nicotine_that_keeps_us_queued(house, catalog):
+    """Another file of ours takes its one slot. Which recording it is nobody says; but the path names title and artist of
+    the one that has a copy of this size. That is a guess: nothing is joined, and we stay in the queue."""
+    world = house("--upload-slots", "1", "--upload-limit-kib", "1", **{"catalog.musicbrainz.base_url": catalog})
+    blocker = Node(world, "blocker")
+    path = world.box.search("Noise", lambda found: next(
+        (f["filename"] for r in found for f in r["files"] if r["username"] == "them"), None))
+    blocker.enqueue("them", [(path, world.song.stat().st_size)])
+    until("the slot is taken", lambda: any(
+        row["status"] == "Transferring" and row["user"] == "blocker" for row in world.them.ctl(cmd="uploads")))
+    ident = ask(world, None)
+
+    def there():
+        row = world.box.get(f"/api/downloads/{ident}")
+        return row if (row["rescue"] or {}).get("state") == "Completed" else None
+    row = until("a copy is there", there)
+    rescue = row["rescue"]
+    assert (rescue["recording_id"], rescue["manner"], rescue["reason"]) == (RECORDING, "whole_variant", "QueuedTooLong"), row
+    assert rescue["soulseek_bytes"] == 0 and row["rung"] == "rescued_copy" and not row["is_over"], row
+    assert "rescued copy" in row["local_path"] and sha256(row["local_path"]) == sha256(world.song)
+    assert [r["status"] for r in world.them.ctl(cmd="uploads") if r["user"] != "blocker"] == ["Queued"]
