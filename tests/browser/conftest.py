@@ -62,8 +62,8 @@ def world():
     world = World(big_mib=24)
     try:
         make_hostile(world.tmp / "share-them")
-        # Slow enough that a transfer can be watched.
-        world.them = Peer(world, "nicotine", "them", free_port(), "--upload-limit-kib", "1500")
+        # The mix takes 49 s: longer than a test waits, so that it is still under way when a page shows it.
+        world.them = Peer(world, "nicotine", "them", free_port(), "--upload-limit-kib", "500")
         yield world
     finally:
         world.close()
