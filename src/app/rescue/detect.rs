@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Inner, Live, job, locked};
+use super::{Inner, Live, Tried, job, locked};
 use crate::engine::swarm::rescue::Detector;
 use crate::model::id::TransferId;
 use crate::model::limits;
@@ -91,6 +91,21 @@ impl Inner {
         kept.is_ok_and(|kept| kept.is_some_and(|job| job.settles()))
     }
 
+    /// Of downloads that hang, those that could not be rescued for this node had not met them on Soulseek, and that it
+    /// has met since: a user tells of a place in the queue only some seconds after we asked for one.
+    async fn met_since(&self, hung: &[(TransferId, Reason)]) -> BTreeSet<TransferId> {
+        let unmet: Vec<TransferId> = {
+            let tried = locked(&self.tried);
+            let unmet = |id: &TransferId| tried.get(id).is_some_and(|tried| tried.unmet);
+            hung.iter().map(|(id, _)| *id).filter(unmet).collect()
+        };
+        if unmet.is_empty() {
+            return BTreeSet::new();
+        }
+        let met = self.look(move |node, _| Some(unmet.into_iter().filter(|id| node.download_met(*id)).collect()));
+        met.await.unwrap_or_default()
+    }
+
     /// Looks for downloads that hang.
     pub(super) async fn detect(self: &Arc<Self>, detector: &mut Detector) {
         let helping = self.parts.diversions.clone();
@@ -110,12 +125,14 @@ impl Inner {
         locked(&self.tried).retain(|id, _| here.contains(id) || failed.iter().any(|(failed, _)| failed == id));
         let mut hung = detector.look(&seen, now);
         hung.extend(failed);
+        let met = self.met_since(&hung).await;
         for (id, reason) in hung {
             if locked(&self.live).contains_key(&id) {
                 continue;
             }
             let known = locked(&self.tried).get(&id).cloned();
-            if known.as_ref().is_some_and(|tried| tried.unwanted || tried.again > now) {
+            let waits = |tried: &Tried| tried.again > now && !met.contains(&id);
+            if known.as_ref().is_some_and(|tried| tried.unwanted || waits(tried)) {
                 continue;
             }
             if known.is_none() && self.is_settled(id) {

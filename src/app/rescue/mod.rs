@@ -111,6 +111,8 @@ struct Tried {
     refuted: BTreeSet<ContentHash>,
     /// The owner wants no rescue.
     unwanted: bool,
+    /// This node had not met it on Soulseek then.
+    unmet: bool,
 }
 
 #[derive(Debug, Default)]

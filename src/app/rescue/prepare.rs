@@ -75,6 +75,10 @@ impl Inner {
             today: self.today(),
         };
         let hit = forbidden(&case, &self.rails);
+        let unmet = hit.contains(&Guardrail::SeenOnSoulseek);
+        if unmet || locked(&self.tried).contains_key(&id) {
+            self.tried(id, |tried| tried.unmet = unmet);
+        }
         if !hit.is_empty() {
             self.forbid(&download, reason, &found, hit).await;
             return None;

@@ -13,6 +13,7 @@ use super::run::Told;
 use crate::app::mesh::Running;
 use crate::app::mesh::assist::{Assist, Origin};
 use crate::disk::DiskError;
+use crate::disk::pool::Block;
 use crate::engine::swarm::list::{PIECE_LEN, PieceList};
 
 /// Between two looks at the partial file.
@@ -81,9 +82,24 @@ impl Feed {
         if let Some(last) = blocks.last_mut() {
             last.truncate(self.list.piece_len(first + good - 1));
         }
-        self.landing.write(first, blocks).await?;
+        let mut batch = Vec::new();
+        let mut start = first;
+        for (at, block) in blocks.into_iter().enumerate() {
+            // What a mesh peer brought first is not written a second time.
+            if self.landing.lacks(first + at) {
+                batch.push(block);
+                continue;
+            }
+            self.write(start, &mut batch).await?;
+            start = first + at + 1;
+        }
+        self.write(start, &mut batch).await?;
         self.next = first + good;
         Ok(first..self.next)
+    }
+
+    async fn write(&self, first: usize, batch: &mut Vec<Block>) -> Result<(), DiskError> {
+        if batch.is_empty() { Ok(()) } else { self.landing.write(first, std::mem::take(batch)).await }
     }
 
     /// Goes on for as long as the swarm works.

@@ -70,6 +70,11 @@ impl Landing {
         (Self { ground: Arc::clone(&ground), written }, Follower { ground, task })
     }
 
+    /// Whether this piece was not yet read from the disk and right.
+    pub(super) fn lacks(&self, piece: usize) -> bool {
+        locked(&self.ground.held).get(piece) != Some(&true)
+    }
+
     /// Writes right pieces, one behind the other from this one on.
     pub(super) async fn write(&self, first: usize, blocks: Vec<Block>) -> Result<(), DiskError> {
         let Ground { disk, file, .. } = &*self.ground;
@@ -284,10 +289,13 @@ mod tests {
         let field = field().await;
         let bytes = field.bytes.clone();
         let (landing, follower) = field.landing(vec![false; 21]);
+        let twin = landing.clone();
+        assert!((0..21).all(|piece| landing.lacks(piece)));
         for pieces in [8..16, 16..21, 0..1, 1..8] {
             field.write(&landing, pieces, &bytes).await;
         }
         assert_eq!(end(landing, follower).await, Ok(()));
+        assert!(!(0..21).any(|piece| twin.lacks(piece)));
         assert_eq!(std::fs::read(&field.path).unwrap(), bytes);
 
         // Whatever is written to it lands at its end.
