@@ -46,6 +46,11 @@ def rescued(report, reason, size=4 * MIB, story=True):
         assert told.index("RescueModeActivated") < told.index("TrackComplete") < told.index("RescueModeDeactivated"), told
     assert sum(report["bytes_by_source"].values()) == size, report
     assert rescue["overlay_bytes"] + report["bytes_by_source"]["user"] >= size, report
+    # Byte counts are those of the sockets, but for what was on its way when the file was whole.
+    sent = report["wasted_bytes"] + sum(n for name, n in report["bytes_by_source"].items() if name != "user")
+    assert abs(rescue["overlay_bytes"] - sent) <= max(sent / 100, 96 << 10), (rescue, sent)
+    user = report.get("soulseek", {"sent": 0})["sent"]
+    assert abs(rescue["soulseek_bytes"] - user) <= 16 << 10, report
 
 
 def test_a_download_that_stalls_at_12_percent_is_finished(lab):

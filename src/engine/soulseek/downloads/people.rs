@@ -17,8 +17,8 @@ use crate::model::transfer::{Ending, TransferState};
 
 /// A place in queue is asked at most so often (SOULSEEK-FACTS, transfer negotiation).
 pub(super) const PLACE_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// The first time, so that a page soon has something to show.
-const FIRST_PLACE: Duration = Duration::from_secs(10);
+/// The first time, so that a page soon has something to show, and rescue knows that the user took it.
+const FIRST_PLACE: Duration = Duration::from_secs(5);
 /// A user said to be offline is tried again after this, should the server's word never come.
 const OFFLINE: Duration = Duration::from_secs(30 * 60);
 /// A user who cannot be reached is left alone for this long.
