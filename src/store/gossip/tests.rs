@@ -2,7 +2,7 @@
 
 use super::hashes::HashRow;
 use super::*;
-use crate::model::gossip::HashEntry;
+use crate::model::gossip::{Consensus, HashEntry};
 use crate::model::variant::{Codec, Container};
 use crate::store::library::TodoKind;
 use crate::store::records::encode;
