@@ -452,7 +452,8 @@ pub const GOSSIP_TRACKS: usize = 256;
 pub const GOSSIP_TOLD: u64 = 20_000;
 /// Frames that wait to be looked at; the connection of one more waits two seconds, then it is passed over.
 pub const GOSSIP_WAITING: usize = 2;
-/// Frames of ours that wait to be written, one a peer; who has one more to tell tries again later.
+/// Frames of ours that wait to be written, one a peer; who has one more to tell tries again later, unless one waits for long:
+/// that takes a block of the pool then, and its place is free.
 pub const GOSSIP_TELLING: usize = 4;
 /// Blocks of the pool for all that: frames waiting both ways, one being read, one being made.
 pub const GOSSIP_BLOCKS: u32 = 10;

@@ -38,6 +38,7 @@ pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
 pub use self::telling::Telling;
+use self::telling::Turns;
 use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
@@ -230,7 +231,7 @@ struct Shared {
     incoming: mpsc::Sender<Incoming>,
     told: mpsc::Sender<Told>,
     /// Words of ours about recordings that wait to be written.
-    telling: Arc<Semaphore>,
+    telling: Turns,
     /// Until somebody takes it. Short and synchronous.
     hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
@@ -374,10 +375,10 @@ impl Mesh {
             hello: Hello { port, ..hello },
             named,
             banned,
+            telling: Turns::new(limits::GOSSIP_TELLING, Arc::clone(&blocks)),
             blocks,
             incoming,
             told,
-            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
             hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
