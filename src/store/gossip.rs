@@ -441,14 +441,18 @@ impl GossipTables {
         library.put_todo(txn, Todo::Recording(id))
     }
 
+    /// Whether this file was found to be no copy of this recording.
+    pub fn is_disproved(&self, txn: &RoTxn<'_>, id: u128, content: ContentHash) -> Result<bool, StoreError> {
+        Ok(self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &content.0]))?.is_some())
+    }
+
     /// What peers say of a recording, less what was found to be wrong.
     pub fn words_on(&self, txn: &RoTxn<'_>, id: u128) -> Result<Vec<(PeerId, Told)>, StoreError> {
         let mut found = Vec::new();
         for row in self.words.prefix_iter(txn, &id.to_be_bytes())?.take(limits::OBSERVERS_PER_RECORDING) {
             let (key, value) = row?;
             let (peer, mut word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
-            let wrong = |claim: &Claim| self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &claim.content.0]));
-            let wrongs = word.told.claims.iter().map(|claim| Ok(wrong(claim)?.is_some()));
+            let wrongs = word.told.claims.iter().map(|claim| self.is_disproved(txn, id, claim.content));
             let mut wrongs = wrongs.collect::<Result<Vec<bool>, StoreError>>()?.into_iter();
             word.told.claims.retain(|_| wrongs.next() == Some(false));
             let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;

@@ -115,7 +115,7 @@ impl Inner {
                 continue;
             }
             let known = locked(&self.tried).get(&id).cloned();
-            if known.as_ref().is_some_and(|tried| tried.unwanted || tried.again > now) {
+            if known.as_ref().is_some_and(|tried| !tried.is_due(now)) {
                 continue;
             }
             if known.is_none() && self.is_settled(id) {

@@ -131,6 +131,8 @@ async fn nobody_is_believed_in_what_was_disproved() {
     disprove().await.unwrap();
     assert_eq!(words(&store, 10), [(peer(1), vec![4])], "who says nothing else says nothing");
     assert_eq!(words(&store, 11), [(peer(1), vec![3])], "of another recording it may be a copy");
+    let is = |id, n| store.read(|txn, t| t.gossip.is_disproved(txn, id, ContentHash([n; 32]))).unwrap();
+    assert!(is(10, 3) && !is(11, 3) && !is(10, 4));
     let todo = store.read(|txn, tables| tables.library.todo(txn, TodoKind::Recording, None, 9)).unwrap();
     assert!(todo.contains(&Todo::Recording(10)), "what follows is computed anew");
     // Said again it is no truer.
