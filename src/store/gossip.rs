@@ -12,7 +12,7 @@
 //! | `gossip-standing-1` | peer | `Standing` |
 //! | `peer-hashes-1` | flac key, content hash, peer | `HashRow` |
 //! | `peer-hash-index-1` | peer, flac key, content hash | the number it was told with |
-//! | `consensus-1` | recording | [`Consensus`] |
+//! | `consensus-1` | recording | `Consensus` |
 //! | `consensus-sizes-1` | size, recording, content hash | nothing |
 //! | `disproved-1` | recording, content hash | when: the file was listened to, and is no copy of it |
 //! | `gossip-sums-1` | `next`, `latest` | the number of the next word, the last number of the log |
@@ -27,9 +27,9 @@
 //! recording the one known least long goes. Without room for words or hashes, whoever has most of them loses one, the
 //! young first: so a table is shared evenly, whoever came first.
 
+mod consensus;
 mod hashes;
-
-use std::ops::Bound;
+mod own;
 
 use heed::{RoTxn, RwTxn};
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,7 @@ use super::StoreError;
 use super::library::{LibraryTables, Todo};
 use super::records::{Record, decode, get, put};
 use super::tables::{Env, Table, open_table};
-use crate::model::gossip::{Claim, Consensus, Heard, Told};
+use crate::model::gossip::{Claim, Heard, Told};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::limits;
 use crate::model::time::UnixMs;
@@ -106,11 +106,6 @@ impl Record for Notes {
     const VERSION: u8 = 1;
 }
 
-impl Record for Consensus {
-    const NAME: &'static str = "consensus";
-    const VERSION: u8 = 1;
-}
-
 /// Bytes of what was told, hashed; zeros mean that it is gone.
 pub type Digest = [u8; 16];
 /// Words of all peers; tests need not write a quarter of a million.
@@ -163,10 +158,6 @@ fn word_key(recording: u128, peer: PeerId) -> Vec<u8> {
     joined(&[&recording.to_be_bytes(), &peer.0])
 }
 
-fn size_key(size: u64, recording: u128, content: ContentHash) -> Vec<u8> {
-    joined(&[&size.to_be_bytes(), &recording.to_be_bytes(), &content.0])
-}
-
 /// Known so long that new keys do not push it out.
 fn is_old(notes: &Notes, since: UnixMs) -> bool {
     notes.at.since(since).as_secs() >= limits::GOSSIP_OLD_S
@@ -205,96 +196,6 @@ impl GossipTables {
             ("consensus", self.consensus),
         ]
     }
-
-    // ---- What is told ----
-
-    /// The last number of the log, and how many entries it has.
-    pub fn own(&self, txn: &RoTxn<'_>) -> Result<(u64, u64), StoreError> {
-        let latest = self.sums.get(txn, LATEST)?.map_or(Ok(0), |latest| number(latest, 0))?;
-        Ok((latest, self.log.len(txn)?))
-    }
-
-    /// Notes what there is to tell of a recording now, by its digest, and the flac keys of its copies; `None`: nothing
-    /// any more. False if that was told already, or never was anything.
-    pub fn put_own(
-        &self,
-        txn: &mut RwTxn<'_>,
-        id: u128,
-        digest: Option<Digest>,
-        keys: &[(u64, ContentHash)],
-    ) -> Result<bool, StoreError> {
-        let key = id.to_be_bytes();
-        let digest = digest.unwrap_or(GONE);
-        match self.told.get(txn, &key)?.map(<[u8]>::to_vec) {
-            None if digest == GONE => return Ok(false),
-            None => {}
-            Some(row) if row.get(8..) == Some(&digest[..]) => return Ok(false),
-            Some(row) => _ = self.log.delete(txn, &part::<8>(&row, 0)?)?,
-        }
-        let next = self.own(txn)?.0.saturating_add(1).to_be_bytes();
-        self.sums.put(txn, LATEST, &next)?;
-        self.log.put(txn, &next, &key)?;
-        self.told.put(txn, &key, &joined(&[&next, &digest]))?;
-        for (flac_key, content) in keys {
-            self.keys.put(txn, &joined(&[&flac_key.to_be_bytes(), &content.0]), &key)?;
-        }
-        if self.log.len(txn)? > limits::GOSSIP_TOLD
-            && let Some(oldest) = self.log.first(txn)?.map(|(key, _)| key.to_vec())
-        {
-            self.log.delete(txn, &oldest)?;
-        }
-        Ok(true)
-    }
-
-    /// Recordings after a number of the log that may be told, with theirs; at most `limit`. With fewer there are no more.
-    pub fn own_after(
-        &self,
-        txn: &RoTxn<'_>,
-        after: u64,
-        limit: usize,
-        may: impl Fn(u128) -> bool,
-    ) -> Result<Vec<(u64, u128)>, StoreError> {
-        let (from, mut found) = (after.to_be_bytes(), Vec::new());
-        for row in self.log.range(txn, &(Bound::Excluded(&from[..]), Bound::Unbounded))? {
-            if found.len() >= limit {
-                break;
-            }
-            let (key, value) = row?;
-            let id = recording(value, 0)?;
-            if may(id) {
-                found.push((number(key, 0)?, id));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Recordings that were told and not withdrawn, after one; at most `limit`.
-    pub fn told_after(&self, txn: &RoTxn<'_>, after: Option<u128>, limit: usize) -> Result<Vec<u128>, StoreError> {
-        let from = after.map(u128::to_be_bytes);
-        let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
-        let mut found = Vec::new();
-        for row in self.told.range(txn, &(from, Bound::Unbounded))? {
-            let (key, value) = row?;
-            if found.len() >= limit {
-                break;
-            }
-            if value.get(8..) != Some(&GONE[..]) {
-                found.push(recording(key, 0)?);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Recordings whose copies had this flac key when they were told.
-    pub fn own_key(&self, txn: &RoTxn<'_>, flac_key: u64, limit: usize) -> Result<Vec<u128>, StoreError> {
-        let rows = self.keys.prefix_iter(txn, &flac_key.to_be_bytes())?.take(limit);
-        let mut found: Vec<u128> = rows.map(|row| recording(row?.1, 0)).collect::<Result<_, StoreError>>()?;
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
-    }
-
-    // ---- What is heard ----
 
     fn notes(&self, txn: &RoTxn<'_>, peer: PeerId) -> Result<Option<Notes>, StoreError> {
         get(self.notes, txn, &peer.0)
@@ -540,14 +441,18 @@ impl GossipTables {
         library.put_todo(txn, Todo::Recording(id))
     }
 
+    /// Whether this file was found to be no copy of this recording.
+    pub fn is_disproved(&self, txn: &RoTxn<'_>, id: u128, content: ContentHash) -> Result<bool, StoreError> {
+        Ok(self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &content.0]))?.is_some())
+    }
+
     /// What peers say of a recording, less what was found to be wrong.
     pub fn words_on(&self, txn: &RoTxn<'_>, id: u128) -> Result<Vec<(PeerId, Told)>, StoreError> {
         let mut found = Vec::new();
         for row in self.words.prefix_iter(txn, &id.to_be_bytes())?.take(limits::OBSERVERS_PER_RECORDING) {
             let (key, value) = row?;
             let (peer, mut word) = (PeerId(part(key, 16)?), decode::<Word>(value)?);
-            let wrong = |claim: &Claim| self.disproved.get(txn, &joined(&[&id.to_be_bytes(), &claim.content.0]));
-            let wrongs = word.told.claims.iter().map(|claim| Ok(wrong(claim)?.is_some()));
+            let wrongs = word.told.claims.iter().map(|claim| self.is_disproved(txn, id, claim.content));
             let mut wrongs = wrongs.collect::<Result<Vec<bool>, StoreError>>()?.into_iter();
             word.told.claims.retain(|_| wrongs.next() == Some(false));
             let void_before = self.notes(txn, peer)?.unwrap_or_default().void_before;
@@ -556,53 +461,6 @@ impl GossipTables {
             }
         }
         Ok(found)
-    }
-
-    // ---- What it comes to ----
-
-    /// What is known of a recording.
-    pub fn consensus(&self, txn: &RoTxn<'_>, id: u128) -> Result<Option<Consensus>, StoreError> {
-        get(self.consensus, txn, &id.to_be_bytes())
-    }
-
-    /// Replaces what is known of a recording.
-    pub fn put_consensus(
-        &self,
-        txn: &mut RwTxn<'_>,
-        id: u128,
-        consensus: Option<&Consensus>,
-    ) -> Result<(), StoreError> {
-        if let Some(old) = self.consensus(txn, id)? {
-            for known in &old.variants {
-                self.sizes.delete(txn, &size_key(known.claim.size, id, known.claim.content))?;
-            }
-            self.consensus.delete(txn, &id.to_be_bytes())?;
-        }
-        let Some(consensus) = consensus else { return Ok(()) };
-        for known in &consensus.variants {
-            self.sizes.put(txn, &size_key(known.claim.size, id, known.claim.content), &[])?;
-        }
-        put(self.consensus, txn, &id.to_be_bytes(), consensus)
-    }
-
-    /// Recordings that have a copy of this size, at most `limit`.
-    pub fn of_size(&self, txn: &RoTxn<'_>, size: u64, limit: usize) -> Result<Vec<u128>, StoreError> {
-        let mut found = Vec::new();
-        for row in self.sizes.prefix_iter(txn, &size.to_be_bytes())?.take(limit) {
-            let id = recording(row?.0, 8)?;
-            if found.last() != Some(&id) {
-                found.push(id);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Recordings of which something is known after one, at most `limit`.
-    pub fn consensus_after(&self, txn: &RoTxn<'_>, after: Option<u128>, limit: usize) -> Result<Vec<u128>, StoreError> {
-        let from = after.map(u128::to_be_bytes);
-        let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
-        let rows = self.consensus.range(txn, &(from, Bound::Unbounded))?.take(limit);
-        rows.map(|row| recording(row?.0, 0)).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Finds out what a finished file is: measured by a worker, compared with copies known here, and AcoustID asked.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +21,43 @@ const OFFSET_MAX: usize = 24;
 /// Merged ids of one answer that are followed.
 const MERGED: usize = 3;
 
+/// Looks at a file that cannot be opened, or that a worker gives up. Most often it is the machine's fault; with one look more
+/// it counts as the file's, or a job would wait for it for ever.
+const LOOKS: u32 = 4;
+
 /// What came of measuring a file.
+#[derive(Debug, PartialEq)]
 pub(super) enum Checked {
     /// It was judged, and how good it is, 0 to 1.
     Judged(Verdict, f32),
     /// It could not be measured now, and why.
     Later(String),
+    /// The same, and it may be the file's fault.
+    Unsure(String),
+}
+
+/// Looks at a file until it is sure what it is, [`LOOKS`] times at most and with this pause between two of them: then it is
+/// wrong.
+pub(super) async fn patiently<F: Future<Output = Checked>>(
+    pause: Duration,
+    cancel: &CancellationToken,
+    mut look: impl FnMut() -> F,
+) -> Checked {
+    let mut looks = 1;
+    loop {
+        let why = match look().await {
+            Checked::Unsure(why) => why,
+            checked @ (Checked::Judged(..) | Checked::Later(_)) => return checked,
+        };
+        if looks >= LOOKS {
+            return Checked::Judged(Verdict::Wrong(why), 0.0);
+        }
+        looks += 1;
+        tokio::select! {
+            () = cancel.cancelled() => return Checked::Later(why),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
 }
 
 /// Measures a file and judges it.
@@ -47,14 +79,13 @@ pub(super) async fn check(
     let outcome = match tokio::task::spawn_blocking(work).await {
         Ok(Ok(Some(outcome))) => outcome,
         Ok(Ok(None)) => return Checked::Later("the program ends".to_owned()),
-        Ok(Err(why)) => return Checked::Judged(Verdict::Wrong(format!("it cannot be read: {why}")), 0.0),
+        Ok(Err(why)) => return Checked::Unsure(format!("it cannot be read: {why}")),
         Err(error) => return Checked::Later(error.to_string()),
     };
     let measured = match outcome {
         Outcome::Measured(measured) => measured,
-        Outcome::Broken(why) | Outcome::GaveUp(why) | Outcome::Unsupported(why) => {
-            return Checked::Judged(Verdict::Wrong(why), 0.0);
-        }
+        Outcome::Broken(why) | Outcome::Unsupported(why) => return Checked::Judged(Verdict::Wrong(why), 0.0),
+        Outcome::GaveUp(why) => return Checked::Unsure(why),
         Outcome::NotTried(why) => return Checked::Later(why),
     };
     let judged = ground.judge.judge(&measured);
@@ -117,4 +148,37 @@ async fn heard(catalog: &Catalog, measured: &Measured, wanted: RecordingId) -> O
         heard.push(Heard { score: result.score, recordings });
     }
     Some(heard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often it is looked at a file that is unsure so many times, and what it is then.
+    async fn looks(unsure: u32, then: impl Fn() -> Checked) -> (u32, Checked) {
+        let mut looks = 0;
+        let look = || {
+            looks += 1;
+            let checked = if looks <= unsure { Checked::Unsure("no descriptors".to_owned()) } else { then() };
+            async move { checked }
+        };
+        let checked = patiently(Duration::from_secs(30), &CancellationToken::new(), look).await;
+        (looks, checked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_the_machines_fault_is_looked_at_again_and_not_for_ever() {
+        let wrong = |why: &str| Checked::Judged(Verdict::Wrong(why.to_owned()), 0.0);
+        let later = || Checked::Later("no memory".to_owned());
+        assert_eq!(looks(0, || wrong("it is noise")).await, (1, wrong("it is noise")));
+        assert_eq!(looks(2, || wrong("it is noise")).await, (3, wrong("it is noise")));
+        assert_eq!(looks(1, later).await, (2, later()), "another time, without a count");
+        assert_eq!(looks(99, later).await, (LOOKS, wrong("no descriptors")));
+        // The end of the program is not the file's fault.
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let unsure = || Checked::Unsure("no descriptors".to_owned());
+        let checked = patiently(Duration::from_secs(30), &cancel, || async { unsure() }).await;
+        assert_eq!(checked, Checked::Later("no descriptors".to_owned()));
+    }
 }

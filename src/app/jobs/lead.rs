@@ -447,7 +447,7 @@ impl<'a> Lead<'a> {
             Done::Checked(Checked::Judged(verdict, score)) => {
                 plan::on_judged(&mut job, &mut work, track, verdict, score)
             }
-            Done::Checked(Checked::Later(why)) => {
+            Done::Checked(Checked::Later(why) | Checked::Unsure(why)) => {
                 tracing::info!(job = %id, why, "a finished file could not be measured yet");
                 Vec::new()
             }

@@ -172,7 +172,7 @@ fn told(peer: &Peer) -> String {
     match faults.corrupt_every {
         _ if faults.wrong_root => words.push("lists another file".to_owned()),
         Some(1) => words.push("flips a bit in every piece".to_owned()),
-        Some(every) => words.push(format!("flips a bit in every {every}th piece")),
+        Some(every) => words.push(format!("flips a bit in one of every {every} pieces")),
         None => {}
     }
     words.extend(Copied::OTHERS.iter().filter(|(copy, ..)| *copy == peer.copy).map(|(.., told)| (*told).to_owned()));

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::feed::Feed;
-use self::land::Landing;
+use self::land::{Follower, Landing};
 use self::swarm::Swarm;
 use super::assist::Assist;
 use super::{Running, locked};
@@ -245,14 +245,20 @@ impl Work {
         pump.disk().sync_folder(&folder).await?;
         let mut verified = self.check(&file, &list).await?;
         let list = Arc::new(list);
+        self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
         let (landing, follower) = Landing::new(pump.disk().clone(), file.clone(), Arc::clone(&list), verified.clone());
-        let feed = self.take_over(&landing, &list, &mut verified).await?;
+        let feed = match self.take_over(&landing, &list, &mut verified).await {
+            Ok(feed) => feed,
+            Err(stop) => return Err(self.heard(follower, stop).await),
+        };
         let there = verified.iter().enumerate().filter(|(_, there)| **there);
         let there = there.map(|(piece, _)| list.piece_len(piece) as u64).sum();
         self.trace.record(TraceKind::JobStart { content: Some(self.fetch.content), size, there });
-        self.users = self.running.parts.store.fetch_users(self.fetch.content)?;
         let mut swarm = Swarm::new(self, list, file, landing, verified, holders);
-        swarm.run(feed).await?;
+        if let Err(stop) = swarm.run(feed).await {
+            drop(swarm);
+            return Err(self.heard(follower, stop).await);
+        }
         let held = follower.finish(&self.cancel).await;
         if !matches!(held, Err(Stop::Cancelled)) {
             self.trace.record(TraceKind::Verified(held.is_ok()));
@@ -271,6 +277,16 @@ impl Work {
             return Err(Stop::Cancelled);
         }
         self.place().await
+    }
+
+    /// Why an attempt ended that did not bring all: what the disk has to say of it goes before. The end of the program does
+    /// not wait for that.
+    async fn heard(&self, follower: Follower, stop: Stop) -> Stop {
+        let ends = self.running.cancel.clone();
+        tokio::select! {
+            stop = follower.beside(stop) => stop,
+            () = ends.cancelled() => Stop::Cancelled,
+        }
     }
 
     /// Takes over what the user sent of the download that this fetch helps; the answer takes over what comes later.
@@ -435,6 +451,9 @@ impl Work {
         let disk = self.running.parts.pump.disk();
         let len = disk.sizes(file).await?.len;
         // What could not be written last time is still in memory, and looks as if it were on the disk.
+        if len > 0 {
+            disk.sync_data(file).await?;
+        }
         disk.uncache(file, 0, len).await?;
         let mut verified = vec![false; list.pieces()];
         let mut piece = 0;

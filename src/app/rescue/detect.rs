@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Inner, Live, Tried, job, locked};
 use crate::engine::swarm::rescue::Detector;
@@ -131,8 +132,8 @@ impl Inner {
                 continue;
             }
             let known = locked(&self.tried).get(&id).cloned();
-            let waits = |tried: &Tried| tried.again > now && !met.contains(&id);
-            if known.as_ref().is_some_and(|tried| tried.unwanted || waits(tried)) {
+            let waits = |tried: &Tried| !tried.is_due(if met.contains(&id) { Duration::MAX } else { now });
+            if known.as_ref().is_some_and(waits) {
                 continue;
             }
             if known.is_none() && self.is_settled(id) {

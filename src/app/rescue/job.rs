@@ -15,7 +15,6 @@ use crate::engine::soulseek::names;
 use crate::engine::swarm::rescue::RECOVERED;
 use crate::engine::swarm::rescue::guard::{Join, RatioState, ratio};
 use crate::model::id::TransferId;
-use crate::model::limits;
 use crate::model::mesh::{FetchRequest, FetchState, FetchView};
 use crate::model::record::Change;
 use crate::model::rescue::{Guardrail, Liar, Manner, Reason, RescueJob, RescueState, RescueView};
@@ -525,13 +524,12 @@ impl<'a> Rescue<'a> {
             counts.bytes[1] = counts.bytes[1].saturating_add(sent);
         }
         match over.state {
+            // The next copy is tried at the next look.
             RescueState::Failed if over.refuted => {
                 let content = self.job.content;
-                self.inner.tried(id, |tried| {
-                    if tried.refuted.len() < limits::RESCUE_REFUTED {
-                        tried.refuted.insert(content);
-                    }
-                });
+                if !self.inner.tried(id, |tried| tried.refute(content)) {
+                    later(self.inner, id);
+                }
             }
             RescueState::Failed => later(self.inner, id),
             RescueState::Active | RescueState::Completed | RescueState::Cancelled => {}

@@ -115,6 +115,24 @@ struct Tried {
     unmet: bool,
 }
 
+impl Tried {
+    /// Whether it is looked at now.
+    fn is_due(&self, now: Duration) -> bool {
+        !self.unwanted && self.again <= now
+    }
+
+    /// This copy proved to be another: the next one is tried at the next look. False if no more of them are remembered:
+    /// then it would be tried again.
+    fn refute(&mut self, content: ContentHash) -> bool {
+        let remembers = self.refuted.len() < limits::RESCUE_REFUTED || self.refuted.contains(&content);
+        if remembers {
+            self.refuted.insert(content);
+            self.again = Duration::ZERO;
+        }
+        remembers
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     hung: BTreeMap<Reason, u64>,
@@ -387,5 +405,27 @@ fn quiet(job: RescueJob) -> RescueView {
         missing: Vec::new(),
         sources: Vec::new(),
         job,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_copy_is_tried_at_once_and_the_same_one_not_for_ever() {
+        let copy = |n: usize| ContentHash([u8::try_from(n).unwrap(); 32]);
+        let now = Duration::from_secs(100);
+        // It could not be rescued before, and was looked at again when that was due.
+        let mut tried = Tried { again: Duration::from_secs(90), times: 3, ..Tried::default() };
+        for n in 0..limits::RESCUE_REFUTED {
+            assert!(tried.refute(copy(n)) && tried.is_due(now), "{n}");
+        }
+        assert!(tried.refute(copy(0)), "it is known already");
+        assert!(!tried.refute(copy(99)), "what is not remembered is not tried at every look");
+        tried.again = now + AGAIN;
+        assert!(!tried.is_due(now) && tried.is_due(now + AGAIN));
+        tried.unwanted = true;
+        assert!(!tried.is_due(now + AGAIN));
     }
 }

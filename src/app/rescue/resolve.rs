@@ -108,6 +108,15 @@ impl Inner {
                 copy.lossless = Some(offer.codec.is_lossless());
                 copy.peers.insert(offer.peer);
             }
+            // Peers offer, and name by their hashes, what was found to be no copy of it as well.
+            let contents: Vec<ContentHash> = found.copies.keys().map(|(content, _)| *content).collect();
+            let disproved = self.parts.store.read(|txn, tables| {
+                let wrong = |content: &ContentHash| tables.gossip.is_disproved(txn, recording, *content);
+                let told = contents.into_iter().map(|content| Ok((content, wrong(&content)?)));
+                told.collect::<Result<BTreeMap<ContentHash, bool>, _>>()
+            });
+            let disproved = disproved.map_err(unreadable)?;
+            found.copies.retain(|(content, _), _| disproved.get(content) != Some(&true));
             for variant in own {
                 if let Some(copy) = found.copies.get_mut(&(variant.hash(), variant.measured.file_size_bytes)) {
                     copy.ours = true;

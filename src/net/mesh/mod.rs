@@ -38,6 +38,7 @@ pub use self::exchange::{Answer, Body, RequestError, StopCode};
 pub use self::identity::{Identity, SECRET_LEN};
 pub use self::link::Link;
 pub use self::telling::Telling;
+use self::telling::Turns;
 use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
@@ -230,7 +231,7 @@ struct Shared {
     incoming: mpsc::Sender<Incoming>,
     told: mpsc::Sender<Told>,
     /// Words of ours about recordings that wait to be written.
-    telling: Arc<Semaphore>,
+    telling: Turns,
     /// Until somebody takes it. Short and synchronous.
     hears: Mutex<Option<mpsc::Receiver<Told>>>,
     began: Instant,
@@ -374,10 +375,10 @@ impl Mesh {
             hello: Hello { port, ..hello },
             named,
             banned,
+            telling: Turns::new(limits::GOSSIP_TELLING, Arc::clone(&blocks)),
             blocks,
             incoming,
             told,
-            telling: Arc::new(Semaphore::new(limits::GOSSIP_TELLING)),
             hears: Mutex::new(Some(hears)),
             began: Instant::now(),
             counters: Counters::default(),
@@ -546,7 +547,12 @@ fn transport(gso: bool) -> TransportConfig {
 /// So many blocks of 64 KiB for memory of the mesh, if a quarter of the pool is still left to those who move bytes. Nobody
 /// waits here, so nobody waits for others who wait likewise.
 pub fn spare(blocks: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
-    let enough = blocks.available_permits() >= count as usize + limits::BLOCKS / 4;
+    spare_beside(blocks, count, limits::BLOCKS / 4)
+}
+
+/// The same, if this many are left.
+fn spare_beside(blocks: &Arc<Semaphore>, count: u32, left: usize) -> Option<OwnedSemaphorePermit> {
+    let enough = blocks.available_permits() >= count as usize + left;
     if enough { Arc::clone(blocks).try_acquire_many_owned(count).ok() } else { None }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::{AGAIN, Done, Lead, SEARCH_MS, STAGING};
-use crate::app::jobs::check::{Checked, check};
+use crate::app::jobs::check::{Checked, check, patiently};
 use crate::app::jobs::{Tools, place, random};
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
@@ -180,14 +180,21 @@ impl Lead<'_> {
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let id = job.id.clone();
         self.checks.spawn(async move {
-            let permit = tokio::select! {
-                permit = permits.acquire_owned() => permit,
-                () = cancel.cancelled() => {
-                    return (id, track, Done::Checked(Checked::Later("the program ends".to_owned())));
+            let looks = cancel.clone();
+            let look = move || {
+                let (ground, catalog, cancel, permits) =
+                    (ground.clone(), catalog.clone(), looks.clone(), permits.clone());
+                let (path, wanted, constraints) = (path.clone(), wanted.clone(), constraints.clone());
+                async move {
+                    // Others may have the place between two looks.
+                    let _permit = tokio::select! {
+                        permit = permits.acquire_owned() => permit,
+                        () = cancel.cancelled() => return Checked::Later("the program ends".to_owned()),
+                    };
+                    check(ground, catalog, path, wanted, constraints, cancel.clone()).await
                 }
             };
-            let checked = check(ground, catalog, path, wanted, constraints, cancel.clone()).await;
-            drop(permit);
+            let checked = patiently(AGAIN, &cancel, look).await;
             if matches!(checked, Checked::Later(_)) {
                 rest(&cancel).await;
             }

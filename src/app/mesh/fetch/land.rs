@@ -11,8 +11,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,6 +30,10 @@ const WAITING: usize = 256;
 /// of a long file, a power cut costs a moment of a memory card, and the memory that is let go ([`settle`]) comes round while
 /// it is still at hand. With 4, 8, 16 and 128 MiB a fetched GiB took 3.7, 3.5, 3.6 and 4.0 s of processor time at both ends.
 const SYNC_BYTES: u64 = 8 * 1024 * 1024;
+
+/// So long it is waited for what the disk makes of what it was given, when nothing more will be. Chosen: a slow card takes
+/// some seconds for what is written between two syncs.
+const HEAR: Duration = Duration::from_secs(20);
 
 /// What the disk gives back is not what was written.
 const WRONG: &str = "the disk does not give back what was written to it";
@@ -204,6 +210,23 @@ impl Follower {
         synced?;
         read
     }
+
+    /// The file is not whole, and for this reason nobody writes any more: the reason, unless the disk gave another. A sync
+    /// that failed says so once, and whoever reads the file again may see bytes that are not on the disk.
+    pub(super) async fn beside(mut self, stop: Stop) -> Stop {
+        self.ground.over.cancel();
+        let failed = match timeout(HEAR, &mut self.task).await {
+            Ok(Ok(Err(Stop::Later(failed) | Stop::Wrong(failed)))) => failed,
+            // It is right so far; or it takes too long, and the next attempt begins with a sync.
+            Ok(Ok(Ok(()) | Err(Stop::Cancelled)) | Err(_)) | Err(_) => return stop,
+        };
+        tracing::warn!(why = failed, "the disk did not take what was fetched from the mesh");
+        match stop {
+            Stop::Later(why) if why != failed => Stop::Later(format!("{failed}; besides: {why}")),
+            Stop::Later(_) => Stop::Later(failed),
+            Stop::Cancelled | Stop::Wrong(_) => stop,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +330,47 @@ mod tests {
         let (landing, follower) = Landing::new(field.disk.clone(), file, Arc::clone(&field.list), vec![true; 21]);
         field.write(&landing, 8..16, &bytes).await;
         assert_eq!(end(landing, follower).await, Err("wrong"));
+    }
+
+    #[tokio::test]
+    async fn a_sync_that_fails_is_heard_whatever_else_ends_the_fetch() {
+        let pieces = usize::try_from(SYNC_BYTES / PIECE_LEN).unwrap() + 1;
+        let (disk, _) = Disk::start(Backend::Auto, Pool::new(32)).unwrap();
+        let mut zeros = Pieces::default();
+        (0..pieces).for_each(|_| zeros.add(&[0; BLOCK_LEN]));
+        let (root, size) = (zeros.root(), zeros.size());
+        let list = Arc::new(PieceList::prove(root, size, &zeros.into_bytes()).unwrap());
+        // It gives back zeros, takes whatever is written, and cannot be synced.
+        let file = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let file = File::from_std(file);
+        let failed = disk.sync_data(&file).await.unwrap_err().to_string();
+        for (stop, wanted) in [
+            (Stop::Later("nobody".to_owned()), Some(format!("{failed}; besides: nobody"))),
+            (Stop::Later(failed.clone()), Some(failed.clone())),
+            (Stop::Cancelled, None),
+        ] {
+            let held = vec![false; pieces];
+            let (landing, follower) = Landing::new(disk.clone(), file.clone(), Arc::clone(&list), held);
+            for first in 0..pieces {
+                let mut block = disk.pool().take().await;
+                block.push(&[0; BLOCK_LEN]);
+                landing.write(first, vec![block]).await.unwrap();
+            }
+            // All of it was read back, and the sync is under way or over.
+            while locked(&follower.ground.held).contains(&false) {
+                tokio::task::yield_now().await;
+            }
+            let told = match follower.beside(stop).await {
+                Stop::Later(why) => Some(why),
+                Stop::Cancelled => None,
+                Stop::Wrong(why) => panic!("{why}"),
+            };
+            assert_eq!(told, wanted);
+        }
+        // What did not land far enough to be synced has nothing to say.
+        let (landing, follower) = Landing::new(disk.clone(), file, list, vec![false; pieces]);
+        assert!(matches!(follower.beside(Stop::Later("nobody".to_owned())).await, Stop::Later(why) if why == "nobody"));
+        drop(landing);
     }
 
     #[tokio::test]
