@@ -336,8 +336,8 @@ mod tests {
     async fn a_sync_that_fails_is_heard_whatever_else_ends_the_fetch() {
         let pieces = usize::try_from(SYNC_BYTES / PIECE_LEN).unwrap() + 1;
         let (disk, _) = Disk::start(Backend::Auto, Pool::new(32)).unwrap();
-        let mut zeros = Pieces::default();
-        (0..pieces).for_each(|_| zeros.add(&[0; BLOCK_LEN]));
+        let (mut zeros, zero) = (Pieces::default(), vec![0; BLOCK_LEN]);
+        (0..pieces).for_each(|_| zeros.add(&zero));
         let (root, size) = (zeros.root(), zeros.size());
         let list = Arc::new(PieceList::prove(root, size, &zeros.into_bytes()).unwrap());
         // It gives back zeros, takes whatever is written, and cannot be synced.
@@ -353,7 +353,7 @@ mod tests {
             let (landing, follower) = Landing::new(disk.clone(), file.clone(), Arc::clone(&list), held);
             for first in 0..pieces {
                 let mut block = disk.pool().take().await;
-                block.push(&[0; BLOCK_LEN]);
+                block.push(&zero);
                 landing.write(first, vec![block]).await.unwrap();
             }
             // All of it was read back, and the sync is under way or over.
