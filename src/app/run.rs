@@ -24,6 +24,7 @@ use super::logging::{self, LogTail};
 use super::mesh::MeshService;
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
+use super::repair::RepairService;
 use super::rescue::{self, RescueService};
 use super::settings::Sources;
 use super::sharing::Sharing;
@@ -214,6 +215,7 @@ async fn run(
         doctor: doctor.clone(),
         mesh: mesh.clone(),
         rescue: rescue.clone(),
+        repair: RepairService::new(store.clone()),
         jobs,
         traces: traces.clone(),
         appliance: appliance.clone(),

@@ -16,6 +16,7 @@ use super::job::{JobAnswer, JobRequest};
 use super::mesh::{MeshAnswer, MeshRequest, MeshView};
 use super::music::{Attributes, ShareCounts, WireText};
 use super::record::{Batch, PrivateMessage, Wish};
+use super::repair::{RepairAnswer, RepairRequest};
 use super::rescue::{RescueAnswer, RescueRequest};
 use super::time::UnixMs;
 use super::trace::{TraceAnswer, TraceRequest};
@@ -452,6 +453,8 @@ pub enum Request {
     Mesh(MeshRequest),
     /// Answer: `Rescue`.
     Rescue(RescueRequest),
+    /// Answer: `Repair`.
+    Repair(RepairRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
     /// Answer: `Jobs`.
@@ -524,6 +527,8 @@ pub enum Response {
     Mesh(MeshAnswer),
     /// Of rescue and fairness.
     Rescue(RescueAnswer),
+    /// Of repairs.
+    Repair(RepairAnswer),
     /// Of traces.
     Trace(TraceAnswer),
     /// Of jobs.

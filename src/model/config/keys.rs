@@ -310,6 +310,24 @@ pub const KEYS: &[Key] = &[
         "Difference to the catalogue's duration that is no problem, milliseconds.",
     ),
     key(
+        "library_health.remediation.replace_existing",
+        Kind::Bool,
+        "true",
+        "A repair puts the good copy in the bad file's place; false: beside it, and the bad one stays.",
+    ),
+    key(
+        "library_health.remediation.backup_before_replace",
+        Kind::Bool,
+        "true",
+        "A replaced file is kept as NAME.bak; false: it is removed, and the repair cannot be undone.",
+    ),
+    key(
+        "library_health.remediation.auto_fix_transcodes",
+        Kind::Bool,
+        "false",
+        "Repair suspected transcodes by itself after a scan, a few at a time.",
+    ),
+    key(
         "audio.canonical_scoring.enabled",
         Kind::Bool,
         "true",

@@ -206,6 +206,19 @@ pub struct LibraryHealth {
     pub quality_gap_permille: u32,
     /// Milliseconds.
     pub duration_tolerance_ms: u64,
+    /// What repairs do.
+    pub remediation: Remediation,
+}
+
+/// Section `library_health.remediation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remediation {
+    /// The good copy takes the bad file's place; else it lies beside it.
+    pub replace: bool,
+    /// The bad file is kept as `NAME.bak`.
+    pub backup: bool,
+    /// Suspected transcodes are repaired without being asked.
+    pub auto_fix_transcodes: bool,
 }
 
 /// Section `soulseek`.
@@ -622,6 +635,11 @@ impl Reader<'_> {
             library_paths,
             quality_gap_permille,
             duration_tolerance_ms: self.number("library_health.thresholds.duration_tolerance_ms"),
+            remediation: Remediation {
+                replace: self.flag("library_health.remediation.replace_existing"),
+                backup: self.flag("library_health.remediation.backup_before_replace"),
+                auto_fix_transcodes: self.flag("library_health.remediation.auto_fix_transcodes"),
+            },
         }
     }
 
