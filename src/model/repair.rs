@@ -133,13 +133,15 @@ pub struct NewFile {
     pub proof: Proof,
 }
 
-/// Where files of a replacement lie, or are to lie: names in the folder of the old file.
+/// Where the files of a replacement lie, or are to lie: all in the folder of the old file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
-    /// The new file.
+    /// The new file; after an undoing its `NAME.bak`.
     pub new: LocalPath,
-    /// The file that makes way: the old one as `NAME.bak`, after an undoing the new one. `None`: there is no such file.
+    /// The old one as `NAME.bak`. `None`: there is no such file, or none any more.
     pub backup: Option<LocalPath>,
+    /// Where the new one goes when the old one is put back.
+    pub aside: Option<LocalPath>,
 }
 
 /// A repair of one issue. There is one row of it: a second repair of the issue replaces the first.
