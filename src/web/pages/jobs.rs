@@ -60,7 +60,7 @@ struct Line {
     note: String,
 }
 
-fn state_words(state: JobState) -> &'static str {
+pub(super) fn state_words(state: JobState) -> &'static str {
     match state {
         JobState::Pending => "waits for its turn",
         JobState::Running => "running",
@@ -71,7 +71,7 @@ fn state_words(state: JobState) -> &'static str {
     }
 }
 
-fn track_words(state: TrackState) -> &'static str {
+pub(super) fn track_words(state: TrackState) -> &'static str {
     match state {
         TrackState::Pending => "wanted",
         TrackState::Downloading => "downloading",
@@ -81,7 +81,7 @@ fn track_words(state: TrackState) -> &'static str {
     }
 }
 
-fn proof_words(proof: Proof) -> &'static str {
+pub(super) fn proof_words(proof: Proof) -> &'static str {
     match proof {
         Proof::Sound => "sounds like a known copy",
         Proof::AcoustId => "AcoustID knows its sound",
