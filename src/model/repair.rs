@@ -183,7 +183,9 @@ impl Repair {
         match (&self.state, self.manner) {
             (RepairState::Fetching | RepairState::Swapping, _) => Some("it is under way: cancel its job instead"),
             (RepairState::Failed(_), _) => Some("it failed, and nothing was replaced"),
-            (RepairState::Undoing | RepairState::Undone, _) => Some("it was undone already"),
+            // Not to its end: it may be asked for again.
+            (RepairState::Undoing, _) => None,
+            (RepairState::Undone, _) => Some("it was undone already"),
             (RepairState::Done, Manner::Add) => Some("it added tracks to the album and replaced nothing"),
             (RepairState::Done, Manner::Beside) => Some("it replaced nothing: the new file lies beside the old one"),
             (RepairState::Done, Manner::NoBackup) => {
@@ -258,7 +260,7 @@ mod tests {
         }
         repair.manner = Manner::Backup;
         let states = [RepairState::Fetching, RepairState::Swapping, RepairState::Failed("x".into())];
-        for state in states.into_iter().chain([RepairState::Undoing, RepairState::Undone]) {
+        for state in states.into_iter().chain([RepairState::Undone]) {
             repair.state = state;
             assert!(repair.not_undone_because().is_some(), "{repair:?}");
         }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod easel;
+pub mod learn;
 pub mod load;
 pub mod report;
 pub mod scan;

@@ -13,6 +13,8 @@ pub enum Wanted {
     Release(ReleaseId),
     /// A recording.
     Recording(RecordingId),
+    /// The releases that have a recording.
+    ReleasesOf(RecordingId),
     /// The recordings that sound like this.
     Sound {
         /// The fingerprint in AcoustID's text form.
@@ -48,7 +50,9 @@ impl Wanted {
     /// Whom to ask.
     pub fn service(&self) -> Service {
         match self {
-            Self::Release(_) | Self::Recording(_) | Self::LinkedToDiscogs(_) => Service::MusicBrainz,
+            Self::Release(_) | Self::Recording(_) | Self::ReleasesOf(_) | Self::LinkedToDiscogs(_) => {
+                Service::MusicBrainz
+            }
             Self::Sound { .. } => Service::AcoustId,
             Self::DiscogsRelease(_) => Service::Discogs,
         }
@@ -61,6 +65,7 @@ impl Wanted {
         match self {
             Self::Release(id) => got(format!("/release/{id}?fmt=json&inc={RELEASE_PARTS}")),
             Self::Recording(id) => got(format!("/recording/{id}?fmt=json&inc={RECORDING_PARTS}")),
+            Self::ReleasesOf(id) => got(format!("/release?fmt=json&limit=100&recording={id}")),
             Self::Sound { fingerprint, duration_s } => Request {
                 service,
                 path: "/lookup".to_owned(),

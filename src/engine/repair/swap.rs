@@ -168,7 +168,9 @@ pub fn undo(same_name: bool, sight: Sight) -> Step {
         return match (old, backup, temporary) {
             (Lies::Old, Lies::New, _) => Step::Done,
             (Lies::New, Lies::Old, Lies::Nothing) => Step::Exchange,
-            (Lies::Nothing, Lies::Old, Lies::New) => Step::PutBack,
+            // The second: the owner removed the new one.
+            (Lies::Nothing, Lies::Old, Lies::New | Lies::Nothing) => Step::PutBack,
+            (Lies::Old, Lies::Nothing, Lies::Nothing) => Step::Done,
             (Lies::Old, Lies::Nothing, Lies::New) => Step::Unhide,
             _ => Step::Stop(Why::Changed),
         };
