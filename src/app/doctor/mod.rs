@@ -16,7 +16,7 @@ pub mod shells;
 pub mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::app) mod tests;
 
 use std::fs::File;
 use std::path::Path;

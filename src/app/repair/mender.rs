@@ -189,17 +189,25 @@ impl Mender {
             return Ok(Placed::AsUsual);
         }
         let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting: BTreeSet<_> = rows.iter().filter(|row| row.state.is_live()).map(|row| row.issue).collect();
         let mut swapped = None;
         for group in groups(rows) {
-            match self.swap(group, Some(finished))? {
-                Some(Repair { state: RepairState::Done, places: Some(places), old: Some(old), .. }) => {
-                    swapped = Some((text(places.new.name()), told(&old.path, &places)));
-                }
-                _ => {}
+            if let Some(Repair { state: RepairState::Done, places: Some(places), old: Some(old), .. }) =
+                self.swap(group, Some(finished))?
+            {
+                swapped = Some((text(places.new.name()), told(&old.path, &places)));
             }
         }
         drop(hands);
-        let Some((name, told)) = swapped else { return Ok(Placed::AsUsual) };
+        let Some((name, told)) = swapped else {
+            let mut failed = self.rows(job, track).map_err(|error| error.to_string())?;
+            failed.retain(|row| row.state.failure().is_some() && waiting.contains(&row.issue));
+            self.mark(&mut failed, |row| {
+                let why = row.state.failure().unwrap_or_default();
+                row.state = RepairState::Failed(format!("{why}; the new file lies in the folder of the job"));
+            })?;
+            return Ok(Placed::AsUsual);
+        };
         // Every place has its own copy.
         if let Err(error) = std::fs::remove_file(finished)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -287,8 +295,19 @@ impl Mender {
             return Ok(Some(first));
         }
         let (Some(old), Some(new)) = (first.old.clone(), first.new.clone()) else { return Ok(None) };
-        let mut folder =
-            Folder::open(os(&LocalPath(old.path.folder().to_vec())), &self.inner.roots).map_err(|e| e.to_string())?;
+        let at = os(&LocalPath(old.path.folder().to_vec())).to_owned();
+        let mut folder = match Folder::open(&at, &self.inner.roots) {
+            Ok(folder) => folder,
+            Err(error) if self.is_away(&at) => return Err(error.to_string()),
+            Err(error) => {
+                let now = self.now();
+                self.mark(&mut rows, |row| {
+                    row.state = RepairState::Failed(format!("the file is not where it was: {error}"));
+                    (row.told, row.ended_at, row.places) = (false, Some(now), None);
+                })?;
+                return Ok(rows.into_iter().next());
+            }
+        };
         let pair = Pair {
             old: Bytes { size: old.size, content: old.content },
             new: Bytes { size: new.size, content: new.content },
@@ -326,14 +345,20 @@ impl Mender {
                     (row.state, row.told, row.ended_at) = (RepairState::Done, false, Some(now));
                 })?,
                 Outcome::Stopped(why) => self.mark(&mut rows, |row| {
-                    let left = if finished.is_some() { "; the new file lies in the folder of the job" } else { "" };
-                    row.state = RepairState::Failed(format!("{}{left}", sentence(why)));
+                    row.state = RepairState::Failed(sentence(why).to_owned());
                     (row.told, row.ended_at, row.places) = (false, Some(now), None);
                 })?,
             }
             return Ok(rows.first().cloned());
         }
         Err("every name for the backup is taken".to_owned())
+    }
+
+    /// Whether a folder may be on a disk that is not plugged in: what it lies in is not there either, or has nothing in
+    /// it.
+    fn is_away(&self, folder: &Path) -> bool {
+        let is_empty = |root: &Path| std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
+        self.inner.roots.iter().filter(|root| folder.starts_with(root)).any(|root| is_empty(root))
     }
 
     /// Changes rows, here and in the store.

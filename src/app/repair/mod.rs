@@ -300,7 +300,7 @@ impl RepairService {
                 Ok(()) => {}
                 Err(DoctorError::Store(error)) => return Err(unreadable(error)),
                 Err(error) => {
-                    tracing::info!(issue = %row.issue, %error, "what a repair changed is looked at later");
+                    tracing::debug!(issue = %row.issue, %error, "what a repair changed is looked at later");
                     all = false;
                     continue;
                 }
@@ -320,14 +320,14 @@ impl RepairService {
 
     /// Begins repairs of suspected transcodes; true while there may be more of them.
     async fn begin_by_itself(&self) -> Result<bool, Refusal> {
-        let store = self.mender().store().clone();
+        let (store, refused) = (self.mender().store().clone(), self.refused().len());
         let read = move || {
             store.read(|txn, tables| {
                 let under_way = tables.repairs.those(txn, |repair| repair.by_itself && repair.state.is_live())?.len();
                 let filter = IssueFilter {
                     kinds: vec![IssueKind::SuspectedTranscode],
                     statuses: vec![IssueStatus::Detected],
-                    limit: CANDIDATES,
+                    limit: CANDIDATES.saturating_add(refused),
                     ..IssueFilter::default()
                 };
                 Ok((under_way, tables.library.issues(txn, &filter)?.0))

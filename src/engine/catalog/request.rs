@@ -125,6 +125,10 @@ mod tests {
         assert!(sound(1).name().len() < 200);
         assert_eq!(sound(1).name(), sound(1).name());
         assert_ne!(sound(1).name(), sound(2).name(), "the duration belongs to the question");
+        assert_eq!(
+            Wanted::ReleasesOf(RecordingId(1)).request().path,
+            "/release?fmt=json&limit=100&recording=00000000-0000-0000-0000-000000000001"
+        );
         assert_eq!(Wanted::DiscogsRelease(7).request().path, "/releases/7");
     }
 }
