@@ -382,12 +382,12 @@ impl Mender {
         if let Some(why) = row.not_undone_because() {
             return Err(why.to_owned());
         }
-        let done = self.put_back(row);
+        let done = self.put_back(&row);
         drop(hands);
         done
     }
 
-    fn put_back(&self, row: Repair) -> Result<Repair, String> {
+    fn put_back(&self, row: &Repair) -> Result<Repair, String> {
         let (Some(old), Some(places)) = (row.old.clone(), row.places.clone()) else {
             return Err("it is not known where the files lie".to_owned());
         };
@@ -474,7 +474,7 @@ impl Mender {
             }
             for group in groups(rows.extract_if(.., |row| row.state == RepairState::Undoing).collect()) {
                 let Some(row) = group.into_iter().next() else { continue };
-                if let Err(why) = self.put_back(row) {
+                if let Err(why) = self.put_back(&row) {
                     tracing::warn!(job = %id, why, "an undoing could not be brought to its end yet");
                 }
             }

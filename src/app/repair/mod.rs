@@ -222,7 +222,8 @@ impl RepairService {
         // The records first: a file that comes without one would replace nothing.
         let write = self.mender().store().write(move |txn, tables| {
             let live = tables.repairs.those(txn, |repair| repair.state.is_live())?;
-            let (mut before, mut refused): (Vec<(Issue, Option<Repair>)>, Vec<(IssueId, String)>) = Default::default();
+            let mut before: Vec<(Issue, Option<Repair>)> = Vec::new();
+            let mut refused: Vec<(IssueId, String)> = Vec::new();
             for row in &rows {
                 let other = live.iter().find(|other| {
                     let same =
@@ -307,9 +308,8 @@ impl RepairService {
             }
             let write = self.mender().store().write(move |txn, tables| {
                 // Something else may have become of it meanwhile: that is told for itself.
-                match tables.repairs.repair(txn, row.issue)? {
-                    Some(now) if now == row => drop(tables.repairs.put(txn, &Repair { told: true, ..now })?),
-                    _ => {}
+                if let Some(now) = tables.repairs.repair(txn, row.issue)?.filter(|now| *now == row) {
+                    tables.repairs.put(txn, &Repair { told: true, ..now })?;
                 }
                 Ok(())
             });

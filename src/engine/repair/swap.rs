@@ -108,7 +108,7 @@ pub fn next(want: Want, sight: Sight) -> Step {
 fn same_name(want: Want, sight: Sight) -> Step {
     let Sight { old, backup, temporary, source, linked, .. } = sight;
     match (old, backup) {
-        (Lies::New, _) if temporary != Lies::Nothing => Step::RemoveTemporary,
+        (Lies::New, _) if matches!(temporary, Lies::New | Lies::Other) => Step::RemoveTemporary,
         (Lies::New, Lies::Old) if want.fate == Fate::Removed => Step::RemoveBackup,
         (Lies::New, _) => Step::Done,
         // Where there are no links, the old file was renamed first.
@@ -127,14 +127,14 @@ fn same_name(want: Want, sight: Sight) -> Step {
         (Lies::Old, Lies::Old) if linked => Step::RemoveBackup,
         (Lies::Old, Lies::Nothing | Lies::Old) => stop(sight, Why::Gone),
         (Lies::Old, Lies::New | Lies::Other) => stop(sight, Why::Taken),
-        (Lies::Other, _) | (Lies::Nothing, _) => stop(sight, Why::Changed),
+        (Lies::Other | Lies::Nothing, _) => stop(sight, Why::Changed),
     }
 }
 
 fn other_name(want: Want, sight: Sight) -> Step {
     let Sight { old, new, backup, temporary, source, .. } = sight;
     match (new, old) {
-        (Lies::New, _) if temporary != Lies::Nothing => Step::RemoveTemporary,
+        (Lies::New, _) if matches!(temporary, Lies::New | Lies::Other) => Step::RemoveTemporary,
         (Lies::New, Lies::Old) => match (want.fate, backup) {
             (Fate::Stays, _) => Step::Done,
             (Fate::Removed, _) => Step::RemoveOld,
@@ -151,12 +151,12 @@ fn other_name(want: Want, sight: Sight) -> Step {
     }
 }
 
-/// Leaves no temporary file behind, unless it is the only new file there is.
+/// Leaves no temporary file behind, unless it may be the only one of its kind.
 fn stop(sight: Sight, why: Why) -> Step {
     match sight.temporary {
-        Lies::Nothing => Step::Stop(why),
+        Lies::Nothing | Lies::Old => Step::Stop(why),
         Lies::New if !sight.source => Step::Stop(why),
-        _ => Step::RemoveTemporary,
+        Lies::New | Lies::Other => Step::RemoveTemporary,
     }
 }
 
