@@ -291,13 +291,13 @@ impl RepairService {
             rows.map(|row| Ok((mender.changed(&row)?, row))).collect::<Result<Vec<_>, StoreError>>()
         });
         let mut all = true;
-        for (paths, row) in untold.await?.map_err(unreadable)? {
-            for path in &paths {
-                self.inner.parts.sharing.touch(&to_path(path));
+        for (files, row) in untold.await?.map_err(unreadable)? {
+            for file in &files {
+                self.inner.parts.sharing.touch(&to_path(&file.path));
             }
             let (ground, held) = (self.inner.parts.doctor.ground().clone(), Arc::clone(reins));
             let offline = self.inner.settings.offline;
-            match blocking(move || learn::learn(&ground, &paths, &held, offline)).await? {
+            match blocking(move || learn::learn(&ground, &files, &held, offline)).await? {
                 Ok(()) => {}
                 Err(DoctorError::Store(error)) => return Err(unreadable(error)),
                 Err(error) => {

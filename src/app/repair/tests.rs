@@ -22,7 +22,7 @@ use crate::engine::library::{About, issue_id, merge};
 use crate::engine::repair::plan;
 use crate::engine::repair::swap::{Fate, Want, Why, backup_name};
 use crate::model::config;
-use crate::model::health::{Issue, IssueKind, IssueStatus, ResolvedBy};
+use crate::model::health::{Issue, IssueKind, IssueStatus, MatchedBy, ResolvedBy};
 use crate::model::id::{ContentHash, RecordingId, ReleaseId};
 use crate::model::job::{Job, JobId, JobState, JobTrack, MbRelease, Proof};
 use crate::model::repair::{Manner, NewFile, OldFile, Repair, RepairState, Strategy};
@@ -357,8 +357,8 @@ impl World {
     }
 
     fn learn(&self, name: &str) {
-        let paths = self.mender.changed(&self.repair(name)).unwrap();
-        learn::learn(&self.library.ground, &paths, &Reins::default(), true).unwrap();
+        let files = self.mender.changed(&self.repair(name)).unwrap();
+        learn::learn(&self.library.ground, &files, &Reins::default(), true).unwrap();
     }
 
     fn content(&self, name: &str) -> Option<String> {
@@ -397,6 +397,24 @@ fn a_transcode_is_replaced_and_put_back() {
     world.learn("a/song.mp3");
     assert_eq!(world.library.issues(), [(IssueKind::SuspectedTranscode, "a/song.mp3".to_owned())]);
     assert!(world.mender.undo(&repair).unwrap_err().contains("already"));
+}
+
+#[test]
+fn what_the_job_proved_is_known_of_a_file_without_tags() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let (finished, untagged) = (world.at("new.flac"), "score=0.9");
+    fs::write(&finished, untagged).unwrap();
+    let Bytes { size, content } = bytes(untagged.as_bytes());
+    world.mender.found(&world.job, 0, &NewFile { content, size, score: 0.9, proof: Proof::AcoustId }).unwrap();
+    world.mender.place(&world.job, 0, &finished).unwrap();
+    world.learn("a/song.flac");
+    assert!(world.library.issues().is_empty(), "{:?}", world.library.issues());
+    let variant = world.mender.store().read(|txn, tables| tables.library.bare_variant(txn, content)).unwrap().unwrap();
+    let identity = variant.identity;
+    // The job took it from release 9, which nobody says that the album is.
+    assert_eq!((identity.recording_id, identity.release_id), (Some(11), None));
+    assert_eq!(identity.matched_by, MatchedBy::Catalog);
 }
 
 #[test]
