@@ -516,6 +516,7 @@ async fn a_repair_is_asked_about_before_it_begins_or_is_undone() {
     assert_eq!(boxes(&list), (2, 0), "one that was found, one that failed");
     assert_eq!(boxes(&house.get("/library/issues?type=CorruptedFile&page=1&choose=all", &[]).await), (2, 2));
     assert!(list.body.contains("Nobody had it &#60;script"), "why it failed");
+    assert!(list.body.contains("data-live=\"library every\""), "one is being fixed: the page is kept current");
     let id = |n: u128| IssueId(n);
     for (n, words) in [
         (1, "Fix via multi-swarm"),

@@ -168,6 +168,10 @@ pub(in crate::web::pages) async fn list(desktop: Desktop, Query(wanted): Query<W
     severities.extend(Severity::ALL.map(|severity| (severity.name(), severity.name())));
     let mut statuses = vec![("", "open"), (EVERY_STATUS, "all")];
     statuses.extend(IssueStatus::ALL.map(|status| (status.name(), status.name())));
+    if rows.iter().any(|issue| issue.status == IssueStatus::Fixing) {
+        head.live = "library every";
+        head.refresh_s = Some(10);
+    }
     let first = rows.first();
     let repairs = repair_json::of_issues(&desktop.web.desk, &rows).await;
     let mut shown: Vec<Row> = rows.iter().map(|issue| row(issue, repairs.get(&issue.id))).collect();
