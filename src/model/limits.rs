@@ -439,10 +439,6 @@ pub const REPAIRS: u64 = 2_000;
 pub const FIX_AT_ONCE: usize = 50;
 /// Repairs that the program begins by itself and that are under way; the next one waits for the end of one.
 pub const AUTO_FIXES: usize = 4;
-/// Names tried for a file that is to lie beside others; when all are taken the repair fails.
-pub const REPAIR_NAMES: u32 = 100;
-/// Releases that are looked at for one that has a recording; further ones are not.
-pub const REPAIR_RELEASES: usize = 5;
 
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 

@@ -18,6 +18,9 @@ use crate::model::repair::{OldFile, Strategy};
 use crate::net::catalog::{Catalog, Later};
 use crate::store::StoreError;
 
+/// Releases that are looked at for one that has a recording; further ones are not. Each may cost the catalog a second.
+const RELEASES: usize = 5;
+
 /// An issue that can be mended.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Case {
@@ -198,7 +201,7 @@ async fn release_of(catalog: &Catalog, known: &Known) -> Result<(Release, TrackI
     let on = |release: &Release, recording: RecordingId| {
         release.tracks().find(|track| track.recording == recording && track.is_expected()).cloned()
     };
-    for id in known.releases.iter().take(limits::REPAIR_RELEASES) {
+    for id in known.releases.iter().take(RELEASES) {
         match fetch(catalog, *id).await {
             Ok(Some(release)) => match on(&release, recording) {
                 Some(track) => return Ok((release, track)),
@@ -219,7 +222,7 @@ async fn release_of(catalog: &Catalog, known: &Known) -> Result<(Release, TrackI
     }
     match catalog.releases_of(recording).await {
         Ok(found) => {
-            for id in found.into_iter().take(limits::REPAIR_RELEASES) {
+            for id in found.into_iter().take(RELEASES) {
                 match fetch(catalog, id).await {
                     Ok(Some(release)) => {
                         if let Some(track) = on(&release, recording) {

@@ -13,26 +13,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heed::RwTxn;
 use tokio::sync::Notify;
 
-use super::swap::{Bytes, Folder, Names, Outcome, Pair};
+use super::bench::Bench;
+use super::swap::{Bytes, Folder, NAMES, Names, Outcome, Pair};
 use crate::app::doctor::Ground;
 use crate::app::doctor::learn::Changed;
 use crate::app::doctor::walk::from_path;
-use crate::engine::audio::fingerprint::{self, Verdict as Likeness};
-use crate::engine::jobs::judge::Verdict;
 use crate::engine::library::merge::{self, Mended};
-use crate::engine::repair::judge::{self, Bar};
+use crate::engine::repair::judge::Bar;
 use crate::engine::repair::swap::{self, Fate, Want, Why};
 use crate::model::health::{Identity, IssueFilter, IssueStatus, LocalPath, MatchedBy, parse_uuid};
 use crate::model::job::{Job, JobId, JobState, JobTrack, Proof, TrackState};
 use crate::model::limits;
 use crate::model::repair::{Manner, NewFile, OldFile, Places, Repair, RepairState};
 use crate::model::time::UnixMs;
-use crate::model::variant::Measured;
 use crate::store::tables::Tables;
 use crate::store::{Store, StoreError};
 
-/// Words by which two fingerprints of one recording may lie apart: about 3 s of leading silence.
-const OFFSET_MAX: usize = 24;
 /// Why a repair failed whose job was called off.
 const CANCELLED: &str = "cancelled";
 
@@ -52,25 +48,6 @@ pub(super) struct Inner {
 #[derive(Clone)]
 pub struct Mender {
     pub(super) inner: Arc<Inner>,
-}
-
-/// What a copy for one track is measured by.
-pub struct Bench {
-    bars: Vec<Bar>,
-    /// The fingerprints of the files of `bars`.
-    prints: Vec<Vec<u32>>,
-}
-
-impl Bench {
-    /// Judges a finished file that the job's own judgement passed, or not.
-    pub fn judge(&self, verdict: Verdict, measured: &Measured, score: f32) -> Verdict {
-        let alike = |print: &Vec<u32>| -> Option<Likeness> {
-            let likeness = fingerprint::compare(&measured.fingerprint, print, OFFSET_MAX);
-            likeness.map(|likeness| likeness.verdict())
-        };
-        let sounds: Vec<Option<Likeness>> = self.prints.iter().map(alike).collect();
-        judge::judge(verdict, measured.content_hash, score, &self.bars, &sounds)
-    }
 }
 
 /// Where the finished file of a track went.
@@ -163,7 +140,7 @@ impl Mender {
         let prints = self.store().read(|txn, tables| {
             olds.iter().map(|(_, old)| tables.library.print(txn, old.content)).collect::<Result<Vec<_>, _>>()
         })?;
-        Ok(Some(Bench { bars, prints }))
+        Ok(Some(Bench::new(bars, prints)))
     }
 
     /// A copy was found to be right. Blocks; durable when it returns.
@@ -320,7 +297,7 @@ impl Mender {
             .or(known)
             .and_then(|path| path.extension().map(|extension| extension.to_string_lossy().to_lowercase()));
         let extension = extension.unwrap_or_default();
-        for _ in 0..limits::REPAIR_NAMES {
+        for _ in 0..NAMES {
             let planned = match places.take() {
                 Some(places) => places,
                 None => {
@@ -419,7 +396,7 @@ impl Mender {
         };
         let backup = places.backup.clone();
         at.aside = places.aside.as_ref().map(|path| path.name().to_vec());
-        for _ in 0..limits::REPAIR_NAMES {
+        for _ in 0..NAMES {
             let aside = match at.aside.take() {
                 Some(aside) => aside,
                 None if at.old == at.new => backup.as_ref().map(|path| path.name().to_vec()).unwrap_or_default(),

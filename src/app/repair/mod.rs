@@ -5,6 +5,7 @@
 //! by the one who does the jobs and holds the files' records, [`swap`] moves files. The service here answers pages and
 //! tools, tells the library and the shares what changed, and begins repairs by itself where the owner wants that.
 
+mod bench;
 mod look;
 mod mender;
 mod swap;
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::mender::{Bench, Mender, Placed};
+pub use self::bench::Bench;
+pub use self::mender::{Mender, Placed};
 
 use self::look::Case;
 use self::mender::job_number;

@@ -18,12 +18,14 @@ use rustix::io::Errno;
 
 use crate::engine::repair::swap::{self, Lies, Sight, Step, Want, Why};
 use crate::model::id::ContentHash;
-use crate::model::limits;
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
 /// Steps after which something is badly wrong: nobody changes files under our hands for so long.
 const STEPS: u32 = 40;
+
+/// Names tried for a file that is to lie beside others.
+pub(super) const NAMES: u32 = 100;
 
 /// The bytes of a file, as they are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +130,7 @@ impl Folder {
 
     /// The first free one of these names.
     pub(super) fn free(&self, of: impl Fn(u32) -> Vec<u8>) -> io::Result<Vec<u8>> {
-        for number in 1..=limits::REPAIR_NAMES {
+        for number in 1..=NAMES {
             let name = of(number);
             if self.is_free(&name)? {
                 return Ok(name);
