@@ -224,7 +224,7 @@ def test_what_cannot_be_fixed_is_refused_with_its_reason(house, home, music):  #
     # A file that cannot be read at all is known by what lay there before.
     static = home.library.files[1, 2]
     ident = next(issue["issue_id"] for issue in home.issues(types="CorruptedFile") if "Static" in issue["file_path"])
-    static.write_bytes(bytes(200_000))
+    static.write_bytes(b"fLaC" + bytes(200_000))
     ruined = sha256(static)
     home.scan()
     house.peer("aioslsk", "friend", lambda share: house.album(share, [(1, 2)]))
