@@ -6,8 +6,9 @@ mod passwords;
 
 use std::time::Duration;
 
-use slskdn::model::id::{TransferId, Username};
+use slskdn::model::id::{IssueId, TransferId, Username};
 use slskdn::model::limits;
+use slskdn::model::repair::RepairRequest;
 use slskdn::model::transfer::Direction;
 use slskdn::model::view::{Event, Request};
 use slskdn::web::guard::PUBLIC;
@@ -496,6 +497,80 @@ async fn forms_do_what_their_buttons_say() {
     assert_eq!((to.as_str(), orders), ("/settings?done=unchanged", Vec::new()));
     assert_eq!(house.form("/settings", "", &csrf, "web.port=1").await.status, 400, "not offered");
     assert_eq!(house.form("/settings", "", &csrf, "soulseek.password=x").await.status, 400, "set elsewhere");
+}
+
+/// Only what was asked of repairs.
+fn repairs_asked(house: &House) -> Vec<RepairRequest> {
+    let repair = |order| if let Request::Repair(request) = order { Some(request) } else { None };
+    house.told.orders().into_iter().filter_map(repair).collect()
+}
+
+#[tokio::test]
+async fn a_repair_is_asked_about_before_it_begins_or_is_undone() {
+    let house = House::open().await;
+    let list = house.get("/library/issues", &[]).await;
+    check_markup("issues", &list);
+    let csrf = token_of(&list);
+    let boxes =
+        |answer: &Answer| (answer.body.matches("type=\"checkbox\"").count(), answer.body.matches(" checked").count());
+    assert_eq!(boxes(&list), (2, 0), "one that was found, one that failed");
+    assert_eq!(boxes(&house.get("/library/issues?type=CorruptedFile&page=1&choose=all", &[]).await), (2, 2));
+    assert!(list.body.contains("Nobody had it &#60;script"), "why it failed");
+    assert!(list.body.contains("data-live=\"library every\""), "one is being fixed: the page is kept current");
+    let id = |n: u128| IssueId(n);
+    for (n, words) in [
+        (1, "Fix via multi-swarm"),
+        (2, "a good copy is looked for"),
+        (3, "failed: nobody had it"),
+        (4, "Undo"),
+        (5, "Unknown recording"),
+    ] {
+        let page = house.get(&format!("/library/issues/{}", id(n)), &[]).await;
+        check_markup(words, &page);
+        assert!(page.status == 200 && page.body.contains(words), "{n}: {}", page.body);
+        assert_eq!(page.body.contains(">Fix via multi-swarm</button>"), n == 1 || n == 3, "{n}");
+        assert_eq!((page.body.contains(">Undo</button>"), page.body.contains("<noscript>")), (n == 4, n == 2), "{n}");
+    }
+    house.told.orders();
+
+    let post = async |path: &str, fields: &str| {
+        let answer = house.form(path, "", &csrf, fields).await;
+        if answer.status != 303 {
+            check_markup(path, &answer);
+        }
+        (answer, repairs_asked(&house))
+    };
+    let (asked, orders) = post("/library/issues/fix", &format!("id={}", id(1))).await;
+    assert!(asked.status == 200 && asked.body.contains("Fix this issue?") && asked.body.contains(".bak"));
+    assert!(orders.is_empty(), "nothing is begun yet: {orders:?}");
+    let (begun, orders) = post("/library/issues/fix", &format!("id={}&sure=yes", id(1))).await;
+    assert_eq!(begun.header("location"), Some(&*format!("/library/issues/{}?done=fix_begun", id(1))));
+    assert_eq!(orders, [RepairRequest::Fix(vec![id(1)])]);
+    let (refused, _) = post("/library/issues/fix", &format!("id={}&sure=yes", id(3))).await;
+    assert!(refused.status == 409 && refused.body.contains("It is refused &#60;script"), "{}", refused.body);
+
+    let two = format!("id={}&id={}&id={}", id(1), id(3), id(1));
+    let (asked, _) = post("/library/issues/fix", &two).await;
+    assert!(asked.body.contains("Fix 2 issues?") && asked.body.contains("A job fetches the better copy"));
+    let (both, orders) = post("/library/issues/fix", &format!("{two}&sure=yes")).await;
+    assert_eq!(orders, [RepairRequest::Fix(vec![id(1), id(3)])]);
+    assert!(both.status == 200 && both.body.contains("1 repair begun by 1 job, 1 refused."), "{}", both.body);
+    assert!(both.body.contains("It is refused &#60;script"));
+    let many: String = (0..=limits::FIX_AT_ONCE).map(|n| format!("id={n:032x}&")).collect();
+    for (fields, why) in [("", "No issue was chosen"), ("id=x", "not understood"), (many.as_str(), "At most 50")] {
+        let (wrong, orders) = post("/library/issues/fix", &format!("{fields}&sure=yes")).await;
+        assert!(wrong.status == 400 && wrong.body.contains(why) && orders.is_empty(), "{fields}: {}", wrong.body);
+    }
+
+    let undo = |n: u128| format!("/library/issues/{}/undo", id(n));
+    let (asked, orders) = post(&undo(4), "").await;
+    assert!(asked.status == 200 && asked.body.contains("Undo this repair?"), "{}", asked.body);
+    assert_eq!(orders, [RepairRequest::One(id(4))]);
+    let (undone, orders) = post(&undo(4), "sure=yes").await;
+    assert_eq!(undone.header("location"), Some(&*format!("/library/issues/{}?done=undone", id(4))));
+    assert_eq!(orders, [RepairRequest::Undo(id(4))]);
+    assert_eq!(post(&undo(3), "").await.0.status, 409, "it failed");
+    assert_eq!(post(&undo(1), "").await.0.status, 404, "there is no repair");
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@
     const active = document.activeElement;
     if (document.hidden || live().querySelector("details[open]")) { return true; }
     if (live().contains(active) && active.matches("input, textarea, select")) { return true; }
-    return [...live().querySelectorAll("input:not([type=hidden]), textarea")].some((f) => f.value !== f.defaultValue);
+    return [...live().querySelectorAll("input:not([type=hidden]), textarea")].some((f) => f.value !== f.defaultValue || f.checked !== f.defaultChecked);
   };
   let due = false;
   let running = false;

@@ -13,6 +13,7 @@ use super::doctor::service::Doctor;
 use super::jobs::Jobs;
 use super::logging::LogTail;
 use super::mesh::MeshService;
+use super::repair::RepairService;
 use super::rescue::RescueService;
 use super::settings::{self, Sources};
 use super::sharing::{Sharing, SharingError};
@@ -60,6 +61,8 @@ pub struct Desk {
     pub mesh: MeshService,
     /// Rescue and fairness.
     pub rescue: RescueService,
+    /// Repairs.
+    pub repair: RepairService,
     /// Jobs.
     pub jobs: Jobs,
     /// What was written down about jobs.
@@ -214,6 +217,7 @@ impl Desk {
             }
             Request::Mesh(request) => Response::Mesh(self.mesh.answer(request).await?),
             Request::Rescue(request) => Response::Rescue(self.rescue.answer(request).await?),
+            Request::Repair(request) => Response::Repair(self.repair.answer(request).await?),
             Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Appliance(request) => {

@@ -19,6 +19,7 @@ pub mod mesh;
 pub mod picture;
 pub mod publish;
 pub mod pump;
+pub mod repair;
 pub mod rescue;
 pub mod run;
 pub mod settings;

@@ -24,6 +24,7 @@ use super::logging::{self, LogTail};
 use super::mesh::MeshService;
 use super::publish::{self, Publisher};
 use super::pump::{ContainerCheck, Limiter, Pump, PumpConfig, SYNC_EVERY};
+use super::repair::{self, Mender, RepairService, RepairSettings};
 use super::rescue::{self, RescueService};
 use super::settings::Sources;
 use super::sharing::Sharing;
@@ -194,11 +195,29 @@ async fn run(
     let treating = doctor.clone();
     supervisor.run("doctor", move |cancel| service::run(treating.clone(), cancel)).await;
 
-    let tools =
-        Tools { store: store.clone(), node: node.clone(), doctor: doctor.clone(), catalog, traces: traces.clone() };
-    let jobs = Jobs::new(tools, JobSettings::new(&config, applier.folders()));
+    let job_settings = JobSettings::new(&config, applier.folders());
+    let improvement_min = apply::canonical(&config).improvement_min;
+    let mender = Mender::new(doctor.ground().clone(), job_settings.allowed(), improvement_min);
+    // Before anybody asks where a file belongs.
+    let recovering = mender.clone();
+    let recovered = tokio::task::spawn_blocking(move || recovering.recover()).await;
+    recovered.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let tools = Tools {
+        store: store.clone(),
+        node: node.clone(),
+        doctor: doctor.clone(),
+        catalog: catalog.clone(),
+        traces: traces.clone(),
+        mender: mender.clone(),
+    };
+    let jobs = Jobs::new(tools, job_settings);
     let working = jobs.clone();
     supervisor.run("jobs", move |cancel| jobs::run(working.clone(), cancel)).await;
+    let parts = repair::Parts { mender, jobs: jobs.clone(), catalog, doctor: doctor.clone(), sharing: sharing.clone() };
+    let settings = RepairSettings { remediation: config.library_health.remediation, offline: config.catalog.offline };
+    let repair = RepairService::new(parts, settings);
+    let mending = repair.clone();
+    supervisor.run("repair", move |cancel| repair::run(mending.clone(), cancel)).await;
 
     let shutdown = CancellationToken::new();
     let (asks, asked) = mpsc::channel::<Ask>(ASKS);
@@ -214,6 +233,7 @@ async fn run(
         doctor: doctor.clone(),
         mesh: mesh.clone(),
         rescue: rescue.clone(),
+        repair,
         jobs,
         traces: traces.clone(),
         appliance: appliance.clone(),

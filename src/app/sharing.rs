@@ -170,6 +170,11 @@ impl Sharing {
         Ok(())
     }
 
+    /// Looks at one path again, soon: something was put there, or taken away.
+    pub fn touch(&self, path: &Path) {
+        self.inner.mailbox.touch(path);
+    }
+
     /// Ends the running scan; what it found so far stays.
     pub fn stop_scan(&self) {
         self.inner.mailbox.stop_scan();

@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod library;
 pub mod manifest;
 pub mod mesh;
+pub mod repair;
 pub mod soulseek;
 pub mod swarm;
 pub mod trace;

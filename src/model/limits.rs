@@ -436,6 +436,16 @@ pub const MANIFEST_VALUES: usize = 20_000;
 /// Manifests of one import; further files are not looked at, and it says so.
 pub const MANIFESTS: usize = 1_000;
 
+// ---- Repairs ----
+
+/// Repairs kept in the store; for one more the one that ended longest ago is forgotten, and while none has ended it is
+/// refused.
+pub const REPAIRS: u64 = 2_000;
+/// Issues of one wish to have them mended; more are refused. Each may cost the catalog a question of a second.
+pub const FIX_AT_ONCE: usize = 50;
+/// Repairs that the program begins by itself and that are under way; the next one waits for the end of one.
+pub const AUTO_FIXES: usize = 4;
+
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 
 /// Recordings of one frame; a longer list is malformed.

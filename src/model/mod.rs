@@ -12,6 +12,7 @@ pub mod limits;
 pub mod mesh;
 pub mod music;
 pub mod record;
+pub mod repair;
 pub mod rescue;
 pub mod spectrogram;
 pub mod spectrum;

@@ -35,6 +35,13 @@ pub use pool::{Pool, PoolError, Tempo, WORKER_COMMAND};
 pub use wire::Outcome;
 pub use worker::run as run_worker;
 
+/// What the tags of a file say that no worker could make anything of; nothing where they are damaged too.
+pub fn tags_of(file: &File) -> crate::model::variant::Tags {
+    // The parser is other people's code over anybody's bytes: a panic is an unreadable tag.
+    let read = std::panic::AssertUnwindSafe(|| Some(tags::read(file, file.metadata().ok()?.len()).0));
+    std::panic::catch_unwind(read).ok().flatten().unwrap_or_default()
+}
+
 /// Opens a file to be measured: a regular file, not a link, and without leaving a trace in its access time where the
 /// system allows it.
 ///

@@ -17,6 +17,7 @@ mod lists;
 pub mod mesh;
 mod migrate;
 pub mod records;
+pub mod repair;
 pub mod rescue;
 pub mod shares;
 pub mod tables;

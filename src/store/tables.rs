@@ -13,6 +13,7 @@ use super::gossip::GossipTables;
 use super::jobs::JobTables;
 use super::library::LibraryTables;
 use super::mesh::MeshTables;
+use super::repair::RepairTables;
 use super::rescue::RescueTables;
 use super::shares::ShareTables;
 use super::traces::TraceTables;
@@ -26,7 +27,7 @@ pub type Env = heed::Env<WithoutTls>;
 pub type Table = Database<Bytes, Bytes>;
 
 /// Names the environment has room for.
-pub(super) const TABLES_MAX: u32 = 64;
+pub(super) const TABLES_MAX: u32 = 80;
 /// LMDB's longest key, bytes.
 pub const KEY_LEN: usize = 511;
 
@@ -72,6 +73,8 @@ pub struct Tables {
     pub jobs: JobTables,
     /// Rescues, and what moved.
     pub rescue: RescueTables,
+    /// Repairs.
+    pub repairs: RepairTables,
 }
 
 impl Tables {
@@ -96,6 +99,7 @@ impl Tables {
             gossip: GossipTables::open(env, txn)?,
             jobs: JobTables::open(env, txn)?,
             rescue: RescueTables::open(env, txn)?,
+            repairs: RepairTables::open(env, txn)?,
         })
     }
 
@@ -118,6 +122,7 @@ impl Tables {
         .chain(self.gossip.tables())
         .chain(self.jobs.tables())
         .chain(self.rescue.tables())
+        .chain(self.repairs.tables())
         .map(|(name, table)| Ok((name, table.len(txn)?)))
         .collect()
     }

@@ -12,6 +12,7 @@ use crate::model::id::{BatchId, SearchId, TransferId, Username};
 use crate::model::job::{JobAnswer, JobRequest};
 use crate::model::mesh::{MeshAnswer, MeshRequest};
 use crate::model::record::{Batch, PrivateMessage, Wish};
+use crate::model::repair::{RepairAnswer, RepairRequest};
 use crate::model::rescue::{RescueAnswer, RescueRequest};
 use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Transfer};
@@ -182,6 +183,9 @@ impl Desk {
         /// Something of rescue and fairness.
         rescue(request: RescueRequest) -> RescueAnswer
             = Request::Rescue(request) => Response::Rescue(answer) => answer;
+        /// Something of repairs.
+        repair(request: RepairRequest) -> RepairAnswer
+            = Request::Repair(request) => Response::Repair(answer) => answer;
         /// Something of the appliance.
         appliance(request: ApplianceRequest) -> ApplianceAnswer
             = Request::Appliance(request) => Response::Appliance(answer) => answer;

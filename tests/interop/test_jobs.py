@@ -1,141 +1,14 @@
 """A release brought home by a job, from Nicotine+ and aioslsk: what MusicBrainz says comes from the fixtures over HTTP on
 loopback, the music is generated, and AcoustID is a stand-in that compares fingerprints as the real one does."""
-import base64
-import gzip
 import json
-import os
 import shutil
 import signal
 import subprocess
-import threading
-import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-import requests
 
-from world import BINARY, Node, Peer, World, free_port, sha256, until
-
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "musicbrainz"
-RELEASE = "6a76904c-0caf-34e1-8cc2-7d95e86a3824"
-SHORTER = 64  # tracks of twenty minutes become some of twenty seconds
-
-
-def release():
-    """The fixture, with its tracks shortened."""
-    found = json.loads((FIXTURES / "mb_release_lift_your_skinny_fists_us_2cd_2000.json").read_text())
-    for medium in found["media"]:
-        for track in medium["tracks"]:
-            track["length"] //= SHORTER
-            track["recording"]["length"] = track["length"]
-    return found
-
-
-def tracks(found):
-    return [(m["position"], t["position"], t["title"], t["length"], t["recording"]["id"])
-            for m in found["media"] for t in m["tracks"]]
-
-
-def words(packed):
-    """The words of a fingerprint in AcoustID's text form."""
-    data = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
-    count = int.from_bytes(data[1:4], "big")
-    bits = int.from_bytes(data[4:], "little")
-    at, small, ended = 0, [], 0
-    while ended < count:
-        value = bits >> at & 7
-        at += 3
-        small.append(value)
-        ended += value == 0
-    at = (at + 7) // 8 * 8
-    out, last, word, bit = [], 0, 0, 0
-    for value in small:
-        if value == 0:
-            last ^= word
-            out.append(last)
-            word = bit = 0
-            continue
-        if value == 7:
-            value += bits >> at & 31
-            at += 5
-        bit += value
-        word |= 1 << (bit - 1)
-    return out
-
-
-def error_rate(a, b):
-    """The smallest share of differing bits over small shifts."""
-    best = 1.0
-    for shift in range(-16, 17):
-        pairs = list(zip(a[max(0, shift):], b[max(0, -shift):]))
-        if len(pairs) >= 30:
-            best = min(best, sum((x ^ y).bit_count() for x, y in pairs) / (32 * len(pairs)))
-    return best
-
-
-class Catalogs:
-    """MusicBrainz, AcoustID and nothing else."""
-
-    def __init__(self, found):
-        self.sounds, self.asked = {}, []
-        here = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self, status, body):
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_GET(self):
-                here.asked.append(self.path)
-                if self.path.startswith(f"/mb/release/{RELEASE}"):
-                    self.answer(200, found)
-                elif self.path.startswith("/mb/url") and "release%2F1" in self.path:
-                    self.answer(200, {"relations": [{"type": "discogs", "release": {"id": RELEASE}}]})
-                else:
-                    self.answer(404, {"error": "Not Found"})
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                form = urllib.parse.parse_qs(body.decode())
-                heard = words(form["fingerprint"][0])
-                here.asked.append("lookup")
-                results = [{"id": f"{n:08x}-0000-4000-8000-000000000000", "score": 1 - rate,
-                            "recordings": [{"id": recording}]}
-                           for n, (recording, known) in enumerate(here.sounds.items())
-                           if (rate := error_rate(heard, known)) < 0.1]
-                self.answer(200, {"status": "ok", "results": sorted(results, key=lambda r: -r["score"])})
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def knows(self, recording, file):
-        told = subprocess.run([BINARY, "analyze", "--fingerprint", file], capture_output=True, check=True, text=True,
-                              env={k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")})
-        self.sounds[recording] = json.loads(told.stdout)["fingerprint"]
-
-
-def compose(path, seed, ms, title, track, *options, album="Lift Yr. Skinny Fists Like Antennas to Heaven!"):
-    """A tune of its own for every seed: full-band noise that comes and goes under changing chords."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    steps = "+".join(f"0.11*sin(2*PI*t*{60 * (seed % 5 + 2)}*(1+floor(mod(t*{1.3 + 0.37 * seed}+{k},{5 + k}))/{3 + k}))"
-                     for k in range(4))
-    noise = f"0.05*(random({seed})-0.5)*(1+sin(2*PI*t*{0.5 + seed / 7}))"
-    subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", f"aevalsrc='{steps}+{noise}':s=44100:d={ms / 1000}",
-                    "-ac", "2", "-sample_fmt", "s16", "-metadata", f"title={title}", "-metadata", f"track={track}",
-                    "-metadata", "artist=Godspeed You Black Emperor!", "-metadata", f"album={album}", *options, str(path)],
-                   check=True, stdin=subprocess.DEVNULL)
-    return path
+from release import RELEASE, Catalogs, compose, release, tracks
+from world import Node, Peer, World, free_port, sha256, until
 
 
 @pytest.fixture(scope="module")

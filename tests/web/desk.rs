@@ -8,11 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use slskdn::model::appliance::{ApplianceAnswer, ApplianceRequest};
 use slskdn::model::gossip::{Badge, Offered};
-use slskdn::model::health::{HealthAnswer, HealthRequest};
-use slskdn::model::id::{ContentHash, PeerId, SearchId, TransferId, Username};
+use slskdn::model::health::{
+    Evidence, HealthAnswer, HealthRequest, Issue, IssueKind, IssueStatus, LocalPath, ResolvedBy, Severity,
+};
+use slskdn::model::id::{ContentHash, IssueId, PeerId, SearchId, TransferId, Username};
+use slskdn::model::job::{JobId, Proof};
 use slskdn::model::mesh::SourceView;
 use slskdn::model::music::{Attributes, ShareCounts, WireText};
 use slskdn::model::record::{PrivateMessage, Wish};
+use slskdn::model::repair::{
+    Begun, Manner as RepairManner, NewFile, OldFile, Places, Repair, RepairAnswer, RepairRequest, RepairState, Strategy,
+};
 use slskdn::model::rescue::{
     Guardrail, Liar, Manner, Reason, RescueAnswer, RescueJob, RescueRequest, RescueState, RescueView,
 };
@@ -210,6 +216,92 @@ fn rescues() -> Vec<RescueView> {
     ]
 }
 
+/// Issues 1 to 5: one to fix, one that is being fixed, one that could not be, one that was, one that nobody can fix.
+pub(super) fn issues() -> Vec<Issue> {
+    let issue = |id: u128, kind, status| Issue {
+        id: IssueId(id),
+        kind,
+        severity: Severity::High,
+        path: LocalPath::from(format!("/music/{EVIL}/{id} {EVIL}.flac").as_str()),
+        recording_id: Some(7),
+        release_id: None,
+        artist: EVIL.to_owned(),
+        album: EVIL.to_owned(),
+        title: EVIL.to_owned(),
+        reason: format!("reason {EVIL}"),
+        evidence: Evidence::Corrupted { bad_frames: 1, first_bad: None, md5_differs: false, samples_missing: 0 },
+        job: None,
+        status,
+        detected_at: AT,
+        resolved_at: None,
+        resolved_by: (status == IssueStatus::Resolved).then_some(ResolvedBy::AutoFixed),
+    };
+    let mut rows = vec![
+        issue(1, IssueKind::SuspectedTranscode, IssueStatus::Detected),
+        issue(2, IssueKind::CorruptedFile, IssueStatus::Fixing),
+        issue(3, IssueKind::NonCanonicalVariant, IssueStatus::Failed),
+        issue(4, IssueKind::CorruptedFile, IssueStatus::Resolved),
+        issue(5, IssueKind::MissingMetadata, IssueStatus::Detected),
+    ];
+    for row in &mut rows[1..4] {
+        row.job = Some(1);
+    }
+    rows
+}
+
+fn repair(id: IssueId) -> Option<Repair> {
+    let state = match id.0 {
+        2 => RepairState::Fetching,
+        3 => RepairState::Failed(format!("nobody had it {EVIL}")),
+        4 => RepairState::Done,
+        _ => return None,
+    };
+    let done = state == RepairState::Done;
+    let path = |end: &str| LocalPath::from(format!("/music/{EVIL}/{EVIL}.{end}").as_str());
+    let content = ContentHash([8; 32]);
+    Some(Repair {
+        issue: id,
+        job: JobId::from_random(1),
+        track: Some(0),
+        strategy: Strategy::RedownloadTracks,
+        manner: RepairManner::Backup,
+        old: Some(OldFile { path: path("mp3"), content, size: 1_000, score: Some(0.25) }),
+        new: done.then_some(NewFile { content, size: 2_000, score: 0.95, proof: Proof::AcoustId }),
+        places: done.then(|| Places { new: path("flac"), backup: Some(path("mp3.bak")), aside: None }),
+        state,
+        by_itself: false,
+        told: true,
+        began_at: AT,
+        updated_at: AT,
+        ended_at: done.then_some(AT),
+    })
+}
+
+fn repairs(told: &Told, request: RepairRequest) -> Response {
+    told.orders.lock().unwrap().push(Request::Repair(request.clone()));
+    let rows = match request {
+        RepairRequest::Fix(ids) => {
+            let mut begun = Begun::default();
+            for id in ids {
+                if id.0 == 1 {
+                    begun.jobs = vec![JobId::from_random(1)];
+                    begun.begun.push((id, JobId::from_random(1)));
+                } else {
+                    begun.refused.push((id, format!("it is refused {EVIL}")));
+                }
+            }
+            return Response::Repair(RepairAnswer::Begun(begun));
+        }
+        RepairRequest::Of(ids) => ids.into_iter().filter_map(repair).collect(),
+        RepairRequest::One(id) | RepairRequest::Undo(id) => match repair(id) {
+            Some(repair) => vec![repair],
+            None => return Response::Refused(Refusal::NotFound),
+        },
+        RepairRequest::OfJob(_) => vec![repair(IssueId(2)).unwrap()],
+    };
+    Response::Repair(RepairAnswer::Repairs(rows))
+}
+
 fn search(state: SearchState) -> SearchView {
     SearchView {
         id: SEARCH.parse().unwrap(),
@@ -311,6 +403,15 @@ fn respond(told: &Told, request: Request) -> Response {
             };
             Response::Health(HealthAnswer::Badges(offered.into_iter().map(badge).collect(), true))
         }
+        Request::Health(HealthRequest::Issues(_)) => Response::Health(HealthAnswer::Issues(issues(), issues().len())),
+        Request::Health(HealthRequest::Issue(id)) => {
+            let found = issues().into_iter().find(|issue| issue.id == id);
+            found.map_or(Response::Refused(Refusal::NotFound), |issue| {
+                Response::Health(HealthAnswer::Issue(Box::new(issue)))
+            })
+        }
+        Request::Health(HealthRequest::CopyAt(_)) => Response::Health(HealthAnswer::Variants(Vec::new())),
+        Request::Repair(request) => repairs(told, request),
         Request::Wishes => Response::Wishes(vec![Wish {
             id: 5,
             text: format!("rare thing {EVIL}"),

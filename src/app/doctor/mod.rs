@@ -6,6 +6,7 @@
 
 mod answer;
 mod easel;
+pub mod learn;
 pub mod load;
 pub mod report;
 pub mod scan;
@@ -15,7 +16,7 @@ pub mod shells;
 pub mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::app) mod tests;
 
 use std::fs::File;
 use std::path::Path;

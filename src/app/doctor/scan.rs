@@ -431,7 +431,7 @@ impl<'g> Run<'g> {
     }
 }
 
-fn is_gone(path: &LocalPath) -> bool {
+pub(super) fn is_gone(path: &LocalPath) -> bool {
     let found = std::fs::symlink_metadata(walk::to_path(path));
     let gone = [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory];
     found.is_err_and(|error| gone.contains(&error.kind()))

@@ -166,17 +166,18 @@ impl Catalogue for Shelf {
     }
 }
 
-struct Box_ {
-    ground: Ground,
+/// A collection of files that are words, with its records.
+pub(in crate::app) struct Box_ {
+    pub(in crate::app) ground: Ground,
     words: Arc<Words>,
     shelf: Arc<Shelf>,
-    music: tempfile::TempDir,
+    pub(in crate::app) music: tempfile::TempDir,
     _store: tempfile::TempDir,
     scans: u128,
 }
 
 impl Box_ {
-    fn new() -> Self {
+    pub(in crate::app) fn new() -> Self {
         let (music, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (words, shelf) = (Arc::new(Words::default()), Arc::new(Shelf::default()));
         let ground = Ground {
@@ -193,13 +194,13 @@ impl Box_ {
         Self { ground, words, shelf, music, _store: dir, scans: 0 }
     }
 
-    fn put(&self, name: &str, lines: &str) {
+    pub(in crate::app) fn put(&self, name: &str, lines: &str) {
         let path = self.music.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, lines).unwrap();
     }
 
-    fn path(&self, name: &str) -> LocalPath {
+    pub(in crate::app) fn path(&self, name: &str) -> LocalPath {
         walk::from_path(&self.music.path().canonicalize().unwrap().join(name))
     }
 
@@ -220,7 +221,7 @@ impl Box_ {
         run(&self.ground, scan, reins, &watch::Sender::new(Progress::default()))
     }
 
-    fn scan(&mut self) -> ScanCounts {
+    pub(in crate::app) fn scan(&mut self) -> ScanCounts {
         let scan = self.begin();
         let scan = self.run(scan, &Reins::default()).unwrap();
         assert_eq!(scan.status, ScanStatus::Completed);
@@ -228,11 +229,11 @@ impl Box_ {
     }
 
     /// Open issues: kind and path below the music folder.
-    fn issues(&self) -> Vec<(IssueKind, String)> {
+    pub(in crate::app) fn issues(&self) -> Vec<(IssueKind, String)> {
         self.with(&[])
     }
 
-    fn with(&self, statuses: &[IssueStatus]) -> Vec<(IssueKind, String)> {
+    pub(in crate::app) fn with(&self, statuses: &[IssueStatus]) -> Vec<(IssueKind, String)> {
         let filter = IssueFilter { statuses: statuses.to_vec(), limit: 1_000, ..IssueFilter::default() };
         let (rows, total) = self.ground.store.read(|txn, tables| tables.library.issues(txn, &filter)).unwrap();
         assert_eq!(rows.len(), total);

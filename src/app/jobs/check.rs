@@ -7,14 +7,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::catalog::fingerprint_text;
 use crate::app::doctor::{Ground, Outcome};
+use crate::app::repair::Mender;
 use crate::engine::audio::fingerprint::{self, Verdict as Likeness};
 use crate::engine::jobs::judge::{Found, Heard, LIKELY, Verdict, judge};
 use crate::model::health::MatchedBy;
 use crate::model::id::{ContentHash, RecordingId};
-use crate::model::job::{Constraints, JobTrack};
+use crate::model::job::{Constraints, JobId, JobTrack};
+use crate::model::repair::NewFile;
 use crate::model::variant::Measured;
 use crate::model::verdict;
 use crate::net::catalog::Catalog;
+use crate::store::StoreError;
 
 /// Words by which two fingerprints of one recording may lie apart: about 3 s of leading silence.
 const OFFSET_MAX: usize = 24;
@@ -67,6 +70,7 @@ pub(super) async fn check(
     path: String,
     track: JobTrack,
     constraints: Constraints,
+    mends: Option<(Mender, JobId, usize)>,
     cancel: CancellationToken,
 ) -> Checked {
     let measure = ground.measure.clone();
@@ -99,7 +103,22 @@ pub(super) async fn check(
         is_whole: measured.integrity.is_whole(),
         score: judged.quality_score,
     };
-    Checked::Judged(judge(&track, &found, &constraints), judged.quality_score)
+    let (verdict, score) = (judge(&track, &found, &constraints), judged.quality_score);
+    let Some((mender, job, at)) = mends else { return Checked::Judged(verdict, score) };
+    let for_repair = move || {
+        let Some(bench) = mender.bench(&job, at)? else { return Ok(verdict) };
+        let verdict = bench.judge(verdict, &measured, score);
+        if let Verdict::Right(proof) = verdict {
+            let (content, size) = (measured.content_hash, measured.file_size_bytes);
+            mender.found(&job, at, &NewFile { content, size, score, proof })?;
+        }
+        Ok::<_, StoreError>(verdict)
+    };
+    match tokio::task::spawn_blocking(for_repair).await {
+        Ok(Ok(verdict)) => Checked::Judged(verdict, score),
+        Ok(Err(error)) => Checked::Later(format!("the store cannot be used: {error}")),
+        Err(error) => Checked::Later(error.to_string()),
+    }
 }
 
 /// Compares with copies of the recording whose identity a catalog confirmed: tags alone would let one wrong file keep

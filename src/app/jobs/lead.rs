@@ -129,6 +129,9 @@ impl<'a> Lead<'a> {
         self.tools.store.put_job(job.clone(), work.clone()).await?;
         if job.state.is_over() {
             self.write_down(job).await;
+            let (mender, over) = (self.tools.mender.clone(), job.clone());
+            let told = tokio::task::spawn_blocking(move || mender.over(&over)).await;
+            told.map_err(|_| StoreError::Closed)??;
             self.live.remove(&job.id);
             self.busy.remove(&job.id);
         } else {

@@ -21,15 +21,17 @@ use self::manifests::Manifests;
 use super::apply::Folders;
 use super::catalog;
 use super::doctor::service::Doctor;
+use super::repair::Mender;
 use super::soulseek::NodeHandle;
 use super::traces::Traces;
 use crate::engine::jobs::plan::Rules;
 use crate::engine::jobs::{place as places, reference};
 use crate::engine::manifest;
-use crate::model::catalog::Release;
+use crate::model::catalog::{Release, TrackInRelease};
 use crate::model::config::Config;
 use crate::model::job::{Child, Job, JobAnswer, JobId, JobRequest, JobState, JobTrack, JobView, MbRelease, NewJob};
 use crate::model::limits;
+use crate::model::time::UnixMs;
 use crate::model::view::Refusal;
 use crate::net::catalog::{Catalog, Later};
 use crate::store::{Store, StoreError};
@@ -47,6 +49,8 @@ pub struct Tools {
     pub catalog: Catalog,
     /// What happened is written down.
     pub traces: Traces,
+    /// Puts files in the place of bad ones.
+    pub mender: Mender,
 }
 
 /// How they are done.
@@ -75,6 +79,13 @@ impl JobSettings {
             roots: shared.chain(library).collect(),
             manifests: Manifests::new(jobs.manifests.then(|| folders.data.join(&jobs.manifests_path))),
         }
+    }
+}
+
+impl JobSettings {
+    /// Every folder that an album may go to.
+    pub fn allowed(&self) -> Vec<PathBuf> {
+        std::iter::once(self.folders.downloads.clone()).chain(self.roots.iter().cloned()).collect()
     }
 }
 
@@ -195,6 +206,17 @@ impl Jobs {
         Ok(JobAnswer::Job(Box::new(heard.await.map_err(|_| stopping())??)))
     }
 
+    /// Takes up a job that was made here.
+    ///
+    /// # Errors
+    /// Why not: too many are not over, or the program ends.
+    pub async fn take_up(&self, job: Job) -> Result<JobId, Refusal> {
+        match self.adopt(job).await? {
+            JobAnswer::Job(view) => Ok(view.job.id),
+            JobAnswer::Jobs(..) | JobAnswer::Text(_) => Err(Refusal::NotFound),
+        }
+    }
+
     /// Hands a new job to the one who does them.
     async fn adopt(&self, job: Job) -> Result<JobAnswer, Refusal> {
         self.order(|to| Told::Adopt(Box::new(job), to)).await
@@ -224,25 +246,15 @@ impl Jobs {
         };
         let now = self.inner.tools.doctor.ground().clock.now().wall;
         let bits = random().map_err(Refusal::Full)?;
-        Ok(Job {
-            id: JobId::from_random(bits),
-            origin: None,
-            created_at: now,
-            updated_at: now,
-            started_at: None,
-            completed_at: None,
-            state: JobState::Pending,
-            error: None,
-            children: vec![Child::new(); tracks.len()],
-            spec: MbRelease {
-                release: release.id,
-                title: cut(&release.title),
-                artist: cut(&release.artist),
-                target_dir,
-                tracks,
-                constraints: new.constraints.unwrap_or_default(),
-            },
-        })
+        let spec = MbRelease {
+            release: release.id,
+            title: cut(&release.title),
+            artist: cut(&release.artist),
+            target_dir,
+            tracks,
+            constraints: new.constraints.unwrap_or_default(),
+        };
+        Ok(new_job(JobId::from_random(bits), spec, now))
     }
 
     fn target(&self, wanted: &str) -> Result<PathBuf, place::TargetError> {
@@ -250,8 +262,33 @@ impl Jobs {
     }
 }
 
+/// A job that nobody has taken up yet.
+pub(super) fn new_job(id: JobId, spec: MbRelease, now: UnixMs) -> Job {
+    Job {
+        id,
+        origin: None,
+        created_at: now,
+        updated_at: now,
+        started_at: None,
+        completed_at: None,
+        state: JobState::Pending,
+        error: None,
+        children: vec![Child::new(); spec.tracks.len()],
+        spec,
+    }
+}
+
+/// Whether a job's album may go to this folder, a whole path.
+///
+/// # Errors
+/// Why not.
+pub(super) fn may_go_to(folder: &str, allowed: &[PathBuf]) -> Result<(), String> {
+    let (first, others) = allowed.split_first().ok_or("no folder may be written to")?;
+    place::target(folder, first, others).map(drop).map_err(|error| error.to_string())
+}
+
 /// At most `limits::JOB_TEXT` bytes of a text, whole characters.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let most = limits::JOB_TEXT.min(text.len());
     let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.get(..end).unwrap_or_default().to_owned()
@@ -272,6 +309,18 @@ fn random() -> Result<u128, String> {
     Ok(u128::from_be_bytes(bits))
 }
 
+/// A track of a release as jobs want it.
+pub(super) fn job_track(release: &Release, track: &TrackInRelease) -> JobTrack {
+    JobTrack {
+        medium: track.medium,
+        position: track.position,
+        title: cut(&track.title),
+        artist: if track.artist == release.artist { String::new() } else { cut(&track.artist) },
+        recording: track.recording,
+        duration_ms: track.duration_ms,
+    }
+}
+
 /// The tracks of a release that are wanted.
 fn wanted(release: &Release, new: &NewJob) -> Result<Vec<JobTrack>, String> {
     if let Some(stranger) = new.tracks.iter().find(|id| !release.tracks().any(|track| track.recording == **id)) {
@@ -280,16 +329,7 @@ fn wanted(release: &Release, new: &NewJob) -> Result<Vec<JobTrack>, String> {
     let chosen = release.tracks().filter(|track| {
         if new.tracks.is_empty() { track.is_expected() } else { new.tracks.contains(&track.recording) }
     });
-    let tracks: Vec<JobTrack> = chosen
-        .map(|track| JobTrack {
-            medium: track.medium,
-            position: track.position,
-            title: cut(&track.title),
-            artist: if track.artist == release.artist { String::new() } else { cut(&track.artist) },
-            recording: track.recording,
-            duration_ms: track.duration_ms,
-        })
-        .collect();
+    let tracks: Vec<JobTrack> = chosen.map(|track| job_track(release, track)).collect();
     if tracks.is_empty() {
         return Err("the release has no tracks that could be fetched".to_owned());
     }

@@ -25,8 +25,8 @@ const FOLDERS: [&[u8]; 8] = [
 ];
 /// Files of other programs and systems, lower case.
 const FILES: [&[u8]; 3] = [b"thumbs.db", b"desktop.ini", b"ehthumbs.db"];
-/// Ends of unfinished files, lower case.
-const ENDS: [&[u8]; 6] = [b".part", b".tmp", b".crdownload", b".!ut", b".incomplete", b"~"];
+/// Ends of unfinished files and of what made way for another, lower case.
+const ENDS: [&[u8]; 7] = [b".part", b".tmp", b".crdownload", b".!ut", b".incomplete", b"~", b".bak"];
 
 /// What the owner does not want shared.
 #[derive(Debug)]
@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn names_of_systems_and_unfinished_files_are_skipped() {
-        for name in [".hidden", "song.mp3.part", "a.TMP", "Thumbs.db", "DESKTOP.INI", "x.crdownload", "notes~"] {
+        for name in
+            [".hidden", "song.mp3.part", "a.TMP", "Thumbs.db", "DESKTOP.INI", "x.crdownload", "notes~", "a.flac.BAK"]
+        {
             assert!(skips_name(name.as_bytes(), false), "{name}");
         }
         for name in ["@eaDir", "#recycle", "#snapshot", "lost+found", ".@__thumb", "$RECYCLE.BIN"] {

@@ -121,6 +121,38 @@ impl WireLinked {
     }
 }
 
+/// The releases that have a recording, as they come.
+#[derive(Debug, Deserialize)]
+pub struct WireReleasesOf {
+    #[serde(default, deserialize_with = "list")]
+    releases: Vec<WireFound>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireFound {
+    id: Option<String>,
+    status: Option<String>,
+    date: Option<String>,
+}
+
+impl WireReleasesOf {
+    /// Official ones first, and of these the earliest; those whose date is not known last.
+    pub fn releases(self) -> Vec<ReleaseId> {
+        let mut found: Vec<_> = self
+            .releases
+            .into_iter()
+            .filter_map(|release| {
+                let is_official = release.status.as_deref() == Some("Official");
+                let date = date(release.date.as_deref());
+                let id: ReleaseId = release.id.as_deref()?.parse().ok()?;
+                Some((!is_official, date.is_none(), date, id))
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(.., id)| id).collect()
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WireMedium {

@@ -146,3 +146,24 @@ fn a_release_is_found_by_its_address_elsewhere() {
     assert_eq!(found, Some(crate::model::id::ReleaseId(0x6a76_904c_0caf_34e1_8cc2_7d95_e86a_3824)));
     assert_eq!(read(r#"{"relations": null}"#), None);
 }
+
+#[test]
+fn official_releases_of_a_recording_come_first() {
+    let id = |n: u8| format!("0000000{n}-0000-4000-8000-000000000000");
+    let json = format!(
+        r#"{{"release-count": 5, "releases": [
+            {{"id": "{}", "status": "Bootleg", "date": "1990"}},
+            {{"id": "{}", "status": "Official", "date": "2001-05"}},
+            {{"id": "{}", "status": "Official", "date": ""}},
+            {{"id": "{}", "status": "Official", "date": "1999"}},
+            {{"id": "no id", "status": "Official"}}, {{}}]}}"#,
+        id(1),
+        id(2),
+        id(3),
+        id(4)
+    );
+    let found: Vec<String> =
+        serde_json::from_str::<WireReleasesOf>(&json).unwrap().releases().iter().map(ToString::to_string).collect();
+    assert_eq!(found, [id(4), id(2), id(3), id(1)]);
+    assert!(serde_json::from_str::<WireReleasesOf>("{}").unwrap().releases().is_empty());
+}

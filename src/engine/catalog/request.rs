@@ -13,6 +13,8 @@ pub enum Wanted {
     Release(ReleaseId),
     /// A recording.
     Recording(RecordingId),
+    /// The releases that have a recording.
+    ReleasesOf(RecordingId),
     /// The recordings that sound like this.
     Sound {
         /// The fingerprint in AcoustID's text form.
@@ -48,7 +50,9 @@ impl Wanted {
     /// Whom to ask.
     pub fn service(&self) -> Service {
         match self {
-            Self::Release(_) | Self::Recording(_) | Self::LinkedToDiscogs(_) => Service::MusicBrainz,
+            Self::Release(_) | Self::Recording(_) | Self::ReleasesOf(_) | Self::LinkedToDiscogs(_) => {
+                Service::MusicBrainz
+            }
             Self::Sound { .. } => Service::AcoustId,
             Self::DiscogsRelease(_) => Service::Discogs,
         }
@@ -61,6 +65,7 @@ impl Wanted {
         match self {
             Self::Release(id) => got(format!("/release/{id}?fmt=json&inc={RELEASE_PARTS}")),
             Self::Recording(id) => got(format!("/recording/{id}?fmt=json&inc={RECORDING_PARTS}")),
+            Self::ReleasesOf(id) => got(format!("/release?fmt=json&limit=100&recording={id}")),
             Self::Sound { fingerprint, duration_s } => Request {
                 service,
                 path: "/lookup".to_owned(),
@@ -120,6 +125,10 @@ mod tests {
         assert!(sound(1).name().len() < 200);
         assert_eq!(sound(1).name(), sound(1).name());
         assert_ne!(sound(1).name(), sound(2).name(), "the duration belongs to the question");
+        assert_eq!(
+            Wanted::ReleasesOf(RecordingId(1)).request().path,
+            "/release?fmt=json&limit=100&recording=00000000-0000-0000-0000-000000000001"
+        );
         assert_eq!(Wanted::DiscogsRelease(7).request().path, "/releases/7");
     }
 }

@@ -18,7 +18,7 @@ pub mod work;
 pub const TOLERANCE_MS: u64 = 3_000;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 
 #[cfg(test)]
 mod tests;

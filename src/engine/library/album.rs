@@ -25,14 +25,12 @@ pub fn folder(path: &LocalPath) -> &[u8] {
     }
 }
 
-/// Medium and place: the tags', and where they are silent the folder's number and the number the name begins with.
+/// Medium and place: the tags', and where they are silent the folder's number and the numbers the name begins with.
 pub fn place(file: &Present) -> Place {
+    let (medium, number) = leading_numbers(file.path.name());
     let own = file.path.folder();
     let folder_name = own.iter().rposition(|byte| *byte == b'/').map_or(own, |at| &own[at + 1..]);
-    Place {
-        disc: file.disc.or_else(|| disc_number(folder_name)),
-        position: file.position.or_else(|| leading_number(file.path.name())),
-    }
+    Place { disc: file.disc.or_else(|| disc_number(folder_name)).or(medium), position: file.position.or(number) }
 }
 
 /// The number of a medium's folder: a disc word, perhaps a space or sign, a number of at most two digits, then nothing
@@ -48,10 +46,25 @@ fn disc_number(name: &[u8]) -> Option<u32> {
     rest[..digits].parse().ok().filter(|number| *number > 0)
 }
 
-fn leading_number(name: &[u8]) -> Option<u32> {
+/// `07 Title` is place 7, `2-07 Title` (as jobs name files) place 7 of medium 2.
+fn leading_numbers(name: &[u8]) -> (Option<u32>, Option<u32>) {
+    let (first, rest) = leading_number(name);
+    let Some(behind) = rest.strip_prefix(b"-") else { return (None, first) };
+    let (second, end) = leading_number(behind);
+    let digits = behind.len() - end.len();
+    let is_pair = (2..=3).contains(&digits) && !end.first().is_some_and(u8::is_ascii_alphanumeric);
+    match (first, second) {
+        (Some(medium), Some(place)) if is_pair && medium < 100 => (Some(medium), Some(place)),
+        _ => (None, first),
+    }
+}
+
+/// A number of at most three digits, and what follows the digits.
+fn leading_number(name: &[u8]) -> (Option<u32>, &[u8]) {
     let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let text = std::str::from_utf8(name.get(..digits)?).ok()?;
-    if (1..=3).contains(&digits) { text.parse().ok().filter(|number| *number > 0) } else { None }
+    let (number, rest) = name.split_at(digits);
+    let number = std::str::from_utf8(number).ok().filter(|_| (1..=3).contains(&digits));
+    (number.and_then(|text| text.parse().ok()).filter(|number| *number > 0), rest)
 }
 
 #[cfg(test)]
@@ -88,5 +101,11 @@ mod tests {
         assert_eq!(place(&file("/a/CD 2/07 - x.mp3", Some(1), Some(3))), at(Some(1), Some(3)));
         assert_eq!(place(&file("/a/x.mp3", None, None)), at(None, None));
         assert_eq!(place(&file("/a/1984.mp3", None, None)), at(None, None));
+        assert_eq!(place(&file("/a/2-02 x.flac", None, Some(2))), at(Some(2), Some(2)));
+        assert_eq!(place(&file("/a/2-07.flac", None, None)), at(Some(2), Some(7)));
+        assert_eq!(place(&file("/a/2-07 x.flac", Some(1), None)), at(Some(1), Some(7)));
+        assert_eq!(place(&file("/a/04-Title.flac", None, None)), at(None, Some(4)));
+        assert_eq!(place(&file("/a/04-1984.flac", None, None)), at(None, Some(4)));
+        assert_eq!(place(&file("/a/3-5 feet.flac", None, None)), at(None, Some(3)));
     }
 }

@@ -71,6 +71,50 @@ pub struct StatusError {
     pub wanted: IssueStatus,
 }
 
+/// The row of an issue that a job mends from now on.
+#[must_use]
+pub fn fixing(issue: &Issue, job: u128) -> Issue {
+    let job = Some(job);
+    Issue { status: IssueStatus::Fixing, job, resolved_at: None, resolved_by: None, ..issue.clone() }
+}
+
+/// What a job came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// What was wrong is gone.
+    Yes,
+    /// A good file lies beside the bad one: the owner decides.
+    Beside,
+    /// Nothing was changed.
+    No,
+    /// It was, and it was undone.
+    Undone,
+}
+
+/// The row after the job ended, or `None` when what is stored is right as it is. A scan may have looked meanwhile, and
+/// the owner may have said something: a word of the owner stands, and what another job does is none of this one's.
+pub fn mended(issue: &Issue, job: u128, mended: Mended, now: UnixMs) -> Option<Issue> {
+    let is_dismissed = issue.status == IssueStatus::Ignored;
+    if issue.job != Some(job) || is_dismissed {
+        return None;
+    }
+    let open = |status| Issue { status, resolved_at: None, resolved_by: None, ..issue.clone() };
+    let after = match mended {
+        Mended::Yes if issue.status == IssueStatus::Resolved => return None,
+        Mended::Yes => Issue {
+            status: IssueStatus::Resolved,
+            resolved_at: Some(now),
+            resolved_by: Some(ResolvedBy::AutoFixed),
+            ..issue.clone()
+        },
+        Mended::Beside | Mended::No if issue.status != IssueStatus::Fixing => return None,
+        Mended::Beside => open(IssueStatus::Acknowledged),
+        Mended::No => open(IssueStatus::Failed),
+        Mended::Undone => open(IssueStatus::Detected),
+    };
+    Some(after)
+}
+
 /// The row after the owner gave it a status. `Ignored` is "dismiss as false positive".
 pub fn set_status(issue: &Issue, wanted: IssueStatus, now: UnixMs) -> Result<Issue, StatusError> {
     let ended = match wanted {

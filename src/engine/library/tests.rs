@@ -1,6 +1,6 @@
 use super::detect::{self, Copy, Present, Release, Track};
 use super::fixtures::variant;
-use super::merge::{carry_over, merge, set_status};
+use super::merge::{Mended, carry_over, fixing, mended, merge, set_status};
 use super::scan::{Seen, Step, is_wanted, may_forget, step, time_left_ms};
 use super::{About, Thresholds, issue_id, score};
 use crate::model::health::{
@@ -283,6 +283,39 @@ fn the_owner_may_dismiss_and_take_it_back() {
     let back = set_status(&dismissed, IssueStatus::Detected, NOW).unwrap();
     assert_eq!((back.status, back.resolved_at, back.resolved_by), (IssueStatus::Detected, None, None));
     assert!(set_status(&back, IssueStatus::Fixing, NOW).is_err());
+}
+
+#[test]
+fn a_job_ends_what_it_mends_and_nothing_else() {
+    let with = |status, job| Issue { job, ..issue(status) };
+    let begun = fixing(&with(IssueStatus::Failed, Some(1)), 7);
+    assert_eq!((begun.status, begun.job), (IssueStatus::Fixing, Some(7)));
+    let (yes, beside, no, undone) = (Mended::Yes, Mended::Beside, Mended::No, Mended::Undone);
+    for (status, what, expect) in [
+        (IssueStatus::Fixing, yes, Some(IssueStatus::Resolved)),
+        (IssueStatus::Fixing, beside, Some(IssueStatus::Acknowledged)),
+        (IssueStatus::Fixing, no, Some(IssueStatus::Failed)),
+        // The owner opened it again meanwhile.
+        (IssueStatus::Detected, yes, Some(IssueStatus::Resolved)),
+        (IssueStatus::Detected, no, None),
+        // A scan was quicker.
+        (IssueStatus::Resolved, yes, None),
+        (IssueStatus::Resolved, no, None),
+        (IssueStatus::Resolved, undone, Some(IssueStatus::Detected)),
+        (IssueStatus::Ignored, yes, None),
+        (IssueStatus::Ignored, undone, None),
+    ] {
+        let after = mended(&with(status, Some(7)), 7, what, NOW);
+        assert_eq!(after.as_ref().map(|issue| issue.status), expect, "{status:?} {what:?}");
+        if let Some(after) = after {
+            let is_resolved = after.status == IssueStatus::Resolved;
+            assert_eq!(after.resolved_by, is_resolved.then_some(ResolvedBy::AutoFixed));
+        }
+        assert_eq!(mended(&with(status, Some(8)), 7, what, NOW), None, "another job's");
+    }
+    let found = with(IssueStatus::Detected, None);
+    let renewed = merge(Some(&Issue { reason: "old".into(), ..begun.clone() }), Some(found), NOW).unwrap();
+    assert_eq!((renewed.status, renewed.job), (IssueStatus::Fixing, Some(7)), "a rescan loses nothing of it");
 }
 
 #[test]

@@ -310,6 +310,24 @@ pub const KEYS: &[Key] = &[
         "Difference to the catalogue's duration that is no problem, milliseconds.",
     ),
     key(
+        "library_health.remediation.replace_existing",
+        Kind::Bool,
+        "true",
+        "A repair puts the good copy in the bad file's place; false: beside it, and the bad one stays.",
+    ),
+    key(
+        "library_health.remediation.backup_before_replace",
+        Kind::Bool,
+        "true",
+        "A replaced file is kept as NAME.bak; false: it is removed, and the repair cannot be undone.",
+    ),
+    key(
+        "library_health.remediation.auto_fix_transcodes",
+        Kind::Bool,
+        "false",
+        "Repair suspected transcodes by itself after a scan, a few at a time.",
+    ),
+    key(
         "audio.canonical_scoring.enabled",
         Kind::Bool,
         "true",
@@ -653,32 +671,4 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typos_find_the_key_that_was_meant() {
-        assert_eq!(nearest("soulseek.listen_prot"), Some("soulseek.listen_port"));
-        assert_eq!(nearest("soulsek.username"), Some("soulseek.username"));
-        assert_eq!(nearest("shares.directory"), Some("shares.directories"));
-        assert_eq!(nearest("quite.something.else.altogether"), None);
-    }
-
-    #[test]
-    fn owners_names_stand_for_the_star() {
-        assert_eq!(
-            find("web.authentication.api_keys.soularr.role").map(|k| k.kind),
-            Some(Kind::Word(&["readonly", "readwrite", "administrator"]))
-        );
-        assert!(find("web.authentication.api_keys.soularr.rolle").is_none());
-        assert!(is_section("web.authentication.api_keys.soularr"));
-        assert!(is_section("transfers.upload"));
-        assert!(!is_section("web.port"));
-    }
-
-    #[test]
-    fn slskd_sections_are_known_by_their_head() {
-        assert_eq!(slskd_only("web.https.port"), Some("web.https"));
-        assert_eq!(slskd_only("webs"), None);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 mod diagnostics;
+mod health;
 mod jobs;
 pub mod keys;
 mod mesh;
@@ -14,6 +15,7 @@ mod rescue;
 mod swarm;
 
 pub use diagnostics::SwarmEvents;
+pub use health::{LibraryHealth, Remediation};
 pub use jobs::Jobs;
 use keys::Kind;
 pub use mesh::{Mesh, MeshDht, MeshPortMapping};
@@ -187,25 +189,6 @@ pub struct CanonicalScoring {
     pub improvement_permille: u32,
     /// Thousandths of the score.
     pub local_quality_permille: u32,
-}
-
-/// Section `library_health`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LibraryHealth {
-    /// Scans may be asked for.
-    pub enabled: bool,
-    /// Files measured at once; 0 is one per core but one.
-    pub max_concurrent_files: usize,
-    /// Scan by itself.
-    pub auto_scan: bool,
-    /// Hours between two such scans.
-    pub interval_hours: u64,
-    /// Folders; empty: the shared ones and the finished downloads.
-    pub library_paths: Vec<String>,
-    /// Thousandths of the score.
-    pub quality_gap_permille: u32,
-    /// Milliseconds.
-    pub duration_tolerance_ms: u64,
 }
 
 /// Section `soulseek`.
@@ -605,24 +588,6 @@ impl Reader<'_> {
             self.wrong(key, format!("a number from 0 to 1 is wanted, not `{number}`"));
         }
         (number.clamp(0.0, 1.0) * 1_000.0).round() as u32
-    }
-
-    fn library_health(&mut self) -> LibraryHealth {
-        let quality_gap_permille = self.permille("library_health.thresholds.quality_gap_for_upgrade");
-        let paths_key = "library_health.auto_scan.library_paths";
-        let library_paths = self.list(paths_key);
-        if let Some(path) = library_paths.iter().find(|path| !path.starts_with('/')).cloned() {
-            self.wrong(paths_key, format!("an absolute path is wanted, not `{path}`"));
-        }
-        LibraryHealth {
-            enabled: self.flag("library_health.enabled"),
-            max_concurrent_files: self.small("library_health.max_concurrent_files") as usize,
-            auto_scan: self.flag("library_health.auto_scan.enabled"),
-            interval_hours: self.number("library_health.auto_scan.interval_hours"),
-            library_paths,
-            quality_gap_permille,
-            duration_tolerance_ms: self.number("library_health.thresholds.duration_tolerance_ms"),
-        }
     }
 
     fn ranges(&mut self) -> Vec<(Ipv4Addr, u8)> {

@@ -10,6 +10,7 @@ use crate::model::job::{JobAnswer, JobRequest};
 use crate::model::mesh::{MeshAnswer, MeshRequest};
 use crate::model::music::WireText;
 use crate::model::record::{Batch, PrivateMessage, Wish};
+use crate::model::repair::{RepairAnswer, RepairRequest};
 use crate::model::rescue::{RescueAnswer, RescueRequest};
 use crate::model::trace::{TraceAnswer, TraceRequest};
 use crate::model::transfer::{Direction, Transfer};
@@ -135,6 +136,8 @@ pub enum Request {
     Mesh(MeshRequest),
     /// Answer: `Rescue`.
     Rescue(RescueRequest),
+    /// Answer: `Repair`.
+    Repair(RepairRequest),
     /// Answer: `Trace`.
     Trace(TraceRequest),
     /// Answer: `Jobs`.
@@ -207,6 +210,8 @@ pub enum Response {
     Mesh(MeshAnswer),
     /// Of rescue and fairness.
     Rescue(RescueAnswer),
+    /// Of repairs.
+    Repair(RepairAnswer),
     /// Of traces.
     Trace(TraceAnswer),
     /// Of jobs.

@@ -253,6 +253,12 @@ impl Catalog {
         self.ask(&Wanted::Recording(id), read).await
     }
 
+    /// The releases that have a recording, the one to ask for first; at most 100, and none where there are none.
+    pub async fn releases_of(&self, id: RecordingId) -> Result<Vec<ReleaseId>, Later> {
+        let read = |wire: musicbrainz::WireReleasesOf| Ok(wire.releases());
+        Ok(self.ask(&Wanted::ReleasesOf(id), read).await?.unwrap_or_default())
+    }
+
     /// What sounds like this, best first; empty when nothing is known. The fingerprint in AcoustID's text form, the
     /// length of the whole file in seconds.
     pub async fn lookup(&self, fingerprint: &str, duration_s: u32) -> Result<Vec<AcoustIdResult>, Later> {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::health_shape as shape;
-use super::{Answer, Done, Paging, Problem};
+use super::{Answer, Done, Paging, Problem, repair};
 use crate::model::health::{
     HealthAnswer, HealthRequest, HealthSummary, IssueFilter, IssueKind, IssueStatus, LocalPath, ScanRequest, Severity,
     parse_uuid,
@@ -180,7 +180,8 @@ impl Filter {
 pub(super) async fn issues(State(web): Here, Query(filter): Query<Filter>) -> Answer {
     match web.desk.health(HealthRequest::Issues(filter.parse()?)).await? {
         HealthAnswer::Issues(rows, total) => {
-            Ok(Json(json!({ "total": total, "issues": rows.iter().map(shape::issue).collect::<Vec<_>>() })))
+            let repairs = repair::of_issues(&web.desk, &rows).await;
+            Ok(Json(json!({ "total": total, "issues": repair::issues_json(&rows, &repairs) })))
         }
         _ => Err(mismatch()),
     }
@@ -188,7 +189,11 @@ pub(super) async fn issues(State(web): Here, Query(filter): Query<Filter>) -> An
 
 async fn one_issue(web: &Web, request: HealthRequest) -> Answer {
     match web.desk.health(request).await? {
-        HealthAnswer::Issue(issue) => Ok(Json(shape::issue(&issue))),
+        HealthAnswer::Issue(issue) => {
+            let issues = [*issue];
+            let repairs = repair::of_issues(&web.desk, &issues).await;
+            Ok(Json(repair::issues_json(&issues, &repairs).remove(0)))
+        }
         _ => Err(mismatch()),
     }
 }

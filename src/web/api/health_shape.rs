@@ -16,7 +16,7 @@ fn uuid(id: Option<u128>) -> Option<String> {
 }
 
 /// A measurement to the digits it has.
-fn digits(value: f32) -> f64 {
+pub(crate) fn digits(value: f32) -> f64 {
     (f64::from(value) * 1e5).round() / 1e5
 }
 

@@ -1,6 +1,6 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 31] = [
+const SENTENCES: [(&str, &str); 33] = [
     ("acknowledged", "Acknowledged. It stays on the list."),
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
@@ -12,6 +12,7 @@ const SENTENCES: [(&str, &str); 31] = [
     ("dismissed", "Dismissed. It stays away when the library is scanned again."),
     ("disconnected", "Disconnected. You stay offline until you connect again."),
     ("fetched", "The share list has arrived."),
+    ("fix_begun", "The repair has begun. This page shows how it goes."),
     ("forgotten", "Forgotten."),
     ("job_begun", "The job has begun. This page shows how it goes."),
     ("job_cancelled", "The job is called off. Tracks that are in their places stay there."),
@@ -29,6 +30,7 @@ const SENTENCES: [(&str, &str); 31] = [
     ("signed_out", "You are signed out."),
     ("stopped", "The search takes no more results."),
     ("unchanged", "Nothing was changed."),
+    ("undone", "Undone: the old file lies in its place again."),
     ("update", "The update is right. It is written to the card now, and the box restarts by itself."),
     ("wish_added", "The wish is added. It is searched for at the server's own pace."),
     ("wish_removed", "The wish is removed."),

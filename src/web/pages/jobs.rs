@@ -9,6 +9,7 @@ use super::{Desktop, Fields, Head, PageNumber, Pager, answer_or_return, html, of
 use crate::model::id::ReleaseId;
 use crate::model::job::{Child, Job, JobAnswer, JobRequest, JobState, JobTrack, JobView, NewJob, Proof, TrackState};
 use crate::model::limits;
+use crate::model::repair::{Repair, RepairAnswer, RepairRequest};
 use crate::web::api::{job_name, manifest_file};
 use crate::web::show::{self, Moment};
 
@@ -30,6 +31,8 @@ struct JobPage {
     folder: String,
     release: String,
     origin: String,
+    /// Issues of the library that it mends, by the names of their files.
+    mends: Vec<(String, String)>,
     tracks: Vec<Line>,
 }
 
@@ -60,7 +63,7 @@ struct Line {
     note: String,
 }
 
-fn state_words(state: JobState) -> &'static str {
+pub(super) fn state_words(state: JobState) -> &'static str {
     match state {
         JobState::Pending => "waits for its turn",
         JobState::Running => "running",
@@ -71,7 +74,7 @@ fn state_words(state: JobState) -> &'static str {
     }
 }
 
-fn track_words(state: TrackState) -> &'static str {
+pub(super) fn track_words(state: TrackState) -> &'static str {
     match state {
         TrackState::Pending => "wanted",
         TrackState::Downloading => "downloading",
@@ -81,7 +84,7 @@ fn track_words(state: TrackState) -> &'static str {
     }
 }
 
-fn proof_words(proof: Proof) -> &'static str {
+pub(super) fn proof_words(proof: Proof) -> &'static str {
     match proof {
         Proof::Sound => "sounds like a known copy",
         Proof::AcoustId => "AcoustID knows its sound",
@@ -162,6 +165,7 @@ pub(super) async fn show(desktop: Desktop, Path(id): Path<String>) -> Response {
         Err(page) => return page,
     };
     let job = &view.job;
+    let mends = mends(&desktop, job).await;
     let mut head = desktop.head(show::visible(&job.spec.title), "jobs");
     head.live = if job.state.is_over() { "" } else { "every" };
     head.refresh_s = (!job.state.is_over()).then_some(5);
@@ -175,8 +179,21 @@ pub(super) async fn show(desktop: Desktop, Path(id): Path<String>) -> Response {
         folder: show::visible(&job.spec.target_dir),
         release: job.spec.release.to_string(),
         origin: job.origin.as_ref().map(ToString::to_string).unwrap_or_default(),
+        mends,
         tracks: lines.map(|(track, child)| Line::new(track, child, many_media)).collect(),
     })
+}
+
+/// What stands beside the job is left out where it cannot be had.
+async fn mends(desktop: &Desktop, job: &Job) -> Vec<(String, String)> {
+    let Ok(RepairAnswer::Repairs(rows)) = desktop.web.desk.repair(RepairRequest::OfJob(job.id.clone())).await else {
+        return Vec::new();
+    };
+    let name = |repair: &Repair| match &repair.old {
+        Some(old) => show::visible(&String::from_utf8_lossy(old.path.name())),
+        None => "missing tracks".to_owned(),
+    };
+    rows.iter().map(|repair| (repair.issue.to_string(), name(repair))).collect()
 }
 
 async fn one(desktop: &Desktop, request: JobRequest) -> Result<JobView, Response> {

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AGAIN, Done, Lead, SEARCH_MS, STAGING};
 use crate::app::jobs::check::{Checked, check, patiently};
 use crate::app::jobs::{Tools, place, random};
+use crate::app::repair::Placed;
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
 use crate::engine::jobs::plan::{self, Order};
@@ -19,6 +20,7 @@ use crate::model::job::{Job, JobId};
 use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::swarm::Source;
+use crate::model::trace::TraceKind;
 use crate::model::transfer::Direction;
 use crate::model::view::{FileView, Refusal, ResponseView, SearchRequest};
 use crate::store::StoreError;
@@ -179,19 +181,21 @@ impl Lead<'_> {
         let (constraints, cancel, permits) = (job.spec.constraints.clone(), self.cancel.clone(), self.permits.clone());
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let id = job.id.clone();
+        let mends = Some((self.tools.mender.clone(), id.clone(), track));
         self.checks.spawn(async move {
             let looks = cancel.clone();
             let look = move || {
                 let (ground, catalog, cancel, permits) =
                     (ground.clone(), catalog.clone(), looks.clone(), permits.clone());
                 let (path, wanted, constraints) = (path.clone(), wanted.clone(), constraints.clone());
+                let mends = mends.clone();
                 async move {
                     // Others may have the place between two looks.
                     let _permit = tokio::select! {
                         permit = permits.acquire_owned() => permit,
                         () = cancel.cancelled() => return Checked::Later("the program ends".to_owned()),
                     };
-                    check(ground, catalog, path, wanted, constraints, cancel.clone()).await
+                    check(ground, catalog, path, wanted, constraints, mends, cancel.clone()).await
                 }
             };
             let checked = patiently(AGAIN, &cancel, look).await;
@@ -208,16 +212,21 @@ impl Lead<'_> {
         let (name, size) = (file_name(&job.spec, wanted, &extension), child.size.unwrap_or_default());
         let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
         self.busy.entry(job.id.clone()).or_default().insert(track);
-        let (id, cancel) = (job.id.clone(), self.cancel.clone());
+        let (id, cancel, mender) = (job.id.clone(), self.cancel.clone(), self.tools.mender.clone());
+        let trace = self.trace(job);
+        let of = id.clone();
         self.checks.spawn(async move {
-            let placed = match target {
-                Ok(folder) => tokio::task::spawn_blocking(move || {
-                    place::place(&PathBuf::from(path), &folder, &name, size).map_err(|error| error.to_string())
-                })
-                .await
-                .unwrap_or_else(|error| Err(error.to_string())),
-                Err(error) => Err(error.to_string()),
+            let work = move || {
+                let path = PathBuf::from(path);
+                // What was fetched for a repair has its place.
+                if let Placed::Swapped(name, told) = mender.place(&of, track, &path)? {
+                    trace.record(TraceKind::Note(told));
+                    return Ok(name);
+                }
+                let folder = target.map_err(|error| error.to_string())?;
+                place::place(&path, &folder, &name, size).map_err(|error| error.to_string())
             };
+            let placed = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()));
             if placed.is_err() {
                 rest(&cancel).await;
             }

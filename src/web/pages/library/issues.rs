@@ -11,11 +11,15 @@ use crate::model::health::{
     parse_uuid, uuid_text,
 };
 use crate::model::id::IssueId;
+use crate::model::limits;
+use crate::model::repair::Repair;
 use crate::model::view::Refusal;
+use crate::web::api::repair_json;
 use crate::web::pages::{Desktop, Fields, Head, Pager, ROWS, answer_or_return, html, offset, sentence};
 use crate::web::show::{self, Moment};
 
 use super::ask;
+use super::repair::{self, Section};
 use super::variant::{Why, length, number, reasons};
 
 /// What the filter's form and the links of other pages ask for.
@@ -31,6 +35,9 @@ pub(in crate::web::pages) struct Wanted {
     release: Option<String>,
     #[serde(default)]
     page: usize,
+    /// `all`: the boxes of the page are ticked, as many as can be mended at once.
+    #[serde(default)]
+    choose: String,
 }
 
 /// The word for issues of every status.
@@ -87,6 +94,10 @@ struct IssuesPage {
     severities: Vec<Choice>,
     statuses: Vec<Choice>,
     rows: Vec<Row>,
+    /// At least one of them has a box.
+    fixable: bool,
+    /// Query of the same page with its boxes ticked.
+    choose_all: String,
     pager: Pager,
 }
 
@@ -104,13 +115,21 @@ struct Row {
     severity: &'static str,
     status: &'static str,
     reason: String,
+    can_fix: bool,
+    chosen: bool,
+    /// The job that mends it.
+    job: Option<String>,
+    /// Why it was not mended.
+    failure: Option<String>,
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     show::visible(&String::from_utf8_lossy(bytes))
 }
 
-fn row(issue: &Issue) -> Row {
+fn row(issue: &Issue, repair: Option<&Repair>) -> Row {
+    let why = repair.filter(|_| issue.status == IssueStatus::Failed).and_then(|repair| repair.state.failure());
+    let live = repair.filter(|_| issue.status == IssueStatus::Fixing);
     Row {
         id: issue.id.to_string(),
         name: text(issue.path.name()),
@@ -119,6 +138,17 @@ fn row(issue: &Issue) -> Row {
         severity: issue.severity.name(),
         status: issue.status.name(),
         reason: sentence(&show::visible(&issue.reason)),
+        can_fix: repair::can_fix(issue),
+        chosen: false,
+        job: live.map(|repair| repair.job.to_string()),
+        failure: why.map(|why| sentence(&show::visible(why))),
+    }
+}
+
+/// Ticks the boxes of the first rows that have one.
+fn choose(rows: &mut [Row]) {
+    for row in rows.iter_mut().filter(|row| row.can_fix).take(limits::FIX_AT_ONCE) {
+        row.chosen = true;
     }
 }
 
@@ -138,7 +168,16 @@ pub(in crate::web::pages) async fn list(desktop: Desktop, Query(wanted): Query<W
     severities.extend(Severity::ALL.map(|severity| (severity.name(), severity.name())));
     let mut statuses = vec![("", "open"), (EVERY_STATUS, "all")];
     statuses.extend(IssueStatus::ALL.map(|status| (status.name(), status.name())));
+    if rows.iter().any(|issue| issue.status == IssueStatus::Fixing) {
+        head.live = "library every";
+        head.refresh_s = Some(10);
+    }
     let first = rows.first();
+    let repairs = repair_json::of_issues(&desktop.web.desk, &rows).await;
+    let mut shown: Vec<Row> = rows.iter().map(|issue| row(issue, repairs.get(&issue.id))).collect();
+    if wanted.choose == "all" {
+        choose(&mut shown);
+    }
     html(&IssuesPage {
         head,
         all: show::count(all as u64, "issue", "issues"),
@@ -154,7 +193,9 @@ pub(in crate::web::pages) async fn list(desktop: Desktop, Query(wanted): Query<W
         kinds: choices(&kinds, &wanted.kind),
         severities: choices(&severities, &wanted.severity),
         statuses: choices(&statuses, &wanted.status),
-        rows: rows.iter().map(row).collect(),
+        fixable: shown.iter().any(|row| row.can_fix),
+        choose_all: format!("{}page={}&choose=all", wanted.query(), wanted.page.max(1)),
+        rows: shown,
         pager: Pager::new(wanted.page, all, ROWS, &format!("/library/issues{}", wanted.query())),
         artist: wanted.artist,
         release: wanted.release,
@@ -186,6 +227,9 @@ struct IssuePage {
     open: bool,
     acknowledged: bool,
     resolved: bool,
+    fixing: bool,
+    can_fix: bool,
+    repair: Option<Section>,
 }
 
 fn status(issue: &Issue) -> String {
@@ -193,6 +237,8 @@ fn status(issue: &Issue) -> String {
         (IssueStatus::Ignored, _) => "dismissed as a false positive".to_owned(),
         (IssueStatus::Resolved, Some(ResolvedBy::AutoFixed)) => "resolved by this program".to_owned(),
         (IssueStatus::Resolved, _) => "resolved: no longer found".to_owned(),
+        (IssueStatus::Fixing, _) => "being fixed".to_owned(),
+        (IssueStatus::Failed, _) => "open: the last repair failed".to_owned(),
         (status, _) => status.name().to_lowercase(),
     }
 }
@@ -250,7 +296,7 @@ fn facts(issue: &Issue) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn wanted_id(text: &str) -> Result<IssueId, Refusal> {
+pub(super) fn wanted_id(text: &str) -> Result<IssueId, Refusal> {
     text.parse().map_err(|_| Refusal::NotFound)
 }
 
@@ -265,8 +311,14 @@ pub(in crate::web::pages) async fn show(desktop: Desktop, Path(id): Path<String>
     let issue = ask!(desktop, HealthRequest::Issue(id) => HealthAnswer::Issue(issue) => issue);
     let issue = answer_or_return!(desktop, issue);
     let copy = answer_or_return!(desktop, copy_at(&desktop, issue.path.clone()).await);
+    let repair = repair::section(&desktop, id).await;
+    let mut head = desktop.head(format!("{}: {}", issue.kind.title(), text(issue.path.name())), "library");
+    if issue.status == IssueStatus::Fixing || repair.as_ref().is_some_and(|repair| repair.is_live) {
+        head.live = "library every";
+        head.refresh_s = Some(5);
+    }
     let mut page = IssuePage {
-        head: desktop.head(format!("{}: {}", issue.kind.title(), text(issue.path.name())), "library"),
+        head,
         id: issue.id.to_string(),
         title: issue.kind.title(),
         reason: sentence(&show::visible(&issue.reason)),
@@ -286,6 +338,9 @@ pub(in crate::web::pages) async fn show(desktop: Desktop, Path(id): Path<String>
         open: issue.status.is_open(),
         acknowledged: issue.status == IssueStatus::Acknowledged,
         resolved: issue.status == IssueStatus::Resolved,
+        fixing: issue.status == IssueStatus::Fixing,
+        can_fix: repair::can_fix(&issue),
+        repair,
     };
     match &issue.evidence {
         Evidence::Transcode { reasons: fired, .. } => page.reasons = reasons(fired),
@@ -341,6 +396,7 @@ mod tests {
             artist: Some("A&B".to_owned()),
             release: None,
             page: 3,
+            choose: "all".to_owned(),
         };
         let filter = wanted.filter();
         assert_eq!((filter.kinds.as_slice(), filter.severities.as_slice()), (&[IssueKind::CorruptedFile][..], &[][..]));

@@ -1,6 +1,7 @@
 //! `/library`: what the Collection Doctor found, and its scans.
 
 pub(super) mod issues;
+pub(super) mod repair;
 pub(super) mod variant;
 
 use askama::Template;
