@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod music;
 pub mod record;
 pub mod rescue;
+pub mod sheet;
 pub mod spectrogram;
 pub mod spectrum;
 pub mod swarm;

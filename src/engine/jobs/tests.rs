@@ -165,7 +165,9 @@ impl World {
                         let verdict = judge(user, track).unwrap_or(Verdict::Right(Proof::Length));
                         plan::on_judged(&mut self.job, &mut self.work, track, verdict, 0.5);
                     }
-                    Order::Place(track, path) => plan::on_placed(&mut self.job, &mut self.work, track, Ok(path)),
+                    Order::Place(track, path) => {
+                        plan::on_placed(&mut self.job, &mut self.work, track, Ok((path, None)));
+                    }
                     _ => {}
                 }
             }

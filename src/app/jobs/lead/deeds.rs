@@ -6,7 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AGAIN, Done, Lead, SEARCH_MS, STAGING};
 use crate::app::jobs::check::{Checked, check};
+use crate::app::jobs::tag::{self, Tagged, Tagging};
 use crate::app::jobs::{Tools, place, random};
+use crate::app::tags;
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
 use crate::engine::jobs::plan::{self, Order};
@@ -15,7 +17,7 @@ use crate::engine::soulseek::io::{Command, EnqueueRequest, Reply};
 use crate::model::gossip::{Badge, Offered};
 use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{SearchId, TransferId, Username};
-use crate::model::job::{Job, JobId};
+use crate::model::job::{Job, JobId, Proof};
 use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::swarm::Source;
@@ -53,7 +55,8 @@ impl Lead<'_> {
                 Ok(())
             }
             Order::Place(track, path) => {
-                self.place(job, track, path);
+                let proof = work.tracks.get(track).and_then(|track| track.proven);
+                self.place(job, track, path, proof);
                 Ok(())
             }
             Order::Discard(path) => {
@@ -166,6 +169,8 @@ impl Lead<'_> {
         if !Path::new(&path).starts_with(&staging) {
             return;
         }
+        // What was begun beside it goes too.
+        let _ = tags::forget(Path::new(&path));
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -195,14 +200,42 @@ impl Lead<'_> {
         });
     }
 
-    fn place(&mut self, job: &Job, track: usize, path: String) {
+    fn place(&mut self, job: &Job, track: usize, path: String, proof: Option<Proof>) {
         let (Some(wanted), Some(child)) = (job.spec.tracks.get(track), job.children.get(track)) else { return };
         let extension = Path::new(&path).extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         let (name, size) = (file_name(&job.spec, wanted, &extension), child.size.unwrap_or_default());
+        let tagging = self.settings.write_tags.then(|| Tagging {
+            ground: self.tools.doctor.ground().clone(),
+            catalog: self.tools.catalog.clone(),
+            spec: job.spec.clone(),
+            track: wanted.clone(),
+            proof,
+            path: PathBuf::from(&path),
+            cancel: self.cancel.clone(),
+            permits: self.permits.clone(),
+        });
         let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let (id, cancel) = (job.id.clone(), self.cancel.clone());
         self.checks.spawn(async move {
+            // A file that is gone was moved before a crash: with the size that is on record, since it was there first.
+            let mut left = None;
+            if tag::size(Path::new(&path)).await.is_some() {
+                match tagging {
+                    Some(tagging) => match tagging.run().await {
+                        Tagged::Right => {}
+                        Tagged::Left(why) => left = Some(why),
+                        Tagged::Stopped => {
+                            let why = "the program ends".to_owned();
+                            return (id, track, Done::Checked(Checked::Later(why)));
+                        }
+                    },
+                    None => drop(tags::forget(Path::new(&path))),
+                }
+            }
+            if let Some(now) = tag::size(Path::new(&path)).await.filter(|now| *now != size) {
+                return (id, track, Done::Sized(now));
+            }
             let placed = match target {
                 Ok(folder) => tokio::task::spawn_blocking(move || {
                     place::place(&PathBuf::from(path), &folder, &name, size).map_err(|error| error.to_string())
@@ -214,7 +247,7 @@ impl Lead<'_> {
             if placed.is_err() {
                 rest(&cancel).await;
             }
-            (id, track, Done::Placed(placed))
+            (id, track, Done::Placed(placed.map(|name| (name, left))))
         });
     }
 
