@@ -109,7 +109,13 @@ impl Tags {
         self.change(to, Deed::Carry(from), stop, |now| now == named)
     }
 
-    fn change(&self, path: &Path, deed: Deed<'_>, stop: Stop<'_>, fits: impl Fn(Named) -> bool) -> Result<(), TagsError> {
+    fn change(
+        &self,
+        path: &Path,
+        deed: Deed<'_>,
+        stop: Stop<'_>,
+        fits: impl Fn(Named) -> bool,
+    ) -> Result<(), TagsError> {
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let part = part(path);
         let changed = (|| {

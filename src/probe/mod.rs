@@ -33,9 +33,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+pub use pool::{Pool, PoolError, Tempo, WORKER_COMMAND};
 pub use sheaf::Named;
 pub use tagger::{Deed, TAGGER_COMMAND, TagError, Tagger, run as run_tagger};
-pub use pool::{Pool, PoolError, Tempo, WORKER_COMMAND};
 pub use wire::Outcome;
 pub use worker::run as run_worker;
 

@@ -211,7 +211,8 @@ impl Sheaf {
                     }
                 }
                 for item in tag.items() {
-                    if let (Some(name), Some(text)) = (item.key().map_key(TagType::VorbisComments), item.value().text()) {
+                    if let (Some(name), Some(text)) = (item.key().map_key(TagType::VorbisComments), item.value().text())
+                    {
                         old.push(name.to_owned(), text.to_owned());
                     }
                 }
@@ -309,7 +310,8 @@ impl Sheaf {
         match self {
             Self::Vorbis(mut own) => {
                 for item in tag.items() {
-                    if let (Some(name), Some(text)) = (item.key().map_key(TagType::VorbisComments), item.value().text()) {
+                    if let (Some(name), Some(text)) = (item.key().map_key(TagType::VorbisComments), item.value().text())
+                    {
                         own.push(name.to_owned(), text.to_owned());
                     }
                 }
@@ -339,11 +341,10 @@ impl Sheaf {
                 Self::Id3(Box::new(new))
             }
             Self::Items(own) => {
-                let known =
-                    |kind: Option<&MimeType>| {
-                        let known = [MimeType::Png, MimeType::Jpeg, MimeType::Gif, MimeType::Bmp];
-                        kind.is_none_or(|kind| known.contains(kind))
-                    };
+                let known = |kind: Option<&MimeType>| {
+                    let known = [MimeType::Png, MimeType::Jpeg, MimeType::Gif, MimeType::Bmp];
+                    kind.is_none_or(|kind| known.contains(kind))
+                };
                 let unknown = (0..tag.pictures().len()).rev();
                 let unknown: Vec<_> = unknown.filter(|at| !known(tag.pictures()[*at].mime_type())).collect();
                 for at in unknown {
@@ -390,4 +391,3 @@ impl Sheaf {
         }
     }
 }
-

@@ -168,7 +168,11 @@ fn obey(socket: &mut UnixStream) -> Result<Named, String> {
     let open = |path: Vec<u8>, write: bool| {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = i32::try_from(flags.bits()).unwrap_or(0);
-        OpenOptions::new().read(true).write(write).custom_flags(flags).open(PathBuf::from(std::ffi::OsString::from_vec(path)))
+        OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(flags)
+            .open(PathBuf::from(std::ffi::OsString::from_vec(path)))
     };
     let is_deed = order.sheet.is_some() || order.source.is_some();
     let mut file = open(order.file, is_deed).map_err(said)?;
