@@ -11,6 +11,7 @@ mod probe;
 mod shares;
 mod sim;
 mod store;
+mod tags;
 mod tidy;
 mod transfers;
 mod web;

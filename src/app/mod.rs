@@ -26,5 +26,6 @@ pub mod settings;
 pub mod sharing;
 pub mod soulseek;
 pub mod supervise;
+pub mod tags;
 pub mod traces;
 pub mod upkeep;

@@ -267,6 +267,18 @@ pub const SCAN_LINKS: usize = 16_384;
 /// catalog's answer can hold has some 1,200 tracks.
 pub const RELEASE_FILES: usize = 1_600;
 
+// ---- Tags that are written, in a process of its own with the memory of a worker; one file at a time ----
+
+/// Bytes of one item of a tag, a picture say; a file with a longer one is left as it is.
+pub const TAG_ITEM_LEN: usize = 16 * 1024 * 1024;
+/// Bytes that a file may grow by its tags; one that would grow more is left as it is.
+pub const TAG_GROWTH: u64 = 32 * MIB;
+/// Bytes of a file of a format that is read whole to be changed: MP4, Ogg, MP3 with an APE tag. A longer one is left as it
+/// is. Chosen: it and what it becomes fit between the service's two limits.
+pub const TAG_WHOLE_LEN: u64 = 40 * MIB;
+/// Bytes of an order to change tags, and of its answer; a longer one is not sent.
+pub const TAG_ORDER_LEN: usize = 32 * 1024;
+
 // ---- Catalogs (MusicBrainz, AcoustID, Discogs) ----
 
 /// Bytes of one answer of MusicBrainz, inflated: a release of some 1,200 tracks. A longer one counts as none.

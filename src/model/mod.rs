@@ -14,6 +14,7 @@ pub mod music;
 pub mod record;
 pub mod repair;
 pub mod rescue;
+pub mod sheet;
 pub mod spectrogram;
 pub mod spectrum;
 pub mod swarm;

@@ -17,7 +17,9 @@ mod player;
 mod pool;
 mod pulse;
 mod sandbox;
+mod sheaf;
 mod sink;
+mod tagger;
 mod tags;
 mod text;
 mod trust;
@@ -32,6 +34,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 pub use pool::{Pool, PoolError, Tempo, WORKER_COMMAND};
+pub use sheaf::Named;
+pub use tagger::{Deed, TAGGER_COMMAND, TagError, Tagger, run as run_tagger};
 pub use wire::Outcome;
 pub use worker::run as run_worker;
 

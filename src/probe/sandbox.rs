@@ -33,17 +33,26 @@ pub(super) enum SandboxError {
 
 /// Locks the calling process in, for good. It must have one thread.
 pub(super) fn enter() -> Result<(), SandboxError> {
+    lock_in(0, &[])
+}
+
+/// As [`enter`], for who changes an open file, which may become `len_max` bytes long.
+pub(super) fn enter_to_write(len_max: u64) -> Result<(), SandboxError> {
+    lock_in(len_max, &[libc::SYS_pwrite64, libc::SYS_ftruncate, libc::SYS_statx])
+}
+
+fn lock_in(len_max: u64, more: &[i64]) -> Result<(), SandboxError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     for (resource, most) in [
         (Resource::As, limits::WORKER_ADDRESS_SPACE),
         (Resource::Nofile, OPEN_FILES),
         (Resource::Core, 0),
-        (Resource::Fsize, 0),
+        (Resource::Fsize, len_max),
     ] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
-    refuse_the_rest()
+    refuse_the_rest(more)
 }
 
 /// Grants CPU time for a file of so many bytes, counted from what the process has used so far.
@@ -56,8 +65,8 @@ pub(super) fn grant_cpu(file_size: u64) -> Result<(), SandboxError> {
     Ok(setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: None })?)
 }
 
-/// Refuses the calling thread, and those it starts, every system call that decoding does not need.
-fn refuse_the_rest() -> Result<(), SandboxError> {
+/// Refuses the calling thread, and those it starts, every system call that neither decoding needs nor `more` names.
+fn refuse_the_rest(more: &[i64]) -> Result<(), SandboxError> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = [
         // The file and the socket.
@@ -97,6 +106,7 @@ fn refuse_the_rest() -> Result<(), SandboxError> {
         libc::SYS_exit_group,
     ]
     .into_iter()
+    .chain(more.iter().copied())
     .map(|call| (call, Vec::new()))
     .collect();
     // A process may signal itself (abort) and set its own limits; others are out of reach.
@@ -125,7 +135,7 @@ mod tests {
     fn nothing_can_be_opened_started_or_connected() {
         // A filter binds one thread; the others of the test stay free.
         let errors = std::thread::spawn(|| {
-            refuse_the_rest().unwrap();
+            refuse_the_rest(&[]).unwrap();
             [
                 std::fs::File::open("/etc/passwd").map(drop),
                 std::fs::write("/tmp/slskdn-must-not-be", b"x"),

@@ -29,7 +29,8 @@ pub(super) enum Heard {
     Spectrogram(Box<Spectrographer>),
 }
 
-/// What the analysers found.
+/// What the analysers found; nothing where nobody listened.
+#[derive(Default)]
 pub(super) struct Measurements {
     pub(super) fingerprint: Vec<u32>,
     pub(super) sketch: u64,
@@ -56,6 +57,7 @@ pub(super) struct Sink {
 enum Ears {
     Meters(Box<Meters>),
     Spectrogram(Box<Spectrographer>),
+    Nobody,
 }
 
 struct Meters {
@@ -117,6 +119,7 @@ impl Sink {
         let ears = match wanted {
             Wanted::Measurements => Ears::Meters(Box::new(Meters::new(rate_hz, channels, lossless))),
             Wanted::Spectrogram => Ears::Spectrogram(Box::new(Spectrographer::new(rate_hz, channels))),
+            Wanted::Sound => Ears::Nobody,
         };
         Ok(Self { rate_hz, channels, skip: 0, limit: None, heard: 0, decoded: 0, wild: 0, ears })
     }
@@ -197,6 +200,7 @@ impl Sink {
         match &mut self.ears {
             Ears::Meters(meters) => meters.push(parts),
             Ears::Spectrogram(drawn) => drawn.push(parts),
+            Ears::Nobody => {}
         }
     }
 
@@ -205,6 +209,7 @@ impl Sink {
         match self.ears {
             Ears::Meters(meters) => Heard::Measurements(Box::new(meters.finish())),
             Ears::Spectrogram(drawn) => Heard::Spectrogram(drawn),
+            Ears::Nobody => Heard::Measurements(Box::default()),
         }
     }
 }

@@ -62,7 +62,7 @@ fn fill(tags: &mut Tags, tag: &Tag) {
 }
 
 /// The number of a UUID, with or without its dashes; the first of several joined by `;` or `/`.
-fn uuid(text: &str) -> Option<u128> {
+pub(super) fn uuid(text: &str) -> Option<u128> {
     let first = text.trim_matches(|c: char| c.is_whitespace() || c == '\0').split([';', '/', ',', ' ']).next()?;
     let digits: String = first.chars().filter(|c| *c != '-').take(33).collect();
     if digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {

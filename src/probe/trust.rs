@@ -23,7 +23,7 @@ pub(super) fn believed(answer: Answer, wanted: Wanted) -> Option<Answer> {
     match (answer, wanted) {
         (Answer::Spectrogram(drawn), Wanted::Spectrogram) if is_sound(&drawn) => Some(Answer::Spectrogram(drawn)),
         (Answer::Outcome(outcome), _) => Some(Answer::Outcome(match outcome {
-            Outcome::Measured(found) if wanted == Wanted::Measurements && is_plausible(&found) => {
+            Outcome::Measured(found) if wanted != Wanted::Spectrogram && is_plausible(&found) => {
                 Outcome::Measured(found)
             }
             Outcome::Corrupted { reason } => Outcome::Corrupted { reason: told(&reason) },

@@ -18,6 +18,8 @@ pub(super) enum Wanted {
     Measurements,
     /// Its spectrogram, and nothing else.
     Spectrogram,
+    /// What it is and whether it is whole; of its sound nothing is measured.
+    Sound,
 }
 
 /// From the daemon.

@@ -81,20 +81,57 @@ def placed(house, track):
     return house.folder() / track["file"]
 
 
+def tags(path):
+    """What another program reads, names in capitals."""
+    told = subprocess.run(["ffprobe", "-v", "error", "-show_entries", "format_tags", "-of", "json", str(path)],
+                          capture_output=True, check=True, text=True)
+    return {name.upper(): text for name, text in json.loads(told.stdout)["format"].get("tags", {}).items()}
+
+
+def samples(path):
+    """The MD5 of the decoded samples, by another program; what the file says of it must be the same."""
+    told = subprocess.run(["ffmpeg", "-v", "error", "-i", str(path), "-f", "md5", "-"], capture_output=True, check=True, text=True)
+    said = subprocess.run(["metaflac", "--show-md5sum", str(path)], capture_output=True, check=True, text=True)
+    assert told.stdout.strip() == f"MD5={said.stdout.strip()}", path
+    return told.stdout
+
+
 @pytest.mark.parametrize("kind", ["nicotine", "aioslsk"])
 def test_a_whole_album_from_one_user(house, music, kind):
     for m, p, _, _, recording in tracks(house.found):
         house.catalogs.knows(recording, music[m, p])
-    house.peer(kind, "whole", lambda share: house.album(share, ALL))
+    known = {(m, p): (title, recording) for m, p, title, _, recording in tracks(house.found)}
+    right = {}
+
+    def share_one_rightly_tagged(share):
+        house.album(share, ALL)
+        file = next(share.rglob("01 - Sleep.flac"))
+        for name, text in [("MUSICBRAINZ_TRACKID", known[2, 1][1]), ("MUSICBRAINZ_ALBUMID", RELEASE)]:
+            subprocess.run(["metaflac", f"--set-tag={name}={text}", str(file)], check=True)
+        right["sha256"] = sha256(file)
+
+    house.peer(kind, "whole", share_one_rightly_tagged)
     house.box()
     # By the number that Discogs has for it.
     job, got = house.over(house.start("https://www.discogs.com/release/1-x"))
     assert job["status"] == "completed", job
     assert job["progress"]["tracks_done"] == 4
-    assert job["progress"]["bytes_done"] == sum(music[place].stat().st_size for place in ALL)
+    assert job["progress"]["bytes_done"] == sum(placed(house, got[place]).stat().st_size for place in ALL)
     for place in ALL:
         assert got[place]["verified_by"] == "acoustid", got[place]
-        assert sha256(placed(house, got[place])) == sha256(music[place])
+        assert not got[place].get("note"), got[place]
+        file = placed(house, got[place])
+        assert samples(file) == samples(music[place])
+        said = tags(file)
+        title, recording = known[place]
+        assert said["TITLE"] == title and int(said["TRACK"]) == place[1], said
+        assert said["MUSICBRAINZ_TRACKID"] == recording and said["MUSICBRAINZ_ALBUMID"] == RELEASE, said
+        assert said["ARTIST"].startswith("Godspeed You Black Emperor!"), said
+        if place == (2, 1):
+            assert sha256(file) == right["sha256"], "what was right stays as it is"
+        else:
+            assert sha256(file) != sha256(music[place])
+            assert int(said["DISC"]) == place[0] and said["DATE"] == "2000-10-09", said
     assert sorted(p.name for p in house.folder().iterdir()) == [
         "1-01 Storm.flac", "1-02 Static.flac", "2-01 Sleep.flac", "2-02 Antennas to Heaven.flac"]
     assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "nothing stays behind"
@@ -134,7 +171,7 @@ def test_two_users_a_wrong_take_a_transcode_and_a_missing_track(house, music):
     assert got[2, 2]["status"] == "failed"
     for place in [(1, 1), (1, 2), (2, 1)]:
         assert got[place]["status"] == "completed", got[place]
-        assert sha256(placed(house, got[place])) == sha256(music[place]), got[place]
+        assert samples(placed(house, got[place])) == samples(music[place]), got[place]
     assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "neither the wrong take nor the transcode stays"
 
 

@@ -123,6 +123,9 @@ enum Command {
     /// Measure what the daemon hands over; started by the daemon alone.
     #[command(hide = true)]
     Worker,
+    /// Change the tags of one file; started by the daemon alone.
+    #[command(hide = true)]
+    Tagger,
     /// Write a verified copy of the store and the configuration, also while the daemon runs.
     Backup {
         /// The file to write; it must not exist.
@@ -240,6 +243,9 @@ pub fn main() -> ExitCode {
         // It has no environment, and needs no data directory.
         return crate::probe::run_worker();
     }
+    if matches!(arguments.command, Some(Command::Tagger)) {
+        return crate::probe::run_tagger();
+    }
     let places = Places::new(arguments.root.clone());
     let mut sources = Sources {
         card: arguments.card,
@@ -288,6 +294,7 @@ pub fn main() -> ExitCode {
         Command::Lab { scenario, json, keep } => super::lab::run(&super::lab::Options { scenario, json, keep }),
         Command::LabPeer => super::lab::peer::run(&sources),
         Command::Worker => crate::probe::run_worker(),
+        Command::Tagger => crate::probe::run_tagger(),
         Command::Backup { file } => super::backup::backup(&sources, &file),
         Command::Restore { file } => super::backup::restore(&sources, &file),
         Command::Update { status: true, .. } => update::status(&places),

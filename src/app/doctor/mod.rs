@@ -62,6 +62,11 @@ pub trait Measure: Send + Sync {
     fn open(&self, path: &Path) -> std::io::Result<File>;
     /// Reads and decodes one open file; `None` when `stop` said so meanwhile.
     fn measure(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome>;
+    /// Decodes one open file and says what it is and whether it is whole; what was measured of its sound does not count,
+    /// and need not be there. `None` when `stop` said so meanwhile.
+    fn sound(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
+        self.measure(file, name, stop)
+    }
     /// Decodes one open file into its spectrogram, whatever else is being measured.
     ///
     /// # Errors

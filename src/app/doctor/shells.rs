@@ -44,6 +44,28 @@ impl Workers {
         let pool = Pool::new(PathBuf::from("/proc/self/exe"), workers)?;
         Ok(Self { pool, tempo: Tempo::default(), runtime })
     }
+
+    /// Waits for a worker's outcome; `None` when `stop` said so meanwhile.
+    fn unless(&self, stop: &(dyn Fn() -> bool + Sync), work: impl Future<Output = probe::Outcome>) -> Option<Outcome> {
+        let measured = self.runtime.block_on(async {
+            let mut look = tokio::time::interval(LOOK);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    outcome = &mut work => return Some(outcome),
+                    // Dropping the work ends its worker.
+                    _ = look.tick() => if stop() { return None },
+                }
+            }
+        });
+        Some(match measured? {
+            probe::Outcome::Measured(measured) => Outcome::Measured(measured),
+            probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
+            probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
+            probe::Outcome::GaveUp { reason } => Outcome::GaveUp(format!("it was given up: {reason}")),
+            probe::Outcome::NotTried { reason } => Outcome::NotTried(reason),
+        })
+    }
 }
 
 /// 0.1 s of silence in a WAV: what a worker must be able to measure, or none can work here.
@@ -90,25 +112,11 @@ impl Measure for Workers {
     }
 
     fn measure(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
-        let measured = self.runtime.block_on(async {
-            let mut look = tokio::time::interval(LOOK);
-            let work = self.pool.measure(file, name, &self.tempo);
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    outcome = &mut work => return Some(outcome),
-                    // Dropping the work ends its worker.
-                    _ = look.tick() => if stop() { return None },
-                }
-            }
-        });
-        Some(match measured? {
-            probe::Outcome::Measured(measured) => Outcome::Measured(measured),
-            probe::Outcome::Corrupted { reason } => Outcome::Broken(reason),
-            probe::Outcome::Unsupported { reason } => Outcome::Unsupported(reason),
-            probe::Outcome::GaveUp { reason } => Outcome::GaveUp(format!("it was given up: {reason}")),
-            probe::Outcome::NotTried { reason } => Outcome::NotTried(reason),
-        })
+        self.unless(stop, self.pool.measure(file, name, &self.tempo))
+    }
+
+    fn sound(&self, file: File, name: &str, stop: &(dyn Fn() -> bool + Sync)) -> Option<Outcome> {
+        self.unless(stop, self.pool.sound(file, name, &self.tempo))
     }
 
     fn spectrogram(&self, file: File, name: &str) -> Result<Spectrogram, String> {

@@ -50,7 +50,10 @@ pub(super) enum Told {
 /// What a file's measuring or moving came to.
 enum Done {
     Checked(Checked),
-    Placed(Result<String, String>),
+    /// Its name, and what is to be said of it besides.
+    Placed(Result<(String, Option<String>), String>),
+    /// The file has another size than is on record: its tags were written.
+    Sized(u64),
 }
 
 pub(super) struct Lead<'a> {
@@ -452,6 +455,10 @@ impl<'a> Lead<'a> {
             }
             Done::Checked(Checked::Later(why) | Checked::Unsure(why)) => {
                 tracing::info!(job = %id, why, "a finished file could not be measured yet");
+                Vec::new()
+            }
+            Done::Sized(size) => {
+                plan::on_sized(&mut job, track, size);
                 Vec::new()
             }
             Done::Placed(outcome) => {

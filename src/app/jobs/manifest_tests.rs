@@ -19,7 +19,7 @@ const NOW: UnixMs = UnixMs(1_795_268_412_007);
 fn settings(dir: &std::path::Path) -> JobSettings {
     let folders = Folders { data: dir.into(), downloads: dir.join("downloads"), incomplete: dir.join("incomplete") };
     let manifests = Manifests::new(Some(dir.join("jobs")));
-    JobSettings { rules: Rules::default(), folders, roots: Vec::new(), manifests }
+    JobSettings { rules: Rules::default(), folders, roots: Vec::new(), manifests, write_tags: true }
 }
 
 /// Any text that a job can hold, the nasty ones included.

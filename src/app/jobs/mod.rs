@@ -5,6 +5,7 @@ mod check;
 mod lead;
 pub mod manifests;
 mod place;
+mod tag;
 mod yaml;
 
 pub use self::lead::STAGING;
@@ -64,6 +65,8 @@ pub struct JobSettings {
     pub roots: Vec<PathBuf>,
     /// Where every job is written down too.
     pub manifests: Manifests,
+    /// The tags of finished files are written.
+    pub write_tags: bool,
 }
 
 impl JobSettings {
@@ -78,6 +81,7 @@ impl JobSettings {
             folders: folders.clone(),
             roots: shared.chain(library).collect(),
             manifests: Manifests::new(jobs.manifests.then(|| folders.data.join(&jobs.manifests_path))),
+            write_tags: jobs.write_tags,
         }
     }
 }

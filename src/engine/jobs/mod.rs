@@ -3,7 +3,8 @@
 //! [`query`] says what to search for; [`offer`] finds the tracks in what users answer, and says whose files come first;
 //! [`judge`] says whether a finished file is the recording that was wanted; [`plan`] leads one job through all of it.
 //! Searching, downloading, measuring and keeping records are the shell's. A file's place in the album is named by
-//! [`place`], a release that a person names is read by [`reference`].
+//! [`place`], a release that a person names is read by [`reference`], and
+//! what the tags of a finished file are to say by [`sheet`].
 
 pub mod judge;
 pub mod offer;
@@ -11,6 +12,7 @@ pub mod place;
 pub mod plan;
 pub mod query;
 pub mod reference;
+pub mod sheet;
 pub mod work;
 
 /// How far the length that a user claims, or that was measured, may be from the catalogue's, milliseconds

@@ -474,18 +474,29 @@ pub fn on_judged(job: &mut Job, work: &mut Work, at: usize, verdict: Verdict, sc
     out
 }
 
-/// A file lies in its place, or why it does not.
-pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<String, String>) {
+/// A finished file has this size now, bytes: its tags were written. On record before it is moved, by it the file is known
+/// when the move was interrupted.
+pub fn on_sized(job: &mut Job, at: usize, size: u64) {
+    with(&mut job.children, at, |child| {
+        child.size = Some(size);
+        child.done = size;
+    });
+}
+
+/// A file lies in its place under a name, and what is to be said of it besides; or why it does not.
+pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<(String, Option<String>), String>) {
     let proof: Option<Proof> = work.tracks.get(at).and_then(|track| track.proven);
     match outcome {
-        Ok(file) => {
+        Ok((file, said)) => {
             with(&mut job.children, at, |child| {
                 child.state = TrackState::Completed;
                 child.done = child.size.unwrap_or_default();
                 child.file = Some(file);
                 child.proof = proof;
                 // What was wrong with files before it is past.
-                child.note = child.note.take().filter(|note| note.starts_with(TAKEN));
+                let taken = child.note.take().filter(|note| note.starts_with(TAKEN));
+                let both = taken.into_iter().chain(said).collect::<Vec<_>>().join("; ");
+                child.note = Some(both).filter(|note| !note.is_empty());
             });
             with(&mut work.tracks, at, |track| {
                 *track = super::work::TrackWork::default();

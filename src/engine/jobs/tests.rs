@@ -165,7 +165,9 @@ impl World {
                         let verdict = judge(user, track).unwrap_or(Verdict::Right(Proof::Length));
                         plan::on_judged(&mut self.job, &mut self.work, track, verdict, 0.5);
                     }
-                    Order::Place(track, path) => plan::on_placed(&mut self.job, &mut self.work, track, Ok(path)),
+                    Order::Place(track, path) => {
+                        plan::on_placed(&mut self.job, &mut self.work, track, Ok((path, None)));
+                    }
                     _ => {}
                 }
             }
@@ -308,4 +310,23 @@ fn names_of_users_part_their_files() {
     let key = |user: &str| super::offer::file_key(&Username::from(user), &path);
     assert_eq!(key("x"), key("x"));
     assert_ne!(key("x"), key("y"));
+}
+
+#[test]
+fn a_file_that_was_tagged_has_its_new_size_and_what_is_said_of_it() {
+    let mut world = World::new(spec("Some Band", "Their Album", &[track(1, 1, "First Song", "", 100)]));
+    let found = [response("a", &ALL[..1])];
+    while world.job.children[0].state != TrackState::Checking {
+        world.step(&found);
+        if world.job.children[0].state == TrackState::Downloading {
+            world.live = vec![(0, Standing::Finished("there".to_owned()))];
+        }
+    }
+    plan::on_judged(&mut world.job, &mut world.work, 0, Verdict::Right(Proof::Tags), 1.0);
+    plan::on_sized(&mut world.job, 0, 77);
+    assert_eq!(world.step(&found), [Order::Place(0, "there".to_owned())], "its place is still to come");
+    plan::on_placed(&mut world.job, &mut world.work, 0, Ok(("x.flac".to_owned(), Some("said".to_owned()))));
+    let child = &world.job.children[0];
+    assert_eq!((child.size, child.done, child.note.as_deref()), (Some(77), 77, Some("said")));
+    assert_eq!(child.state, TrackState::Completed);
 }

@@ -13,6 +13,8 @@ pub struct Jobs {
     pub search_rounds: u32,
     /// Minutes between two of them.
     pub search_again_minutes: u64,
+    /// The tags of what a job brings home are written.
+    pub write_tags: bool,
 }
 
 impl Reader<'_> {
@@ -22,6 +24,7 @@ impl Reader<'_> {
             manifests_path: self.text("jobs.manifests.path"),
             search_rounds: self.small("jobs.search_rounds"),
             search_again_minutes: self.number("jobs.search_again_minutes"),
+            write_tags: self.flag("jobs.write_tags"),
         }
     }
 }

@@ -543,6 +543,12 @@ pub const KEYS: &[Key] = &[
         "Times the network is searched for what a job lacks, before the job is over.",
     ),
     key("jobs.search_again_minutes", Kind::Number(1, 10_080), "60", "Minutes between two such times."),
+    key(
+        "jobs.write_tags",
+        Kind::Bool,
+        "true",
+        "Write the tags of a finished file that do not name its recording and release; false: leave every file as it came.",
+    ),
     key("diagnostics.swarm_events.enabled", Kind::Bool, "true", "Write down who was asked for what and what came."),
     key("diagnostics.swarm_events.retention_days", Kind::Number(1, 3_650), "30", "Days a job's trace is kept."),
     key(

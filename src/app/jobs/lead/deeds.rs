@@ -6,8 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AGAIN, Done, Lead, SEARCH_MS, STAGING};
 use crate::app::jobs::check::{Checked, check, patiently};
+use crate::app::jobs::tag::{self, Tagged, Tagging};
 use crate::app::jobs::{Tools, place, random};
 use crate::app::repair::Placed;
+use crate::app::tags;
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
 use crate::engine::jobs::plan::{self, Order};
@@ -16,7 +18,7 @@ use crate::engine::soulseek::io::{Command, EnqueueRequest, Reply};
 use crate::model::gossip::{Badge, Offered};
 use crate::model::health::{HealthAnswer, HealthRequest};
 use crate::model::id::{SearchId, TransferId, Username};
-use crate::model::job::{Job, JobId};
+use crate::model::job::{Job, JobId, Proof};
 use crate::model::limits;
 use crate::model::music::WireText;
 use crate::model::swarm::Source;
@@ -55,7 +57,8 @@ impl Lead<'_> {
                 Ok(())
             }
             Order::Place(track, path) => {
-                self.place(job, track, path);
+                let proof = work.tracks.get(track).and_then(|track| track.proven);
+                self.place(job, track, path, proof);
                 Ok(())
             }
             Order::Discard(path) => {
@@ -168,6 +171,8 @@ impl Lead<'_> {
         if !Path::new(&path).starts_with(&staging) {
             return;
         }
+        // What was begun beside it goes too.
+        let _ = tags::forget(Path::new(&path));
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -206,31 +211,70 @@ impl Lead<'_> {
         });
     }
 
-    fn place(&mut self, job: &Job, track: usize, path: String) {
+    fn place(&mut self, job: &Job, track: usize, path: String, proof: Option<Proof>) {
         let (Some(wanted), Some(child)) = (job.spec.tracks.get(track), job.children.get(track)) else { return };
         let extension = Path::new(&path).extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         let (name, size) = (file_name(&job.spec, wanted, &extension), child.size.unwrap_or_default());
+        let tagging = self.settings.write_tags.then(|| Tagging {
+            ground: self.tools.doctor.ground().clone(),
+            catalog: self.tools.catalog.clone(),
+            spec: job.spec.clone(),
+            track: wanted.clone(),
+            proof,
+            path: PathBuf::from(&path),
+            cancel: self.cancel.clone(),
+            permits: self.permits.clone(),
+        });
         let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let (id, cancel, mender) = (job.id.clone(), self.cancel.clone(), self.tools.mender.clone());
         let trace = self.trace(job);
         let of = id.clone();
         self.checks.spawn(async move {
-            let work = move || {
-                let path = PathBuf::from(path);
-                // What was fetched for a repair has its place.
-                if let Placed::Swapped(name, told) = mender.place(&of, track, &path)? {
+            // What was fetched for a repair has its place, and goes there as it came.
+            let finished = PathBuf::from(&path);
+            let swap = move || mender.place(&of, track, &finished);
+            let done = match tokio::task::spawn_blocking(swap).await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(Placed::AsUsual) => None,
+                Ok(Placed::Swapped(name, told)) => {
                     trace.record(TraceKind::Note(told));
-                    return Ok(name);
+                    Some(Ok((name, None)))
                 }
+                Err(why) => Some(Err(why)),
+            };
+            if let Some(done) = done {
+                if done.is_err() {
+                    rest(&cancel).await;
+                }
+                return (id, track, Done::Placed(done));
+            }
+            // A file that is gone was moved before a crash: with the size that is on record, since it was there first.
+            let mut left = None;
+            if tag::size(Path::new(&path)).await.is_some() {
+                match tagging {
+                    Some(tagging) => match tagging.run().await {
+                        Tagged::Right => {}
+                        Tagged::Left(why) => left = Some(why),
+                        Tagged::Stopped => {
+                            let why = "the program ends".to_owned();
+                            return (id, track, Done::Checked(Checked::Later(why)));
+                        }
+                    },
+                    None => drop(tags::forget(Path::new(&path))),
+                }
+            }
+            if let Some(now) = tag::size(Path::new(&path)).await.filter(|now| *now != size) {
+                return (id, track, Done::Sized(now));
+            }
+            let work = move || {
                 let folder = target.map_err(|error| error.to_string())?;
-                place::place(&path, &folder, &name, size).map_err(|error| error.to_string())
+                place::place(&PathBuf::from(path), &folder, &name, size).map_err(|error| error.to_string())
             };
             let placed = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()));
             if placed.is_err() {
                 rest(&cancel).await;
             }
-            (id, track, Done::Placed(placed))
+            (id, track, Done::Placed(placed.map(|name| (name, left))))
         });
     }
 
