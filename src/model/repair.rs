@@ -183,15 +183,14 @@ impl Repair {
         match (&self.state, self.manner) {
             (RepairState::Fetching | RepairState::Swapping, _) => Some("it is under way: cancel its job instead"),
             (RepairState::Failed(_), _) => Some("it failed, and nothing was replaced"),
-            // Not to its end: it may be asked for again.
-            (RepairState::Undoing, _) => None,
             (RepairState::Undone, _) => Some("it was undone already"),
             (RepairState::Done, Manner::Add) => Some("it added tracks to the album and replaced nothing"),
             (RepairState::Done, Manner::Beside) => Some("it replaced nothing: the new file lies beside the old one"),
             (RepairState::Done, Manner::NoBackup) => {
                 Some("there is no backup: library_health.remediation.backup_before_replace was false")
             }
-            (RepairState::Done, Manner::Backup) => None,
+            // An undoing that did not come to its end may be asked for again.
+            (RepairState::Done, Manner::Backup) | (RepairState::Undoing, _) => None,
         }
     }
 }

@@ -107,10 +107,10 @@ pub(super) async fn check(
     let Some((mender, job, at)) = mends else { return Checked::Judged(verdict, score) };
     let for_repair = move || {
         let Some(bench) = mender.bench(&job, at)? else { return Ok(verdict) };
-        let verdict = bench.judge(verdict, &measured, score);
+        let (verdict, others) = bench.judge(verdict, &measured, score);
         if let Verdict::Right(proof) = verdict {
             let (content, size) = (measured.content_hash, measured.file_size_bytes);
-            mender.found(&job, at, &NewFile { content, size, score, proof })?;
+            mender.found(&job, at, &NewFile { content, size, score, proof }, &others)?;
         }
         Ok::<_, StoreError>(verdict)
     };

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heed::RwTxn;
 use tokio::sync::Notify;
 
-use super::bench::Bench;
+use super::bench::{Bench, Waiting};
 use super::swap::{Bytes, Folder, NAMES, Names, Outcome, Pair};
 use crate::app::doctor::Ground;
 use crate::app::doctor::learn::Changed;
@@ -22,6 +22,7 @@ use crate::engine::library::merge::{self, Mended};
 use crate::engine::repair::judge::Bar;
 use crate::engine::repair::swap::{self, Fate, Want, Why};
 use crate::model::health::{Identity, IssueFilter, IssueStatus, LocalPath, MatchedBy, parse_uuid};
+use crate::model::id::IssueId;
 use crate::model::job::{Job, JobId, JobState, JobTrack, Proof, TrackState};
 use crate::model::limits;
 use crate::model::repair::{Manner, NewFile, OldFile, Places, Repair, RepairState};
@@ -136,23 +137,30 @@ impl Mender {
         if olds.is_empty() {
             return Ok(None);
         }
-        let bars = olds.iter().map(|(row, old)| Bar::of(row.strategy, old, self.inner.improvement_min)).collect();
-        let prints = self.store().read(|txn, tables| {
-            olds.iter().map(|(_, old)| tables.library.print(txn, old.content)).collect::<Result<Vec<_>, _>>()
+        let waiting = self.store().read(|txn, tables| {
+            let one = |(row, old): &(&Repair, &OldFile)| {
+                let bar = Bar::of(row.strategy, old, self.inner.improvement_min);
+                Ok(Waiting { issue: row.issue, bar, print: tables.library.print(txn, old.content)? })
+            };
+            olds.iter().map(one).collect::<Result<Vec<_>, StoreError>>()
         })?;
-        Ok(Some(Bench::new(bars, prints)))
+        Ok(Some(Bench::new(waiting)))
     }
 
-    /// A copy was found to be right. Blocks; durable when it returns.
+    /// A copy was found to be right, but not for `others`. Blocks; durable when it returns.
     ///
     /// # Errors
     /// The store cannot be used.
-    pub fn found(&self, job: &JobId, track: usize, new: &NewFile) -> Result<(), StoreError> {
+    pub fn found(&self, job: &JobId, track: usize, new: &NewFile, others: &[IssueId]) -> Result<(), StoreError> {
         let mut rows = self.rows(job, track)?;
         rows.retain(|row| row.state == RepairState::Fetching);
         let now = self.now();
         for row in &mut rows {
             (row.new, row.updated_at) = (Some(new.clone()), now);
+            if others.contains(&row.issue) {
+                let why = "it does not sound like the copy that was found: its tags may name the wrong recording";
+                (row.state, row.ended_at) = (RepairState::Failed(why.to_owned()), Some(now));
+            }
         }
         self.write(rows)
     }
@@ -298,16 +306,14 @@ impl Mender {
             .and_then(|path| path.extension().map(|extension| extension.to_string_lossy().to_lowercase()));
         let extension = extension.unwrap_or_default();
         for _ in 0..NAMES {
-            let planned = match places.take() {
-                Some(places) => places,
-                None => {
-                    let places =
-                        choose(&folder, &old.path, first.manner, &extension).map_err(|error| error.to_string())?;
-                    self.mark(&mut rows, |row| {
-                        (row.state, row.places) = (RepairState::Swapping, Some(places.clone()));
-                    })?;
-                    places
-                }
+            let planned = if let Some(places) = places.take() {
+                places
+            } else {
+                let places = choose(&folder, &old.path, first.manner, &extension).map_err(|error| error.to_string())?;
+                self.mark(&mut rows, |row| {
+                    (row.state, row.places) = (RepairState::Swapping, Some(places.clone()));
+                })?;
+                places
             };
             let names = names(&old.path, &planned);
             let want = Want { same_name: names.old == names.new, fate: fate(first.manner) };

@@ -247,12 +247,11 @@ impl RepairService {
                     }
                     why => why,
                 };
-                match why {
-                    Some(why) => refused.push((issue.id, why)),
-                    None => {
-                        tables.library.put_issue(txn, &merge::fixing(&issue, number))?;
-                        before.push((issue, known));
-                    }
+                if let Some(why) = why {
+                    refused.push((issue.id, why));
+                } else {
+                    tables.library.put_issue(txn, &merge::fixing(&issue, number))?;
+                    before.push((issue, known));
                 }
             }
             Ok((before, refused))

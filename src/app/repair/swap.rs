@@ -164,13 +164,12 @@ impl Folder {
     fn identify(&mut self, file: File) -> io::Result<Bytes> {
         let found = file.metadata()?;
         let mark = (found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec());
-        let content = match self.known.get(&mark) {
-            Some(content) => *content,
-            None => {
-                let content = hash(file)?;
-                self.known.insert(mark, content);
-                content
-            }
+        let content = if let Some(content) = self.known.get(&mark) {
+            *content
+        } else {
+            let content = hash(file)?;
+            self.known.insert(mark, content);
+            content
         };
         Ok(Bytes { size: found.len(), content })
     }

@@ -347,7 +347,7 @@ impl World {
         let finished = self.at("new.flac");
         fs::write(&finished, GOOD).unwrap();
         let Bytes { size, content } = bytes(GOOD.as_bytes());
-        self.mender.found(&self.job, 0, &NewFile { content, size, score: 0.9, proof: Proof::Tags }).unwrap();
+        self.mender.found(&self.job, 0, &NewFile { content, size, score: 0.9, proof: Proof::Tags }, &[]).unwrap();
         finished
     }
 
@@ -371,9 +371,9 @@ fn a_transcode_is_replaced_and_put_back() {
     let world = World::new(&[("a/song.mp3", BAD)]);
     world.begin(&["a/song.mp3"], Manner::Backup);
     let bench = world.mender.bench(&world.job, 0).unwrap().unwrap();
-    let poor = bench.judge(Verdict::Right(Proof::Tags), &measured(GOOD.as_bytes()), 0.3);
-    assert!(matches!(poor, Verdict::Wrong(why) if why.contains("0.40 is wanted")));
-    assert_eq!(bench.judge(Verdict::Right(Proof::Tags), &measured(GOOD.as_bytes()), 0.9), Verdict::Right(Proof::Tags));
+    let judged = |score| bench.judge(Verdict::Right(Proof::Tags), &measured(GOOD.as_bytes()), score);
+    assert!(matches!(judged(0.3), (Verdict::Wrong(why), _) if why.contains("0.40 is wanted")));
+    assert_eq!(judged(0.9), (Verdict::Right(Proof::Tags), Vec::new()));
 
     assert!(matches!(world.place(), Placed::Swapped(name, _) if name == "song.flac"));
     assert_eq!(world.content("a/song.flac").as_deref(), Some(GOOD));
@@ -406,7 +406,7 @@ fn what_the_job_proved_is_known_of_a_file_without_tags() {
     let (finished, untagged) = (world.at("new.flac"), "score=0.9");
     fs::write(&finished, untagged).unwrap();
     let Bytes { size, content } = bytes(untagged.as_bytes());
-    world.mender.found(&world.job, 0, &NewFile { content, size, score: 0.9, proof: Proof::AcoustId }).unwrap();
+    world.mender.found(&world.job, 0, &NewFile { content, size, score: 0.9, proof: Proof::AcoustId }, &[]).unwrap();
     world.mender.place(&world.job, 0, &finished).unwrap();
     world.learn("a/song.flac");
     assert!(world.library.issues().is_empty(), "{:?}", world.library.issues());
@@ -433,6 +433,23 @@ fn one_fetched_file_mends_every_copy() {
     world.mender.undo(&world.repair("b/y.flac")).unwrap();
     assert_eq!(world.content("a/x.flac").as_deref(), Some(GOOD), "the other one stays mended");
     assert_eq!(world.content("b/y.flac.bak").as_deref(), Some(GOOD));
+}
+
+#[test]
+fn a_file_that_sounds_otherwise_is_left() {
+    let world = World::new(&[("a/x.flac", BAD), ("b/y.flac", "recording=11\nscore=-0.4\n")]);
+    world.begin(&["a/x.flac", "b/y.flac"], Manner::Backup);
+    let finished = world.at("new.flac");
+    fs::write(&finished, GOOD).unwrap();
+    let Bytes { size, content } = bytes(GOOD.as_bytes());
+    let other = world.issue("b/y.flac").id;
+    let new = NewFile { content, size, score: 0.9, proof: Proof::Sound };
+    world.mender.found(&world.job, 0, &new, &[other]).unwrap();
+    assert!(matches!(world.mender.place(&world.job, 0, &finished).unwrap(), Placed::Swapped(..)));
+    assert_eq!(world.content("a/x.flac").as_deref(), Some(GOOD));
+    assert_eq!(world.content("b/y.flac").as_deref(), Some("recording=11\nscore=-0.4\n"));
+    assert_eq!(world.issue("b/y.flac").status, IssueStatus::Failed);
+    assert!(world.repair("b/y.flac").state.failure().unwrap().contains("does not sound like"));
 }
 
 #[test]

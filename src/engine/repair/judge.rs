@@ -34,8 +34,13 @@ impl Bar {
     }
 }
 
+/// Whether a file is another recording than the copy, by its sound: it is not replaced by it, whatever it is called.
+pub fn is_another(bar: &Bar, sound: Option<Likeness>) -> bool {
+    bar.is_whole && sound == Some(Likeness::Different)
+}
+
 /// Judges a file that the job found to be right or poor, `sounds` being its likeness to each file of `bars`, where
-/// both could be compared.
+/// both could be compared. Files that are [another](is_another) recording have no say, unless all are.
 pub fn judge(verdict: Verdict, content: ContentHash, score: f32, bars: &[Bar], sounds: &[Option<Likeness>]) -> Verdict {
     let (proof, doubt) = match verdict {
         Verdict::Right(proof) => (proof, None),
@@ -45,11 +50,11 @@ pub fn judge(verdict: Verdict, content: ContentHash, score: f32, bars: &[Bar], s
     if bars.iter().any(|bar| bar.content == content) {
         return Verdict::Wrong("it is the very file that is to be replaced".to_owned());
     }
-    let alike = sounds.contains(&Some(Likeness::Same));
-    let differs = bars.iter().zip(sounds).any(|(bar, sound)| bar.is_whole && *sound == Some(Likeness::Different));
-    if differs && !alike {
+    let heeded: Vec<_> = bars.iter().zip(sounds).filter(|(bar, sound)| !is_another(bar, **sound)).collect();
+    if heeded.is_empty() {
         return Verdict::Wrong("it does not sound like the file it would replace".to_owned());
     }
+    let alike = heeded.iter().any(|(_, sound)| **sound == Some(Likeness::Same));
     let proof = match (proof, doubt) {
         (Proof::Sound, None) => Proof::Sound,
         _ if alike => Proof::Sound,
@@ -62,7 +67,7 @@ pub fn judge(verdict: Verdict, content: ContentHash, score: f32, bars: &[Bar], s
         }
         (proof, None) => proof,
     };
-    let wanted = bars.iter().map(|bar| bar.score_min).fold(0.0, f32::max);
+    let wanted = heeded.iter().map(|(bar, _)| bar.score_min).fold(0.0, f32::max);
     if score + EQUAL < wanted {
         return Verdict::Wrong(format!("it scores {score:.2}, at least {wanted:.2} is wanted"));
     }
@@ -125,6 +130,18 @@ mod tests {
         ] {
             check(verdict, 0.9, bars, sound, expect);
         }
+    }
+
+    #[test]
+    fn a_file_of_another_sound_keeps_no_other_from_being_mended() {
+        let bars = [bar(Strategy::RedownloadTracks, Some(0.5)), bar(Strategy::RedownloadTracks, Some(0.95))];
+        let judged = |sounds: [Option<Likeness>; 2]| judge(Verdict::Right(Proof::Tags), NEW, 0.9, &bars, &sounds);
+        let (same, other) = (Some(Likeness::Same), Some(Likeness::Different));
+        assert_eq!(judged([same, other]), Verdict::Right(Proof::Sound), "the other one's score counts no more");
+        assert_eq!(judged([None, other]), Verdict::Right(Proof::Tags));
+        assert!(matches!(judged([other, other]), Verdict::Wrong(_)));
+        assert!(matches!(judged([other, same]), Verdict::Wrong(why) if why.contains("0.95 is wanted")));
+        assert!(is_another(&bars[0], other) && !is_another(&bars[0], same) && !is_another(&bars[0], None));
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn same_name(want: Want, sight: Sight) -> Step {
         (Lies::New, Lies::Old) if want.fate == Fate::Removed => Step::RemoveBackup,
         (Lies::New, _) => Step::Done,
         // Where there are no links, the old file was renamed first.
-        (Lies::Nothing, Lies::Old) if temporary == Lies::New => Step::Put,
+        (Lies::Nothing | Lies::Old, Lies::Old) if temporary == Lies::New => Step::Put,
         (Lies::Nothing, Lies::Old) => {
             if source {
                 Step::Write
@@ -121,7 +121,6 @@ fn same_name(want: Want, sight: Sight) -> Step {
             }
         }
         (Lies::Old, Lies::Nothing) if temporary == Lies::New => Step::Link,
-        (Lies::Old, Lies::Old) if temporary == Lies::New => Step::Put,
         (Lies::Old, Lies::Nothing | Lies::Old) if source => Step::Write,
         // No new file any more: as if nothing had been begun.
         (Lies::Old, Lies::Old) if linked => Step::RemoveBackup,
@@ -166,11 +165,10 @@ pub fn undo(same_name: bool, sight: Sight) -> Step {
     if same_name {
         // The name aside is the backup's.
         return match (old, backup, temporary) {
-            (Lies::Old, Lies::New, _) => Step::Done,
+            (Lies::Old, Lies::New, _) | (Lies::Old, Lies::Nothing, Lies::Nothing) => Step::Done,
             (Lies::New, Lies::Old, Lies::Nothing) => Step::Exchange,
             // The second: the owner removed the new one.
             (Lies::Nothing, Lies::Old, Lies::New | Lies::Nothing) => Step::PutBack,
-            (Lies::Old, Lies::Nothing, Lies::Nothing) => Step::Done,
             (Lies::Old, Lies::Nothing, Lies::New) => Step::Unhide,
             _ => Step::Stop(Why::Changed),
         };
