@@ -238,6 +238,8 @@ fn open(file: &File) -> Result<(Media, Sheaf), String> {
     let kind = Probe::new(&mut reader).options(options()).guess_file_type();
     let kind = kind.map_err(|error| format!("it cannot be read: {error}"))?.file_type();
     reader.rewind().map_err(unread)?;
+    // Lofty looks for a frame of MPEG in whatever it does not know, and would put an ID3v2 tag in front of it.
+    let is_mpeg = matches!(reader.fill_buf().map_err(unread)?, [b'I', b'D', b'3', ..] | [0xff, 0xe0.., ..]);
     Ok(match kind {
         Some(FileType::Flac) => {
             let mut flac = FlacFile::read_from(&mut reader, options()).map_err(odd)?;
@@ -250,7 +252,7 @@ fn open(file: &File) -> Result<(Media, Sheaf), String> {
             }
             (Media::Flac(flac), Sheaf::Vorbis(tag))
         }
-        Some(FileType::Mpeg) => {
+        Some(FileType::Mpeg) if is_mpeg => {
             let mut mpeg = MpegFile::read_from(&mut reader, options()).map_err(odd)?;
             let tag = mpeg.remove_id3v2().unwrap_or_default();
             (Media::Mpeg(mpeg), Sheaf::Id3(Box::new(tag)))
