@@ -39,7 +39,8 @@ def scene(world, tmp_path_factory):
                            catalog__acoustid__key="k", jobs__search_rounds=1)
             until("the box is logged in", self.box.logged_in)
             ident = self.box.call("POST", f"{HEALTH}/scans", json={"library_path": str(self.library.root)}).json()["scan_id"]
-            until("the scan ends", lambda: self.box.get(f"{HEALTH}/scans/{ident}")["status"] == "completed")
+            # A busy machine makes the daemon rest.
+            until("the scan ends", lambda: self.box.get(f"{HEALTH}/scans/{ident}")["status"] == "completed", 600)
 
         def issue(self, name, kind="SuspectedTranscode"):
             rows = self.box.get(f"{HEALTH}/issues?limit=100&types={kind}&statuses=Detected,Acknowledged,Failed,Fixing,Resolved")
@@ -138,7 +139,7 @@ def test_some_of_the_list_are_fixed_at_once(page, scene):
         # A page that is kept current leaves alone what somebody ticks.
         page.driver.execute_script("document.activeElement.blur()")
         scene.box.call("POST", f"{HEALTH}/scans", json={"library_path": str(scene.library.root)}).raise_for_status()
-        until("the scan ends", lambda: all(scan["status"] != "running" for scan in scene.box.get(f"{HEALTH}/scans")))
+        until("the scan ends", lambda: all(scan["status"] != "running" for scan in scene.box.get(f"{HEALTH}/scans")), 600)
         page.until("the page was left alone", lambda: len(
             [box for box in page.driver.find_elements("xpath", "//input[@type='checkbox']") if box.is_selected()]) == 3)
     look(page, "repair-list")

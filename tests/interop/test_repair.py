@@ -31,7 +31,8 @@ def home(house, music):  # noqa: F811
             answer = self.box.call("POST", f"{HEALTH}/scans", json={"library_path": str(self.library.root), **more})
             answer.raise_for_status()
             ident = answer.json()["scan_id"]
-            until("the scan ends", lambda: self.box.get(f"{HEALTH}/scans/{ident}")["status"] != "running")
+            # A busy machine makes the daemon rest.
+            until("the scan ends", lambda: self.box.get(f"{HEALTH}/scans/{ident}")["status"] != "running", 600)
             scan = self.box.get(f"{HEALTH}/scans/{ident}")
             assert scan["status"] == "completed", scan
 
