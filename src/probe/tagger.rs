@@ -239,7 +239,7 @@ fn open(file: &File) -> Result<(Media, Sheaf), String> {
     let kind = kind.map_err(|error| format!("it cannot be read: {error}"))?.file_type();
     reader.rewind().map_err(unread)?;
     // Lofty looks for a frame of MPEG in whatever it does not know, and would put an ID3v2 tag in front of it.
-    let is_mpeg = matches!(reader.fill_buf().map_err(unread)?, [b'I', b'D', b'3', ..] | [0xff, 0xe0.., ..]);
+    let is_mpeg = matches!(reader.fill_buf().map_err(unread)?, [b'I', b'D', b'3', ..] | [0xff, 0xe0..=0xff, ..]);
     Ok(match kind {
         Some(FileType::Flac) => {
             let mut flac = FlacFile::read_from(&mut reader, options()).map_err(odd)?;
