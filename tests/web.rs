@@ -556,7 +556,7 @@ async fn a_repair_is_asked_about_before_it_begins_or_is_undone() {
     assert_eq!(orders, [RepairRequest::Fix(vec![id(1), id(3)])]);
     assert!(both.status == 200 && both.body.contains("1 repair begun by 1 job, 1 refused."), "{}", both.body);
     assert!(both.body.contains("It is refused &#60;script"));
-    let many: String = (0..=limits::FIX_AT_ONCE).map(|n| format!("id={n:032x}&")).collect();
+    let many = (0..=limits::FIX_AT_ONCE).map(|n| format!("id={n:032x}")).collect::<Vec<_>>().join("&");
     for (fields, why) in [("", "No issue was chosen"), ("id=x", "not understood"), (many.as_str(), "At most 50")] {
         let (wrong, orders) = post("/library/issues/fix", &format!("{fields}&sure=yes")).await;
         assert!(wrong.status == 400 && wrong.body.contains(why) && orders.is_empty(), "{fields}: {}", wrong.body);

@@ -124,7 +124,7 @@ impl Tags {
                 return Err(TagsError::Sound("they do not say what they should".to_owned()));
             }
             File::open(&part)?.sync_all()?;
-            same(self.sound(path, path, stop)?, self.sound(&part, path, stop)?).map_err(TagsError::Sound)?;
+            same(&*self.sound(path, path, stop)?, &*self.sound(&part, path, stop)?).map_err(TagsError::Sound)?;
             if stamp(&before) != stamp(&fs::symlink_metadata(path)?) {
                 return Err(TagsError::Changed);
             }
@@ -189,8 +189,7 @@ fn copy(path: &Path, part: &Path) -> io::Result<Metadata> {
 }
 
 /// Whether two measurements are of the same sound, bit for bit.
-#[expect(clippy::boxed_local, reason = "that is how they come")]
-fn same(old: Box<Measured>, new: Box<Measured>) -> Result<(), String> {
+fn same(old: &Measured, new: &Measured) -> Result<(), String> {
     // The hash covers the header of the block too, which says whether another follows.
     let detail = |measured: &Measured| match &measured.detail {
         Detail::Flac(detail) => Detail::Flac(FlacDetail { streaminfo_hash: [0; 16], ..detail.clone() }),
@@ -201,10 +200,10 @@ fn same(old: Box<Measured>, new: Box<Measured>) -> Result<(), String> {
     if old.stream_hash != new.stream_hash {
         return Err("its coded sound is another".to_owned());
     }
-    if shape(&old) != shape(&new) || detail(&old) != detail(&new) {
+    if shape(old) != shape(new) || detail(old) != detail(new) {
         return Err("its sound has another shape".to_owned());
     }
-    if damage(&old) != damage(&new) {
+    if damage(old) != damage(new) {
         return Err("it is damaged".to_owned());
     }
     Ok(())
@@ -223,7 +222,7 @@ mod tests {
         forget(&song).unwrap();
         forget(&song).unwrap();
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [song.clone()]);
+        assert_eq!(left, std::slice::from_ref(&song));
         // A copy has the rights of its file, and takes the place of an older one.
         fs::set_permissions(&song, fs::Permissions::from_mode(0o640)).unwrap();
         fs::write(part(&song), b"half").unwrap();

@@ -1,4 +1,4 @@
-//! The tags of one file as a whole, by lofty: Vorbis comments, ID3v2 or an item list. A few of them are set and the others
+//! The tags of one file as a whole, by lofty: Vorbis comments, `ID3v2` or an item list. A few of them are set and the others
 //! kept, or all of them come from another file, whatever its format.
 
 use std::borrow::Cow;
@@ -48,7 +48,7 @@ const OF_SOUND: [&str; 11] = [
     "encoded by",
     "mp3gain_",
 ];
-/// The same of ID3v2 frames: encoder, its settings, length, size, gain, tables of places in the file.
+/// The same of `ID3v2` frames: encoder, its settings, length, size, gain, tables of places in the file.
 const FRAMES_OF_SOUND: [&str; 10] = ["TSSE", "TENC", "TLEN", "TSIZ", "RVA2", "RVAD", "RGAD", "MLLT", "SEEK", "ASPI"];
 /// The same of items: the tool that coded it, and who did.
 const ATOMS_OF_SOUND: [[u8; 4]; 3] = [*b"\xa9too", *b"\xa9enc", *b"pgap"];
@@ -262,7 +262,9 @@ impl Sheaf {
         match self {
             Self::Vorbis(mut tag) => {
                 let kept: Vec<_> = tag.take_items().filter(|(name, _)| is_of_sound(name) == of_sound).collect();
-                kept.into_iter().for_each(|(name, text)| tag.push(name, text));
+                for (name, text) in kept {
+                    tag.push(name, text);
+                }
                 if of_sound {
                     tag.remove_pictures();
                 }

@@ -134,9 +134,9 @@ fn a_swap_that_is_killed_at_any_moment_leaves_a_file_and_goes_on() {
             || Album::new(&[(&old, OLD)]),
             |album, before| album.open().swap(want, &names, &pair(), Some(&album.finished), before),
             |files| {
-                let playable = files
-                    .iter()
-                    .filter(|(name, content)| is_music(content) && !name.ends_with(".bak") && !name.starts_with('.'));
+                let playable = files.iter().filter(|(name, content)| {
+                    is_music(content) && !name.as_bytes().ends_with(b".bak") && !name.starts_with('.')
+                });
                 assert!(playable.count() > 0, "{files:?}");
             },
         );

@@ -86,7 +86,7 @@ mod tests {
         Bar::of(strategy, &OldFile { path: LocalPath::from("/m/a.flac"), content: OLD, size: 1, score }, 0.1)
     }
 
-    fn check(verdict: Verdict, score: f32, bars: &[Bar], sound: Option<Likeness>, expect: Result<Proof, &str>) {
+    fn check(verdict: &Verdict, score: f32, bars: &[Bar], sound: Option<Likeness>, expect: Result<Proof, &str>) {
         let sounds = vec![sound; bars.len()];
         match (judge(verdict.clone(), NEW, score, bars, &sounds), expect) {
             (Verdict::Right(proof), Ok(expected)) => assert_eq!(proof, expected, "{verdict:?} {bars:?}"),
@@ -99,16 +99,16 @@ mod tests {
     fn a_copy_is_no_worse_than_what_it_replaces() {
         let right = || Verdict::Right(Proof::AcoustId);
         let again = |score| vec![bar(Strategy::RedownloadTracks, score)];
-        check(right(), 0.9, &again(Some(0.6)), None, Ok(Proof::AcoustId));
-        check(right(), 0.6, &again(Some(0.6)), None, Ok(Proof::AcoustId));
-        check(right(), 0.59, &again(Some(0.6)), None, Err("0.60 is wanted"));
-        check(right(), 0.1, &again(None), None, Ok(Proof::AcoustId));
+        check(&right(), 0.9, &again(Some(0.6)), None, Ok(Proof::AcoustId));
+        check(&right(), 0.6, &again(Some(0.6)), None, Ok(Proof::AcoustId));
+        check(&right(), 0.59, &again(Some(0.6)), None, Err("0.60 is wanted"));
+        check(&right(), 0.1, &again(None), None, Ok(Proof::AcoustId));
         let better = |score| vec![bar(Strategy::ReplaceWithCanonical, Some(score))];
-        check(right(), 0.85, &better(0.8), None, Err("0.90 is wanted"));
-        check(right(), 0.9, &better(0.8), None, Ok(Proof::AcoustId));
-        check(right(), 1.0, &better(0.95), None, Ok(Proof::AcoustId));
+        check(&right(), 0.85, &better(0.8), None, Err("0.90 is wanted"));
+        check(&right(), 0.9, &better(0.8), None, Ok(Proof::AcoustId));
+        check(&right(), 1.0, &better(0.95), None, Ok(Proof::AcoustId));
         let both = [again(Some(0.6)), better(0.8)].concat();
-        check(right(), 0.85, &both, None, Err("0.90 is wanted"));
+        check(&right(), 0.85, &both, None, Err("0.90 is wanted"));
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
             (poor(), &old, Some(Likeness::Same), Ok(Proof::Sound)),
             (Verdict::Wrong("w".to_owned()), &old, Some(Likeness::Same), Err("w")),
         ] {
-            check(verdict, 0.9, bars, sound, expect);
+            check(&verdict, 0.9, bars, sound, expect);
         }
     }
 

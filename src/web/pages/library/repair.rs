@@ -113,20 +113,17 @@ async fn standing(desktop: &Desktop, repair: &Repair) -> String {
         return words;
     }
     let track = repair.track.and_then(|index| view.job.children.get(usize::try_from(index).ok()?));
-    match track {
-        Some(child) => {
-            words.push_str(&format!("; the track: {}", track_words(child.state)));
-            if let Some(all) = child.size {
-                words.push_str(&format!(", {} of {}", size(child.done), size(all)));
-            }
-            if let Some(note) = &child.note {
-                words.push_str(&format!(" ({})", show::visible(note)));
-            }
+    if let Some(child) = track {
+        words.push_str(&format!("; the track: {}", track_words(child.state)));
+        if let Some(all) = child.size {
+            words.push_str(&format!(", {} of {}", size(child.done), size(all)));
         }
-        None => {
-            let progress = view.job.progress();
-            words.push_str(&format!("; {} of {} tracks in their places", progress.done, progress.tracks));
+        if let Some(note) = &child.note {
+            words.push_str(&format!(" ({})", show::visible(note)));
         }
+    } else {
+        let progress = view.job.progress();
+        words.push_str(&format!("; {} of {} tracks in their places", progress.done, progress.tracks));
     }
     words
 }
