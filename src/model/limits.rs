@@ -456,7 +456,7 @@ pub const REPAIRS: u64 = 2_000;
 /// Issues of one wish to have them mended; more are refused. Each may cost the catalog a question of a second.
 pub const FIX_AT_ONCE: usize = 50;
 /// Repairs that the program begins by itself and that are under way; the next one waits for the end of one.
-pub const AUTO_FIXES: usize = 4;
+pub const AUTO_FIXES: usize = 2;
 
 // ---- What peers tell one another (SPEC-FACTS 4, 8, 9). The memory for it is paid with `GOSSIP_BLOCKS` of the pool. ----
 

@@ -39,13 +39,6 @@ pub use tagger::{Deed, TAGGER_COMMAND, TagError, Tagger, run as run_tagger};
 pub use wire::Outcome;
 pub use worker::run as run_worker;
 
-/// What the tags of a file say that no worker could make anything of; nothing where they are damaged too.
-pub fn tags_of(file: &File) -> crate::model::variant::Tags {
-    // The parser is other people's code over anybody's bytes: a panic is an unreadable tag.
-    let read = std::panic::AssertUnwindSafe(|| Some(tags::read(file, file.metadata().ok()?.len()).0));
-    std::panic::catch_unwind(read).ok().flatten().unwrap_or_default()
-}
-
 /// Opens a file to be measured: a regular file, not a link, and without leaving a trace in its access time where the
 /// system allows it.
 ///

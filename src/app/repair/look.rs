@@ -16,6 +16,7 @@ use crate::model::job::MbRelease;
 use crate::model::limits;
 use crate::model::repair::{OldFile, Strategy};
 use crate::net::catalog::{Catalog, Later};
+use crate::probe::{Deed, Named, Tagger};
 use crate::store::StoreError;
 
 /// Releases that are looked at for one that has a recording; further ones are not. Each may cost the catalog a second.
@@ -170,12 +171,21 @@ fn known(mender: &Mender, issue: &Issue) -> Result<Known, String> {
     let mut recording = issue.recording_id.or_else(|| identity.and_then(|identity| identity.recording_id));
     let mut releases: Vec<u128> = issue.release_id.into_iter().collect();
     releases.extend(identity.and_then(|identity| identity.release_id));
-    recording = recording.or_else(|| others.iter().find_map(|other| other.recording_id));
-    releases.extend(others.iter().filter_map(|other| other.release_id));
     if recording.is_none() {
-        let tags = crate::probe::open(&real).map(|file| crate::probe::tags_of(&file)).unwrap_or_default();
-        recording = tags.recording_id;
-        releases.extend(tags.release_id);
+        // What a file says of itself goes before what was found out about the path, where another may have lain. A worker
+        // made nothing of it: whoever reads its tags is locked in as well.
+        let tags = Tagger::new(PathBuf::from("/proc/self/exe")).work(&real, Deed::Read, &|| false);
+        let tags = tags.unwrap_or(Named { recording: None, release: None });
+        let before = others.iter().filter(|other| other.status.is_open());
+        let told = before.clone().find_map(|other| other.recording_id);
+        if let (Some(tagged), Some(told)) = (tags.recording, told)
+            && tagged != told
+        {
+            return Err("its tags name another recording than what lay there before: scan it again".to_owned());
+        }
+        recording = tags.recording.or(told);
+        releases.extend(tags.release);
+        releases.extend(before.filter_map(|other| other.release_id));
     }
     let recording = recording.ok_or(
         "nobody knows which recording it is: tag it with its MusicBrainz recording, scan it again, or remove it by hand",

@@ -77,6 +77,8 @@ struct Inner {
     settings: RepairSettings,
     /// Issues that could not be begun by themselves, since the last scan.
     refused: Mutex<BTreeSet<IssueId>>,
+    /// Held while issues become jobs: catalogs are asked for one wish after the other.
+    wishes: tokio::sync::Mutex<()>,
 }
 
 /// The handle. Cheap to clone.
@@ -105,7 +107,14 @@ fn plain(refusal: Refusal) -> String {
 impl RepairService {
     /// With these parts. [`run`] does what goes on by itself.
     pub fn new(parts: Parts, settings: RepairSettings) -> Self {
-        Self { inner: Arc::new(Inner { parts, settings, refused: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                parts,
+                settings,
+                refused: Mutex::default(),
+                wishes: tokio::sync::Mutex::default(),
+            }),
+        }
     }
 
     fn mender(&self) -> &Mender {
@@ -159,6 +168,7 @@ impl RepairService {
             let most = limits::FIX_AT_ONCE;
             return Err(Refusal::Invalid(format!("one to {most} issues are mended at once, not {}", unique.len())));
         }
+        let _one = self.inner.wishes.lock().await;
         let mut begun = Begun::default();
         let mut cases = Vec::new();
         for issue in unique {

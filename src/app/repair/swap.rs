@@ -97,6 +97,18 @@ pub(super) fn bytes_of(path: &Path) -> io::Result<Bytes> {
     Ok(Bytes { size: file.metadata()?.len(), content: hash(file)? })
 }
 
+fn copy(from: &mut File, out: &mut File, before: Before<'_>) -> io::Result<()> {
+    let mut buffer = vec![0; READ];
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        before()?;
+        out.write_all(buffer.get(..n).unwrap_or_default())?;
+    }
+}
+
 fn is_unsupported(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
@@ -251,14 +263,12 @@ impl Folder {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let out = rustix::fs::openat(&self.handle, name(&temporary), flags, Mode::from_raw_mode(0o644))?;
         let (mut from, mut out) = (crate::probe::open(source)?, File::from(out));
-        let mut buffer = vec![0; READ];
-        loop {
-            let n = from.read(&mut buffer)?;
-            if n == 0 {
-                break;
+        if let Err(error) = copy(&mut from, &mut out, before) {
+            // On a full disk half a file would take the last room. A kill leaves it, and the next attempt removes it.
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.remove(&temporary)?;
             }
-            before()?;
-            out.write_all(buffer.get(..n).unwrap_or_default())?;
+            return Err(error);
         }
         // Whoever may read the old one may read the new one; a disk without such rights has none to give.
         if let Ok(found) = rustix::fs::statat(&self.handle, name(&names.old), AtFlags::SYMLINK_NOFOLLOW) {
