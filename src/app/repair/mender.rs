@@ -89,6 +89,8 @@ fn sentence(why: Why) -> &'static str {
 fn write(txn: &mut RwTxn<'_>, tables: &Tables, row: &Repair, now: UnixMs) -> Result<(), StoreError> {
     tables.repairs.put(txn, row)?;
     let mended = match (&row.state, row.manner) {
+        // Until the library has looked at the tracks, it would find them missing anew.
+        (RepairState::Done, Manner::Add) if !row.told => return Ok(()),
         (RepairState::Done, Manner::Beside) => Mended::Beside,
         (RepairState::Done, _) => Mended::Yes,
         (RepairState::Failed(_), _) => Mended::No,
@@ -260,7 +262,8 @@ impl Mender {
             for issue in fixing {
                 let Some(job) = issue.job.filter(|job| is_over(*job)) else { continue };
                 let row = tables.repairs.repair(txn, issue.id)?;
-                if row.is_some_and(|row| row.state.is_live() && job_number(&row.job) == Some(job)) {
+                let is_busy = |row: &Repair| row.state.is_live() || (row.state == RepairState::Done && !row.told);
+                if row.is_some_and(|row| is_busy(&row) && job_number(&row.job) == Some(job)) {
                     continue;
                 }
                 if let Some(issue) = merge::mended(&issue, job, Mended::No, now) {
@@ -478,6 +481,16 @@ impl Mender {
             Ok(alive)
         })?;
         self.orphans(move |job| !alive.contains(&job))
+    }
+
+    /// Library and shares know what this row tells of, unless something else became of it meanwhile, which is told for
+    /// itself. Blocks.
+    pub(super) fn told(&self, row: &Repair) -> Result<(), StoreError> {
+        let (row, now) = (row.clone(), self.now());
+        self.store().write_blocking(move |txn, tables| match tables.repairs.repair(txn, row.issue)? {
+            Some(known) if known == row => write(txn, tables, &Repair { told: true, ..known }, now),
+            _ => Ok(()),
+        })
     }
 
     /// Files that a repair changed, for the library and the shares. Blocks.

@@ -293,40 +293,44 @@ impl RepairService {
 
     // ---- By itself ----
 
-    /// Tells the library and the shares what repairs changed; false: they could not be told now.
-    async fn tell(&self, reins: &Arc<Reins>) -> Result<bool, Refusal> {
+    /// Tells the library and the shares what repairs changed; what cannot be looked at now stays for the next time.
+    async fn tell(&self, reins: &Arc<Reins>, cancel: &CancellationToken) -> Result<(), Refusal> {
         let mender = self.mender().clone();
         let untold = blocking(move || {
             let rows = mender.store().read(|txn, tables| tables.repairs.those(txn, |repair| !repair.told))?;
             let rows = rows.into_iter().take(TOLD_AT_ONCE);
             rows.map(|row| Ok((mender.changed(&row)?, row))).collect::<Result<Vec<_>, StoreError>>()
         });
-        let mut all = true;
         for (files, row) in untold.await?.map_err(unreadable)? {
             for file in &files {
                 self.inner.parts.sharing.touch(&to_path(&file.path));
             }
             let (ground, held) = (self.inner.parts.doctor.ground().clone(), Arc::clone(reins));
             let offline = self.inner.settings.offline;
-            match blocking(move || learn::learn(&ground, &files, &held, offline)).await? {
+            let mut learning = tokio::task::spawn_blocking(move || learn::learn(&ground, &files, &held, offline));
+            let learned = tokio::select! {
+                learned = &mut learning => learned,
+                // A worker is let go of within a moment; its thread must not outlive the runtime it waits on.
+                () = cancel.cancelled() => {
+                    reins.stop();
+                    learning.await
+                }
+            };
+            match learned.map_err(|error| Refusal::Full(error.to_string()))? {
                 Ok(()) => {}
                 Err(DoctorError::Store(error)) => return Err(unreadable(error)),
                 Err(error) => {
                     tracing::debug!(issue = %row.issue, %error, "what a repair changed is looked at later");
-                    all = false;
+                    if cancel.is_cancelled() {
+                        return Ok(());
+                    }
                     continue;
                 }
             }
-            let write = self.mender().store().write(move |txn, tables| {
-                // Something else may have become of it meanwhile: that is told for itself.
-                if let Some(now) = tables.repairs.repair(txn, row.issue)?.filter(|now| *now == row) {
-                    tables.repairs.put(txn, &Repair { told: true, ..now })?;
-                }
-                Ok(())
-            });
-            write.await.map_err(unreadable)?;
+            let mender = self.mender().clone();
+            blocking(move || mender.told(&row)).await?.map_err(unreadable)?;
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Begins repairs of suspected transcodes; true while there may be more of them.
@@ -371,32 +375,27 @@ impl RepairService {
 /// The store cannot be used; the supervisor begins again.
 pub async fn run(service: RepairService, cancel: CancellationToken) -> Result<(), String> {
     let reins = Arc::new(Reins::default());
-    let work = async {
-        let progress = service.inner.parts.doctor.progress();
-        // What was found before the start is worked off too.
-        let (mut scanning, mut due) = (false, service.inner.settings.remediation.auto_fix_transcodes);
-        loop {
-            service.tell(&reins).await.map_err(plain)?;
-            let scans = progress.borrow().scan.is_some();
-            if scanning && !scans && service.inner.settings.remediation.auto_fix_transcodes {
-                service.refused().clear();
-                due = true;
-            }
-            scanning = scans;
-            if due && !scans {
-                due = service.begin_by_itself().await.map_err(plain)?;
-            }
+    let progress = service.inner.parts.doctor.progress();
+    // What was found before the start is worked off too.
+    let (mut scanning, mut due) = (false, service.inner.settings.remediation.auto_fix_transcodes);
+    loop {
+        service.tell(&reins, &cancel).await.map_err(plain)?;
+        let scans = progress.borrow().scan.is_some();
+        if scanning && !scans && service.inner.settings.remediation.auto_fix_transcodes {
+            service.refused().clear();
+            due = true;
+        }
+        scanning = scans;
+        if due && !scans {
             tokio::select! {
-                () = service.mender().inner.news.notified() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                more = service.begin_by_itself() => due = more.map_err(plain)?,
+                () = cancel.cancelled() => return Ok(()),
             }
         }
-    };
-    tokio::select! {
-        ended = work => ended,
-        () = cancel.cancelled() => {
-            reins.stop();
-            Ok(())
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = service.mender().inner.news.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use super::mender::job_number;
 use super::swap::{Bytes, Folder, Names, Outcome, Pair};
 use super::{Mender, Placed, learn};
 use crate::app::clock::Clock;
-use crate::app::doctor::scan::Reins;
+use crate::app::doctor::scan::{self, Reins};
 use crate::app::doctor::tests::Box_;
 use crate::app::doctor::walk::from_path;
 use crate::app::{catalog, jobs};
@@ -22,7 +22,7 @@ use crate::engine::library::{About, issue_id, merge};
 use crate::engine::repair::plan;
 use crate::engine::repair::swap::{Fate, Want, Why, backup_name};
 use crate::model::config;
-use crate::model::health::{Issue, IssueKind, IssueStatus, MatchedBy, ResolvedBy};
+use crate::model::health::{Identity, Issue, IssueKind, IssueStatus, MatchedBy, ResolvedBy, Variant};
 use crate::model::id::{ContentHash, RecordingId, ReleaseId};
 use crate::model::job::{Job, JobId, JobState, JobTrack, MbRelease, Proof};
 use crate::model::repair::{Manner, NewFile, OldFile, Repair, RepairState, Strategy};
@@ -492,6 +492,58 @@ fn a_job_that_ends_ends_its_repairs() {
         assert_eq!(world.repair("a/song.flac").state.failure(), Some(word));
         assert_eq!(world.content("a/song.flac").as_deref(), Some(BAD));
     }
+}
+
+#[test]
+fn an_album_is_mended_once_the_library_has_looked_at_it() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    // Any issue will do: what counts is that its repair adds and replaces nothing.
+    world.begin(&["a/song.flac"], Manner::Add);
+    let job = world.keep_job(JobState::Completed);
+    world.mender.over(&job).unwrap();
+    assert_eq!(world.repair("a/song.flac").state, RepairState::Done);
+    world.mender.recover().unwrap();
+    assert_eq!(world.issue("a/song.flac").status, IssueStatus::Fixing, "a scan may still find it");
+    world.mender.told(&world.repair("a/song.flac")).unwrap();
+    let issue = world.issue("a/song.flac");
+    assert_eq!((issue.status, issue.resolved_by), (IssueStatus::Resolved, Some(ResolvedBy::AutoFixed)));
+    assert!(world.repair("a/song.flac").told);
+}
+
+#[test]
+fn a_file_that_was_known_and_is_ruined_can_still_be_mended() {
+    let mut world = World::new(&[("a/song.flac", GOOD)]);
+    for ruin in ["broken=no frame", "broken=no frame\nat all"] {
+        fs::write(world.at("a/song.flac"), ruin).unwrap();
+        world.library.scan();
+        let id = issue_id(IssueKind::CorruptedFile, About::File(&from_path(&world.at("a/song.flac"))));
+        let issue = world.mender.store().read(|txn, tables| tables.library.issue(txn, id)).unwrap().unwrap();
+        assert_eq!((issue.recording_id, issue.title.as_str()), (Some(11), "Title"), "{ruin}");
+    }
+}
+
+#[test]
+fn a_scan_that_asked_in_vain_does_not_forget_what_was_proven() {
+    let world = World::new(&[("a/song.flac", "score=0.9")]);
+    let content = bytes(b"score=0.9").content;
+    let read = || world.mender.store().read(|txn, tables| tables.library.variant(txn, content)).unwrap().unwrap();
+    let unknown = read();
+    let proven = Identity { recording_id: Some(11), matched_by: MatchedBy::Catalog, ..unknown.identity.clone() };
+    let file = learn::Changed { path: from_path(&world.at("a/song.flac")), proven: Some(proven.clone()) };
+    learn::learn(&world.library.ground, &[file], &Reins::default(), true).unwrap();
+    assert_eq!(read().identity, proven);
+    assert!(world.library.issues().is_empty());
+    // It began to ask before, and nobody knew.
+    let identity = Identity { matched_by: MatchedBy::Nobody, ..unknown.identity.clone() };
+    let asked = Variant { identity, ..unknown };
+    let issues = scan::file_issues(&asked, &asked.paths[0], UnixMs(9));
+    assert_eq!(issues.len(), 1);
+    let put = move |txn: &mut heed::RwTxn<'_>, tables: &crate::store::tables::Tables| {
+        tables.library.put_known(txn, &asked, &issues, &[IssueKind::MissingMetadata], UnixMs(9))
+    };
+    world.mender.store().write_blocking(put).unwrap();
+    assert_eq!(read().identity, proven);
+    assert!(world.library.issues().is_empty());
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | `Ignored` | stays, evidence is renewed | stays: a false positive that comes back stays dismissed |
 //! | `Resolved` | `Detected` anew | stays |
 
-use crate::model::health::{Issue, IssueStatus, ResolvedBy};
+use crate::model::health::{Issue, IssueKind, IssueStatus, ResolvedBy};
 use crate::model::time::UnixMs;
 
 /// The row after a scan, or `None` when what is stored (or nothing) is right as it is. `found` and `stored` are of one
@@ -17,9 +17,10 @@ pub fn merge(stored: Option<&Issue>, found: Option<Issue>, now: UnixMs) -> Optio
     match (stored, found) {
         (None, found) => found,
         (Some(stored), Some(found)) if stored.status == IssueStatus::Resolved => {
-            Some(Issue { detected_at: now, ..found })
+            Some(Issue { detected_at: now, ..known_as(found, stored) })
         }
         (Some(stored), Some(found)) => {
+            let found = known_as(found, stored);
             let renewed = Issue {
                 status: stored.status,
                 detected_at: stored.detected_at,
@@ -43,6 +44,24 @@ pub fn merge(stored: Option<&Issue>, found: Option<Issue>, now: UnixMs) -> Optio
                 ..stored.clone()
             })
         }
+    }
+}
+
+/// What nothing can be read of any more is still the recording that it was.
+fn known_as(found: Issue, stored: &Issue) -> Issue {
+    let says_nothing = found.kind == IssueKind::CorruptedFile
+        && found.recording_id.is_none()
+        && [&found.artist, &found.album, &found.title].iter().all(|text| text.is_empty());
+    if !says_nothing {
+        return found;
+    }
+    Issue {
+        recording_id: stored.recording_id,
+        release_id: found.release_id.or(stored.release_id),
+        artist: stored.artist.clone(),
+        album: stored.album.clone(),
+        title: stored.title.clone(),
+        ..found
     }
 }
 

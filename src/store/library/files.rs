@@ -157,6 +157,11 @@ impl LibraryTables {
             FileOutcome::Measured(hash) => Some(*hash),
             FileOutcome::Broken(_) | FileOutcome::Unsupported(_) => None,
         };
+        // What the file was when it could still be read.
+        let before = match old.as_ref().map(|old| &old.outcome) {
+            Some(FileOutcome::Measured(hash)) if content.is_none() => self.bare_variant(txn, *hash)?,
+            _ => None,
+        };
         if let Some(old) = &old {
             self.inodes.delete(txn, &inode_key(old.inode))?;
             self.leave(txn, old, content)?;
@@ -179,10 +184,18 @@ impl LibraryTables {
         }
         put(self.files, txn, &key, &change.row)?;
         self.inodes.put(txn, &inode_key(change.row.inode), &key)?;
+        let is_known = match content {
+            Some(hash) => self.bare_variant(txn, hash)?.is_some_and(|variant| variant.identity.recording_id.is_some()),
+            None => false,
+        };
         for kind in &change.judged {
             let id = issue_id(*kind, About::File(&change.row.path));
-            let found = change.issues.iter().find(|issue| issue.id == id);
-            self.merge_issue(txn, id, found.cloned(), now)?;
+            let found = change.issues.iter().find(|issue| issue.id == id).filter(|_| !is_answered(*kind, is_known));
+            let found = match (found.cloned(), &before) {
+                (Some(found), Some(before)) if found.kind == IssueKind::CorruptedFile => Some(known_as(found, before)),
+                (found, _) => found,
+            };
+            self.merge_issue(txn, id, found, now)?;
         }
         Ok(true)
     }
@@ -252,7 +265,11 @@ impl LibraryTables {
         now: UnixMs,
     ) -> Result<(), StoreError> {
         let Some(stored) = self.bare_variant(txn, variant.hash())? else { return Ok(()) };
-        let updated = Variant { identity: variant.identity.clone(), judged: variant.judged.clone(), ..stored };
+        // Somebody may have found out while the catalog, which knows nothing, was asked.
+        let is_known = stored.identity.recording_id.is_some();
+        let loses = is_known && variant.identity.recording_id.is_none();
+        let identity = if loses { stored.identity.clone() } else { variant.identity.clone() };
+        let updated = Variant { identity, judged: variant.judged.clone(), ..stored };
         self.put_variant(txn, &updated)?;
         if updated.identity.matched_by != MatchedBy::Pending {
             self.remove_todo(txn, Todo::Identify(updated.hash()))?;
@@ -260,7 +277,7 @@ impl LibraryTables {
         for path in &updated.paths {
             for kind in judged {
                 let id = issue_id(*kind, About::File(path));
-                let found = issues.iter().find(|issue| issue.id == id);
+                let found = issues.iter().find(|issue| issue.id == id).filter(|_| !is_answered(*kind, loses));
                 self.merge_issue(txn, id, found.cloned(), now)?;
             }
         }
@@ -284,6 +301,27 @@ impl LibraryTables {
             self.put_todo(txn, *todo)?;
         }
         Ok(())
+    }
+}
+
+/// Whether this kind of issue is none any more, since it is known which recording the file is.
+fn is_answered(kind: IssueKind, is_known: bool) -> bool {
+    kind == IssueKind::MissingMetadata && is_known
+}
+
+/// An issue of a file that nothing can be read of any more, with what was known of it before.
+fn known_as(issue: Issue, before: &Variant) -> Issue {
+    let (identity, tags) = (&before.identity, &before.measured.tags);
+    let text = |own: String, known: &Option<String>| {
+        if own.is_empty() { known.clone().unwrap_or_default() } else { own }
+    };
+    Issue {
+        recording_id: issue.recording_id.or(identity.recording_id),
+        release_id: issue.release_id.or(identity.release_id),
+        artist: text(issue.artist, &tags.artist),
+        album: text(issue.album, &tags.album),
+        title: text(issue.title, &tags.title),
+        ..issue
     }
 }
 
