@@ -128,7 +128,7 @@ def test_four_kinds_of_issues_are_fixed_at_once(house, home, music):  # noqa: F8
     assert sha256(library.files[2, 1]) == library.before[2, 1], "another name: each has its own"
     assert not new[2, 1].exists() and sha256(undo.json()["new_path"]) == sha256(music[2, 1]), undo.json()
     for issue in (storm, sleep):
-        assert home.issue(issue["issue_id"])["status"] == "Detected"
+        assert home.issue(issue["issue_id"])["status"] == "Acknowledged"
         answer = home.box.call("POST", f"{HEALTH}/issues/{issue['issue_id']}/undo")
         assert answer.status_code == 400 and "undone" in answer.text, answer.text
     home.scan()
