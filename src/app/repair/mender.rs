@@ -172,11 +172,13 @@ impl Mender {
     /// # Errors
     /// Why not now, in one sentence: it is to be tried again.
     pub fn place(&self, job: &JobId, track: usize, finished: &Path) -> Result<Placed, String> {
+        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody else changes rows of files meanwhile.
         let rows = self.rows(job, track).map_err(|error| error.to_string())?;
         if rows.is_empty() {
             return Ok(Placed::AsUsual);
         }
-        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.without_dismissed(rows)?;
         let waiting: BTreeSet<_> = rows.iter().filter(|row| row.state.is_live()).map(|row| row.issue).collect();
         let mut swapped = None;
         for group in groups(rows) {
@@ -210,11 +212,52 @@ impl Mender {
     /// # Errors
     /// The store cannot be used.
     pub fn over(&self, job: &Job) -> Result<(), StoreError> {
+        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        for group in groups(self.store().repairs_of(&job.id)?) {
+            if let Err(why) = self.let_go(group) {
+                tracing::warn!(job = %job.id, why, "what a repair had begun is left over");
+            }
+        }
         let mut rows = self.store().repairs_of(&job.id)?;
-        rows.retain(|row| row.state == RepairState::Fetching);
+        rows.retain(|row| matches!(row.state, RepairState::Fetching | RepairState::Swapping));
         self.end(rows, Some(job))?;
+        drop(hands);
         let over = job_number(&job.id);
         self.orphans(move |number| over == Some(number))
+    }
+
+    /// Without those whose issue the owner dismissed meanwhile: their files stay.
+    fn without_dismissed(&self, rows: Vec<Repair>) -> Result<Vec<Repair>, String> {
+        let (mut dismissed, mut others) = (Vec::new(), Vec::new());
+        for row in rows {
+            let issue = self.store().read(|txn, tables| tables.library.issue(txn, row.issue));
+            let issue = issue.map_err(|error| error.to_string())?;
+            let goes = issue.is_some_and(|issue| issue.status == IssueStatus::Ignored);
+            if goes && row.state == RepairState::Fetching { dismissed.push(row) } else { others.push(row) }
+        }
+        let now = self.now();
+        self.mark(&mut dismissed, |row| {
+            (row.state, row.ended_at) = (RepairState::Failed("the issue was dismissed".to_owned()), Some(now));
+        })?;
+        Ok(others)
+    }
+
+    /// Takes back a swap that was begun, or brings it to its end where the new file is in its place.
+    fn let_go(&self, mut rows: Vec<Repair>) -> Result<(), String> {
+        rows.retain(|row| row.state == RepairState::Swapping);
+        let Some(Repair { old: Some(old), new: Some(new), places: Some(places), manner, .. }) = rows.first().cloned()
+        else {
+            return Ok(());
+        };
+        let at = os(&LocalPath(old.path.folder().to_vec())).to_owned();
+        let mut folder = Folder::open(&at, &self.inner.roots).map_err(|error| error.to_string())?;
+        let names = names(&old.path, &places);
+        let want = Want { same_name: names.old == names.new, fate: fate(manner) };
+        let outcome = folder.give_up(want, &names, &pair(&old, &new)).map_err(|error| error.to_string())?;
+        if outcome == Outcome::Done {
+            self.settle(&mut rows, &places)?;
+        }
+        Ok(())
     }
 
     // ---- Ends ----
@@ -297,10 +340,7 @@ impl Mender {
                 return Ok(rows.into_iter().next());
             }
         };
-        let pair = Pair {
-            old: Bytes { size: old.size, content: old.content },
-            new: Bytes { size: new.size, content: new.content },
-        };
+        let pair = pair(&old, &new);
         let mut places = first.places.clone();
         let known = places.as_ref().map(|places| os(&places.new).to_owned());
         let extension = finished
@@ -326,11 +366,7 @@ impl Mender {
             let now = self.now();
             match outcome {
                 Outcome::Stopped(Why::Taken) => continue,
-                Outcome::Done => self.mark(&mut rows, |row| {
-                    let kept = planned.backup.clone().filter(|_| row.manner == Manner::Backup);
-                    row.places = Some(Places { backup: kept, ..planned.clone() });
-                    (row.state, row.told, row.ended_at) = (RepairState::Done, false, Some(now));
-                })?,
+                Outcome::Done => self.settle(&mut rows, &planned)?,
                 Outcome::Stopped(why) => self.mark(&mut rows, |row| {
                     row.state = RepairState::Failed(sentence(why).to_owned());
                     (row.told, row.ended_at, row.places) = (false, Some(now), None);
@@ -346,6 +382,16 @@ impl Mender {
     fn is_away(&self, folder: &Path) -> bool {
         let is_empty = |root: &Path| std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
         self.inner.roots.iter().filter(|root| folder.starts_with(root)).any(|root| is_empty(root))
+    }
+
+    /// The new file is in its place.
+    fn settle(&self, rows: &mut [Repair], places: &Places) -> Result<(), String> {
+        let now = self.now();
+        self.mark(rows, |row| {
+            let kept = places.backup.clone().filter(|_| row.manner == Manner::Backup);
+            row.places = Some(Places { backup: kept, ..places.clone() });
+            (row.state, row.told, row.ended_at) = (RepairState::Done, false, Some(now));
+        })
     }
 
     /// Changes rows, here and in the store.
@@ -399,10 +445,7 @@ impl Mender {
         let Some(new) = rows.first().and_then(|row| row.new.clone()) else {
             return Err("it is not known what was put there".to_owned());
         };
-        let pair = Pair {
-            old: Bytes { size: old.size, content: old.content },
-            new: Bytes { size: new.size, content: new.content },
-        };
+        let pair = pair(&old, &new);
         let backup = places.backup.clone();
         at.aside = places.aside.as_ref().map(|path| path.name().to_vec());
         for _ in 0..NAMES {
@@ -549,6 +592,10 @@ fn proven_as(track: &JobTrack, release_id: Option<u128>, proof: Proof) -> Option
         Proof::Length => return None,
     };
     Some(Identity { recording_id: Some(track.recording.0), release_id, acoustid: None, matched_by })
+}
+
+fn pair(old: &OldFile, new: &NewFile) -> Pair {
+    Pair { old: Bytes { size: old.size, content: old.content }, new: Bytes { size: new.size, content: new.content } }
 }
 
 /// Rows by their old file.

@@ -349,6 +349,11 @@ impl Folder {
         self.lead(names, pair, source, |sight| swap::next(want, sight), before)
     }
 
+    /// Leaves the old file as it was, unless the new one is in its place already.
+    pub(super) fn give_up(&mut self, want: Want, names: &Names, pair: &Pair) -> io::Result<Outcome> {
+        self.lead(names, pair, None, |sight| swap::give_up(want, sight), &|| Ok(()))
+    }
+
     /// Puts the old file back, and the new one aside.
     pub(super) fn undo(&mut self, names: &Names, pair: &Pair, before: Before<'_>) -> io::Result<Outcome> {
         let same_name = names.old == names.new;

@@ -25,7 +25,7 @@ use crate::model::config;
 use crate::model::health::{Identity, Issue, IssueKind, IssueStatus, MatchedBy, ResolvedBy, Variant};
 use crate::model::id::{ContentHash, RecordingId, ReleaseId};
 use crate::model::job::{Job, JobId, JobState, JobTrack, MbRelease, Proof};
-use crate::model::repair::{Manner, NewFile, OldFile, Repair, RepairState, Strategy};
+use crate::model::repair::{Manner, NewFile, OldFile, Places, Repair, RepairState, Strategy};
 use crate::model::time::UnixMs;
 
 const OLD: &[u8] = b"the old file";
@@ -492,6 +492,45 @@ fn a_job_that_ends_ends_its_repairs() {
         assert_eq!(world.repair("a/song.flac").state.failure(), Some(word));
         assert_eq!(world.content("a/song.flac").as_deref(), Some(BAD));
     }
+}
+
+#[test]
+fn a_swap_whose_job_is_called_off_is_taken_back() {
+    for name in ["a/song.flac", "a/song.mp3"] {
+        let world = World::new(&[(name, BAD)]);
+        world.begin(&[name], Manner::Backup);
+        let finished = world.fetched();
+        // Killed, or out of room, when the new file was written and the old one had its second name.
+        let old = name.strip_prefix("a/").unwrap();
+        let (new, backup) = ("song.flac", format!("{old}.bak"));
+        let at = |name: &str| from_path(&world.at(&format!("a/{name}")));
+        let mut row = world.repair(name);
+        row.state = RepairState::Swapping;
+        row.places = Some(Places { new: at(new), backup: Some(at(&backup)), aside: None });
+        let put = move |txn: &mut heed::RwTxn<'_>, tables: &crate::store::tables::Tables| tables.repairs.put(txn, &row);
+        world.mender.store().write_blocking(put).unwrap();
+        fs::copy(&finished, world.at(&format!("a/.{old}.slskdn-new"))).unwrap();
+        if old == new {
+            fs::hard_link(world.at(name), world.at("a/song.flac.bak")).unwrap();
+        }
+        let job = world.keep_job(JobState::Cancelled);
+        world.mender.over(&job).unwrap();
+        assert_eq!(listed(&world.at("a")), [(old.to_owned(), BAD.as_bytes().to_vec())].into());
+        assert_eq!(world.repair(name).state.failure(), Some("cancelled"));
+        assert_eq!(world.issue(name).status, IssueStatus::Failed);
+    }
+}
+
+#[test]
+fn what_the_owner_dismissed_meanwhile_is_left() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let dismissed = merge::set_status(&world.issue("a/song.flac"), IssueStatus::Ignored, UnixMs(5)).unwrap();
+    world.mender.store().write_blocking(move |txn, tables| tables.library.put_issue(txn, &dismissed)).unwrap();
+    assert_eq!(world.place(), Placed::AsUsual);
+    assert_eq!(world.content("a/song.flac").as_deref(), Some(BAD));
+    assert_eq!(world.issue("a/song.flac").status, IssueStatus::Ignored);
+    assert!(world.repair("a/song.flac").state.failure().unwrap().contains("dismissed"));
 }
 
 #[test]

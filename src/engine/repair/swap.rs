@@ -105,6 +105,20 @@ pub fn next(want: Want, sight: Sight) -> Step {
     if want.same_name { same_name(want, sight) } else { other_name(want, sight) }
 }
 
+/// The next step of leaving the old file as it was, where the new one is not in its place yet; where it is, of bringing
+/// the swap to its end.
+pub fn give_up(want: Want, sight: Sight) -> Step {
+    let Sight { old, new, backup, temporary, linked, .. } = sight;
+    let placed = if want.same_name { old } else { new };
+    match (old, backup) {
+        _ if placed == Lies::New => next(want, sight),
+        (Lies::Nothing, Lies::Old) if want.same_name => Step::PutBack,
+        (Lies::Old, Lies::Old) if linked => Step::RemoveBackup,
+        _ if matches!(temporary, Lies::New | Lies::Other) => Step::RemoveTemporary,
+        _ => Step::Stop(Why::Gone),
+    }
+}
+
 fn same_name(want: Want, sight: Sight) -> Step {
     let Sight { old, backup, temporary, source, linked, .. } = sight;
     match (old, backup) {
