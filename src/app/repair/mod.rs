@@ -8,6 +8,7 @@
 mod bench;
 mod look;
 mod mender;
+mod news;
 mod swap;
 #[cfg(test)]
 mod tests;
