@@ -172,11 +172,12 @@ impl Mender {
     /// # Errors
     /// Why not now, in one sentence: it is to be tried again.
     pub fn place(&self, job: &JobId, track: usize, finished: &Path) -> Result<Placed, String> {
+        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.rows(job, track).map_err(|error| error.to_string())?;
         if rows.is_empty() {
             return Ok(Placed::AsUsual);
         }
-        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.without_dismissed(rows)?;
         let waiting: BTreeSet<_> = rows.iter().filter(|row| row.state.is_live()).map(|row| row.issue).collect();
         let mut swapped = None;
         for group in groups(rows) {
@@ -205,12 +206,42 @@ impl Mender {
         Ok(Placed::Swapped(name, told))
     }
 
+    /// Ends the repairs of issues that the owner dismissed meanwhile, before anything of theirs was changed.
+    fn without_dismissed(&self, mut rows: Vec<Repair>) -> Result<Vec<Repair>, String> {
+        let dismissed = self.store().read(|txn, tables| {
+            let mut dismissed = BTreeSet::new();
+            for row in rows.iter().filter(|row| row.state == RepairState::Fetching) {
+                let issue = tables.library.issue(txn, row.issue)?;
+                if issue.is_some_and(|issue| issue.status == IssueStatus::Ignored) {
+                    dismissed.insert(row.issue);
+                }
+            }
+            Ok(dismissed)
+        });
+        let dismissed = dismissed.map_err(|error| error.to_string())?;
+        let mut gone: Vec<Repair> = rows.extract_if(.., |row| dismissed.contains(&row.issue)).collect();
+        let now = self.now();
+        self.mark(&mut gone, |row| {
+            row.state = RepairState::Failed("its issue was dismissed".to_owned());
+            row.ended_at = Some(now);
+        })?;
+        rows.extend(gone);
+        Ok(rows)
+    }
+
     /// A job is over: so are its repairs. Blocks.
     ///
     /// # Errors
     /// The store cannot be used.
     pub fn over(&self, job: &Job) -> Result<(), StoreError> {
+        let _hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = self.store().repairs_of(&job.id)?;
+        // What is half done is brought to an end, whichever is nearer: no file comes from the job any more.
+        for group in groups(rows.extract_if(.., |row| row.state == RepairState::Swapping).collect()) {
+            if let Err(why) = self.swap(group, None) {
+                tracing::warn!(job = %job.id, why, "a repair is brought to its end at the next start");
+            }
+        }
         rows.retain(|row| row.state == RepairState::Fetching);
         self.end(rows, Some(job))?;
         let over = job_number(&job.id);
