@@ -393,7 +393,7 @@ fn a_transcode_is_replaced_and_put_back() {
     assert_eq!(world.content("a/song.mp3").as_deref(), Some(BAD));
     assert_eq!(world.content("a/song.flac.bak").as_deref(), Some(GOOD));
     assert_eq!((world.content("a/song.mp3.bak"), world.content("a/song.flac")), (None, None));
-    assert_eq!(world.issue("a/song.mp3").status, IssueStatus::Detected);
+    assert_eq!(world.issue("a/song.mp3").status, IssueStatus::Acknowledged);
     world.learn("a/song.mp3");
     assert_eq!(world.library.issues(), [(IssueKind::SuspectedTranscode, "a/song.mp3".to_owned())]);
     assert!(world.mender.undo(&repair).unwrap_err().contains("already"));

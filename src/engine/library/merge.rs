@@ -127,9 +127,9 @@ pub fn mended(issue: &Issue, job: u128, mended: Mended, now: UnixMs) -> Option<I
             ..issue.clone()
         },
         Mended::Beside | Mended::No if issue.status != IssueStatus::Fixing => return None,
-        Mended::Beside => open(IssueStatus::Acknowledged),
         Mended::No => open(IssueStatus::Failed),
-        Mended::Undone => open(IssueStatus::Detected),
+        // Undone not `Detected`: what is repaired by itself would be repaired again.
+        Mended::Beside | Mended::Undone => open(IssueStatus::Acknowledged),
     };
     Some(after)
 }

@@ -301,7 +301,7 @@ fn a_job_ends_what_it_mends_and_nothing_else() {
         // A scan was quicker.
         (IssueStatus::Resolved, yes, None),
         (IssueStatus::Resolved, no, None),
-        (IssueStatus::Resolved, undone, Some(IssueStatus::Detected)),
+        (IssueStatus::Resolved, undone, Some(IssueStatus::Acknowledged)),
         (IssueStatus::Ignored, yes, None),
         (IssueStatus::Ignored, undone, None),
     ] {
