@@ -235,7 +235,7 @@ impl Mender {
         }
         let now = self.now();
         self.mark(&mut dismissed, |row| {
-            (row.state, row.ended_at) = (RepairState::Failed("the issue was dismissed".to_owned()), Some(now));
+            (row.state, row.ended_at) = (RepairState::Failed("its issue was dismissed".to_owned()), Some(now));
         })?;
         Ok(others)
     }

@@ -346,7 +346,17 @@ impl RepairService {
                     limit: CANDIDATES.saturating_add(refused),
                     ..IssueFilter::default()
                 };
-                Ok((under_way, tables.library.issues(txn, &filter)?.0))
+                let mut found = tables.library.issues(txn, &filter)?.0;
+                // What the owner undid is not done again.
+                let mut undone = BTreeSet::new();
+                for issue in &found {
+                    let row = tables.repairs.repair(txn, issue.id)?;
+                    if row.is_some_and(|row| row.state == RepairState::Undone) {
+                        undone.insert(issue.id);
+                    }
+                }
+                found.retain(|issue| !undone.contains(&issue.id));
+                Ok((under_way, found))
             })
         };
         let (under_way, found) = blocking(read).await?.map_err(unreadable)?;
