@@ -100,14 +100,8 @@ impl Pool {
     /// One block as [`Pool::take`], and more up to `wanted` while over half of the pool is free. Whoever has one block
     /// gets on, so nobody waits here for others who wait likewise.
     pub async fn take_many(&self, wanted: usize) -> Vec<Block> {
-        let permit = Arc::clone(&self.shared.permits).acquire_owned().await;
-        self.take_with(permit.expect("the semaphore lives in the pool and is never closed"), wanted)
-    }
-
-    /// As [`Pool::take_many`] for who has a permit for one block of this pool ([`Pool::permits`]), and so waits for none.
-    pub fn take_with(&self, permit: OwnedSemaphorePermit, wanted: usize) -> Vec<Block> {
         let mut blocks = Vec::with_capacity(wanted.clamp(1, self.shared.blocks));
-        blocks.push(self.block(permit));
+        blocks.push(self.take().await);
         while blocks.len() < wanted && self.available() > self.shared.blocks / 2 {
             let Some(block) = self.try_take() else { break };
             blocks.push(block);

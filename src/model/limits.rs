@@ -330,12 +330,6 @@ pub const MESH_STREAMS: u32 = 16;
 pub const MESH_REQUESTS: usize = 64;
 /// Of these, of peers whom the owner did not name.
 pub const MESH_REQUESTS_STRANGERS: usize = MESH_REQUESTS - MESH_STREAMS as usize;
-/// Buffers that a new connection with a named peer leaves in the pool, or there is none; one with a stranger leaves a quarter.
-pub const MESH_BLOCKS_LEFT: usize = BLOCKS * 3 / 16;
-/// Requests of peers that wait for a buffer while less than a quarter of the pool is free; one more is told to come later.
-pub const MESH_WAITING: usize = BLOCKS / 8;
-/// Of these, of strangers.
-pub const MESH_WAITING_STRANGERS: usize = MESH_WAITING * 3 / 4;
 /// Peers named in the configuration; one more is a mistake.
 pub const MESH_NAMED: usize = 64;
 /// Fetches that are not over; one more is refused.
@@ -607,7 +601,6 @@ pub fn fits(config: &super::config::Config) -> Result<(), String> {
 const _: () = {
     assert!(FRAME_RESULTS as usize <= FRAMES_AT_ONCE_BYTES, "one large frame must fit, or none ever arrives");
     assert!(WEB_CONNECTIONS_PER_ADDRESS < WEB_CONNECTIONS, "one host leaves some to others");
-    assert!(MESH_WAITING + BLOCKS / 16 <= MESH_BLOCKS_LEFT, "peers that read slowly leave some of the pool to others");
     assert!(PEER_CONNECTIONS < USER_CONNECTIONS && UNFINISHED_CONNECTIONS < USER_CONNECTIONS);
     assert!(OVERLAP_BYTES <= BLOCK_LEN as u64, "an overlap is compared in one block");
     assert!(SPECTROGRAM_COLUMNS * SPECTROGRAM_ROWS + 1_024 <= WORKER_ANSWER_LEN, "a spectrogram fits its answer");

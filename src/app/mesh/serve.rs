@@ -45,62 +45,24 @@ const OPEN_FILES: usize = 16;
 // A piece fills a block.
 const _: () = assert!(PIECE_LEN == BLOCK_LEN as u64);
 
-/// All transfers to peers.
-pub(super) struct Uploading {
-    /// Short and synchronous.
-    uploads: Mutex<Uploads>,
-    line: Line,
-}
+/// All transfers to peers, short and synchronous.
+pub(super) struct Uploading(Mutex<Uploads>);
 
 impl Uploading {
     /// With so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        Self { uploads: Mutex::new(Uploads::new(slots)), line: Line::default() }
+        Self(Mutex::new(Uploads::new(slots)))
     }
 
     /// How many transfers are in each state.
     pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        locked(&self.uploads).counts()
+        locked(&self.0).counts()
     }
 }
 
 impl Running {
     fn uploads<T>(&self, job: impl FnOnce(&mut Uploads, Duration) -> T) -> T {
-        job(&mut locked(&self.uploading.uploads), self.parts.clock.now().mono)
-    }
-}
-
-/// Requests that are served while buffers are short: so many, that others get on however slowly peers read.
-struct Line {
-    all: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        let of = |count| Arc::new(Semaphore::new(count));
-        Self { all: of(limits::MESH_WAITING), strangers: of(limits::MESH_WAITING_STRANGERS) }
-    }
-}
-
-/// A buffer that a request has as long as it lasts: it waits for none while it holds one, and more it has only while there
-/// are plenty.
-struct Paid {
-    one: OwnedSemaphorePermit,
-    /// Its place in the line, if it stands there.
-    _places: Option<[Option<OwnedSemaphorePermit>; 2]>,
-}
-
-impl Line {
-    /// A buffer; waits for it while they are short, or has none.
-    async fn pay(&self, blocks: &Arc<Semaphore>, named: bool) -> Option<Paid> {
-        if let Some(one) = spare(blocks, 1) {
-            return Some(Paid { one, _places: None });
-        }
-        let of_strangers = if named { None } else { Some(Arc::clone(&self.strangers).try_acquire_owned().ok()?) };
-        let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let one = Arc::clone(blocks).acquire_owned().await.ok()?;
-        Some(Paid { one, _places: Some([Some(of_all), of_strangers]) })
+        job(&mut locked(&self.uploading.0), self.parts.clock.now().mono)
     }
 }
 
@@ -411,9 +373,6 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
     }
     let running = seat.running;
     let disk = running.parts.pump.disk();
-    let Some(mut paid) = running.uploading.line.pay(&running.blocks, answer.is_named()).await else {
-        return answer.refuse(ErrorCode::RateLimited).await;
-    };
     if !answer.grant().await {
         seat.taken_back = answer.taken_back();
         return;
@@ -421,16 +380,15 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
     let mut sent = 0;
     while sent < length {
         let wanted = usize::try_from((length - sent).div_ceil(BLOCK_LEN as u64)).unwrap_or(BATCH).min(BATCH);
-        let blocks = disk.pool().take_with(paid.one, wanted);
+        let blocks = disk.pool().take_many(wanted).await;
         let Ok(blocks) = disk.read(&opened.file, chunk.offset + sent, blocks).await else {
             return seat.failed(ErrorCode::IoError);
         };
-        let (before, mut kept) = (sent, None);
+        let before = sent;
         for mut block in blocks {
             block.truncate(usize::try_from(length - sent).unwrap_or(usize::MAX));
             // Once QUIC has all of it, the connection's window pays for it.
-            let (bytes, permit) = block.into_shared();
-            let _paid = keep_one(&mut kept, permit);
+            let (bytes, _paid) = block.into_shared();
             let bytes = match &running.faults {
                 None => bytes,
                 Some(faults) => faults.spoil(bytes),
@@ -441,22 +399,12 @@ async fn send_chunk(mut seat: Seat<'_>, mut answer: Answer, chunk: ChunkRequest,
             }
             sent += count;
         }
-        let Some(one) = kept.filter(|_| sent > before) else {
+        if sent == before {
             // The file became shorter: breaking off says so.
             return seat.failed(ErrorCode::NotFound);
-        };
-        paid.one = one;
+        }
         seat.sent(sent - before);
     }
-}
-
-/// The first of these permits is kept, the others are given back.
-fn keep_one(kept: &mut Option<OwnedSemaphorePermit>, permit: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
-    if kept.is_some() {
-        return Some(permit);
-    }
-    *kept = Some(permit);
-    None
 }
 
 /// Sends no faster than all uploads together may.
@@ -475,78 +423,4 @@ async fn paced(seat: &mut Seat<'_>, answer: &mut Answer, mut bytes: Bytes, of_a_
         count(&seat.running.parts.pump.limiter().traffic.overlay_up, granted);
     }
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::pool::Pool;
-
-    /// Connections with wide windows, and sixteen streams of each of several named peers, all of which read next to nothing.
-    #[tokio::test]
-    async fn named_peers_that_read_slowly_leave_some_of_the_pool_to_others() {
-        let pool = Pool::new(limits::BLOCKS);
-        let (permits, line) = (pool.permits(), Line::default());
-        let windows: Vec<_> = std::iter::from_fn(|| spare(&permits, 7)).collect();
-        // The last connections with named peers.
-        let connections = permits.clone().try_acquire_many_owned(16).unwrap();
-        assert!(pool.available() < limits::MESH_BLOCKS_LEFT + 7);
-        let mut streams: Vec<Paid> = Vec::new();
-        for _ in 0..limits::MESH_REQUESTS_STRANGERS {
-            if let Some(paid) = line.pay(&permits, false).await {
-                streams.push(paid);
-            }
-        }
-        assert_eq!(streams.len(), limits::MESH_WAITING_STRANGERS, "strangers leave some of it to those who are named");
-        for _ in 0..limits::MESH_REQUESTS {
-            if let Some(paid) = line.pay(&permits, true).await {
-                streams.push(paid);
-            }
-        }
-        assert_eq!(streams.len(), limits::MESH_WAITING);
-        let left = pool.available();
-        assert!(left >= limits::BLOCKS / 16, "{left}");
-        // They go on without waiting, however often, and hold no more than before.
-        for _ in 0..3 {
-            let mut next = Vec::new();
-            for paid in streams {
-                let mut kept = None;
-                let blocks = pool.take_with(paid.one, BATCH);
-                assert_eq!((blocks.len(), pool.available()), (1, left));
-                for block in blocks {
-                    let (_bytes, permit) = block.into_shared();
-                    let _paid = keep_one(&mut kept, permit);
-                }
-                next.push(Paid { one: kept.unwrap(), ..paid });
-            }
-            streams = next;
-        }
-        // Whoever stands in the line waits for what is given back, and no longer.
-        let rest = permits.clone().acquire_many_owned(u32::try_from(left).unwrap()).await.unwrap();
-        drop(streams.pop());
-        let taken = pool.take().await;
-        let waits = line.pay(&permits, true);
-        tokio::pin!(waits);
-        assert!(futures_util::poll!(waits.as_mut()).is_pending());
-        drop(taken);
-        assert!(waits.await.is_some());
-        drop((streams, connections, windows, rest));
-        assert_eq!((pool.available(), line.all.available_permits()), (limits::BLOCKS, limits::MESH_WAITING));
-    }
-
-    #[tokio::test]
-    async fn a_request_has_more_only_while_there_is_plenty() {
-        let pool = Pool::new(limits::BLOCKS);
-        let (permits, line) = (pool.permits(), Line::default());
-        let paid = line.pay(&permits, false).await.unwrap();
-        assert_eq!(line.all.available_permits(), limits::MESH_WAITING, "it does not stand in the line");
-        let blocks = pool.take_with(paid.one, BATCH);
-        assert_eq!((blocks.len(), pool.available()), (BATCH, limits::BLOCKS - BATCH));
-        let mut kept = None;
-        for block in blocks {
-            let (_bytes, permit) = block.into_shared();
-            let _paid = keep_one(&mut kept, permit);
-        }
-        assert_eq!(pool.available(), limits::BLOCKS - 1);
-    }
 }

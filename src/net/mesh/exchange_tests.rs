@@ -98,7 +98,7 @@ async fn the_reason_reaches_whoever_serves() {
 async fn a_refusal_that_nobody_reads_is_not_waited_for_as_long_as_a_file() {
     let cancel = CancellationToken::new();
     // Three for the connection, none for a wider window.
-    let (mut asked, _nodes, link) = pair(limits::MESH_BLOCKS_LEFT + 3, &cancel).await;
+    let (mut asked, _nodes, link) = pair(3, &cancel).await;
     let (body, mut file) = tokio::join!(link.request(chunk(512 * 1024)), async {
         let mut answer = request(&mut asked).await;
         assert!(answer.grant().await);

@@ -15,14 +15,13 @@ use super::exchange::{self, Body, RequestError, StopCode};
 use super::listen::Seat;
 use super::telling::{Teller, Telling};
 use super::window::{Way, Wide, Window};
-use super::{Incoming, Shared, Told, code, identity, locked, spare, spare_beside};
+use super::{Incoming, Shared, Told, code, identity, locked, spare};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::{Hello, MessageId};
 use crate::engine::mesh::guard::{Refused, Who};
 use crate::engine::mesh::session::{Action, Greeted, Input, PROTOCOL, Session, Side};
 use crate::model::id::{ContentHash, PeerId};
-use crate::model::limits;
 use crate::model::mesh::PeerView;
 
 /// For the control stream to be there, and for a write on it (SPEC-FACTS 8).
@@ -239,7 +238,7 @@ pub(super) async fn run(
     }
     // Strangers leave a quarter of the pool; whom the owner named may have of that.
     let blocks = match seat.who {
-        Some(Who::Named) => spare_beside(&shared.blocks, BLOCKS, limits::MESH_BLOCKS_LEFT),
+        Some(Who::Named) => Arc::clone(&shared.blocks).try_acquire_many_owned(BLOCKS).ok(),
         _ => spare(&shared.blocks, BLOCKS),
     };
     let Some(blocks) = blocks else {

@@ -547,12 +547,7 @@ fn transport(gso: bool) -> TransportConfig {
 /// So many blocks of 64 KiB for memory of the mesh, if a quarter of the pool is still left to those who move bytes. Nobody
 /// waits here, so nobody waits for others who wait likewise.
 pub fn spare(blocks: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
-    spare_beside(blocks, count, limits::BLOCKS / 4)
-}
-
-/// The same, if this many are left.
-fn spare_beside(blocks: &Arc<Semaphore>, count: u32, left: usize) -> Option<OwnedSemaphorePermit> {
-    let enough = blocks.available_permits() >= count as usize + left;
+    let enough = blocks.available_permits() >= count as usize + limits::BLOCKS / 4;
     if enough { Arc::clone(blocks).try_acquire_many_owned(count).ok() } else { None }
 }
 
