@@ -104,7 +104,7 @@ def test_who_takes_more_than_it_gives_takes_nothing_where_the_owner_wants_that(t
     small = noise(other / "small.wav", 2)
     giver = node("giver", other).start().measure()
     (one,) = holders(1)
-    taker = node("taker", **{"mesh.peers": f"{giver.named},{one.named}", "mesh.fairness.grace_gib": 0,
+    taker = node("taker", **{"mesh.peers": f"{giver.named};{one.named}", "mesh.fairness.grace_gib": 0,
                              "mesh.fairness.pause_overlay_downloads": "true"})
     connected(taker.start(), giver, one)
     fetches(taker, small, (other / "small.wav").stat().st_size)
