@@ -93,7 +93,7 @@ async fn stored<T: Send + 'static>(
 
 fn own(store: &Store, bundle_id: u64) -> Result<Own, StoreError> {
     let (latest, count) = store.read(|txn, tables| tables.gossip.own(txn))?;
-    Ok(Own { bundle_id, named_id: tell::list(bundle_id, true), latest, count })
+    Ok(Own { bundle_id, latest, count })
 }
 
 struct Work {
@@ -233,8 +233,7 @@ impl Work {
             }
             let read = move |running: &Running| running.parts.store.read(|txn, tables| tables.gossip.heard(txn, peer));
             let (heard, hashes) = stored(&self.running, read).await?;
-            let (whose, features) = ((peer, link.is_named()), &link.greeted().features);
-            self.machine.on_connected(whose, features, heard, hashes, self.now());
+            self.machine.on_connected(peer, &link.greeted().features, heard, hashes, self.now());
         }
         self.links = now;
         Ok(())
