@@ -95,28 +95,3 @@ def test_who_takes_more_than_it_gives_is_held_to_half_its_speed(node, holders, s
     until("it is there all the same", lambda: taker.fetched(content)["state"] == "done")
     # What moved is read off the sockets' counters every second.
     until("all of it is counted", lambda: traffic(taker, "24h")[1]["overlay_download_bytes"] >= size)
-
-
-def test_who_takes_more_than_it_gives_takes_nothing_where_the_owner_wants_that(tmp_path, node, holders, song):
-    path, content = song
-    other = tmp_path / "other"
-    other.mkdir()
-    small = noise(other / "small.wav", 2)
-    giver = node("giver", other).start().measure()
-    (one,) = holders(1)
-    taker = node("taker", **{"mesh.peers": f"{giver.named};{one.named}", "mesh.fairness.grace_gib": 0,
-                             "mesh.fairness.pause_overlay_downloads": "true"})
-    connected(taker.start(), giver, one)
-    fetches(taker, small, (other / "small.wav").stat().st_size)
-    # At a start it is looked at once, else every few minutes.
-    taker.stop()
-    connected(taker.start(), giver, one)
-    until("nothing may be fetched", lambda: taker.get("/api/mesh/traffic-stats")["downloads_paused"])
-    assert "low_contribution" in broken(taker)
-    taker.fetch(content, path.stat().st_size, "song.wav")
-    until("the peer is a source", lambda: taker.fetched(content)["sources"])
-    assert taker.fetched(content)["bytes_done"] == 0 and taker.fetched(content)["state"] == "running"
-    taker.stop()
-    taker.settings["mesh.fairness.pause_overlay_downloads"] = "false"
-    taker.start()
-    until("it goes on, slower", lambda: taker.fetched(content)["state"] == "done")
