@@ -487,6 +487,8 @@ pub const GOSSIP_SILENT_S: u64 = 30 * 24 * 3_600;
 pub const GOSSIP_ADVERTS_PER_HOUR: u32 = 360;
 /// Requests of one peer for hashes within an hour (SPEC-FACTS 8); one more is a violation.
 pub const GOSSIP_DELTAS_PER_HOUR: u32 = 60;
+/// Answers about recordings that one peer is owed while it cannot be told any; further ones are lost.
+pub const GOSSIP_OWED: usize = 8;
 /// Every other message of one peer about releases within an hour; one more is a violation.
 pub const GOSSIP_OTHERS_PER_HOUR: u32 = 240;
 /// Hashes of one request (SPEC-FACTS 12).

@@ -22,7 +22,10 @@ use crate::engine::mesh::gossip::{Deed, Gossip, Own};
 use crate::model::gossip::{Claim, HashEntry, Heard};
 use crate::model::id::PeerId;
 use crate::model::limits;
+use crate::model::music::ShareCounts;
 use crate::model::record::Change;
+use crate::model::time::UnixMs;
+use crate::model::view::ShareView;
 use crate::net::mesh::{Link, Telling, Told, spare};
 use crate::store::gossip::Room;
 use crate::store::{Store, StoreError};
@@ -89,6 +92,11 @@ async fn stored<T: Send + 'static>(
     let running = Arc::clone(running);
     let worked = tokio::task::spawn_blocking(move || work(&running)).await;
     worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What is shared, when no scan is changing it: a watched folder changes it without one.
+fn shown(shares: &ShareView) -> Option<(Option<UnixMs>, ShareCounts, u64)> {
+    (!shares.scanning).then_some((shares.scanned_at, shares.counts, shares.bytes))
 }
 
 fn own(store: &Store, bundle_id: u64) -> Result<Own, StoreError> {
@@ -158,7 +166,7 @@ impl Work {
     ) -> Result<(), StoreError> {
         let mut changes = self.running.mesh.changes();
         let mut shares = self.running.parts.sharing.view();
-        let mut shared_at = shares.borrow_and_update().scanned_at;
+        let mut shared = shown(&shares.borrow_and_update());
         let mut look = self.began;
         loop {
             self.meet().await?;
@@ -194,9 +202,9 @@ impl Work {
                 () = tokio::time::sleep_until(wake) => {}
             }
             if Instant::now() >= look {
-                let scanned_at = shares.borrow_and_update().scanned_at;
-                if scanned_at != shared_at {
-                    shared_at = scanned_at;
+                let shares = shown(&shares.borrow_and_update());
+                if shares.is_some() && shares != shared {
+                    shared = shares;
                     self.over_due = self.over_due.min(self.over_at.saturating_add(OVER_SHARES));
                     self.again.extend(std::mem::take(&mut self.unshared));
                 }
@@ -296,24 +304,34 @@ impl Work {
                     self.machine.on_advertised(peer, told, self.now());
                 }
                 Deed::Delta { peer, after, max } => {
-                    let Some((link, leave)) = self.may_tell(peer) else { continue };
+                    let Some((link, leave)) = self.may_tell(peer) else {
+                        self.machine.on_untold(deed, self.now());
+                        continue;
+                    };
                     let (bundle_id, named) = (self.bundle_id, link.is_named());
                     let delta = move |running: &Running| tell::delta(running, bundle_id, after, max, named);
                     let delta = stored(&self.running, delta).await?;
                     self.told(&link, leave, &delta);
                 }
                 Deed::Key(peer, key) => {
-                    let Some((link, leave)) = self.may_tell(peer) else { continue };
+                    let Some((link, leave)) = self.may_tell(peer) else {
+                        self.machine.on_untold(deed, self.now());
+                        continue;
+                    };
                     let entries = stored(&self.running, move |running| tell::key(running, key)).await?;
                     self.told(&link, leave, &Control::SyncKey(key, entries));
                 }
                 Deed::Describe(peer, release) => {
-                    let Some((link, leave)) = self.may_tell(peer) else { continue };
+                    let Some((link, leave)) = self.may_tell(peer) else {
+                        self.machine.on_untold(deed, self.now());
+                        continue;
+                    };
                     let made = stored(&self.running, move |running| tell::descriptor(running, release)).await?;
                     if let Some(descriptor) = made {
                         self.told(&link, leave, &Control::Descriptor(Box::new(descriptor)));
                     }
                 }
+                // Who asks for offers waits a moment only, and asks again.
                 Deed::Offer(peer, job) => {
                     let Some((link, leave)) = self.may_tell(peer) else { continue };
                     let made = stored(&self.running, move |running| own_offer(running, &job)).await?;

@@ -2,12 +2,15 @@
 //!
 //! | What | When |
 //! |---|---|
-//! | ask for bundles | when they connect, every 15 min, and 30 s after a gap at the earliest |
+//! | ask for bundles | when they connect, every 15 min, and 30 s after a gap at the earliest; unanswered after 30 s, 60 s… |
 //! | advert | once asked: all or what is new; then on every change and every 15 min; one frame in 250 ms |
 //! | descriptor | when asked for; then every 15 min while the connection lasts, for the last 8 that were asked for |
 //! | offer | in answer to a request |
 //! | hash sync hello | when they connect, and every 1,800 s, also if they come back meanwhile |
 //! | hash sync | after a hello with more than we have: 1,800 s after the last one with this peer, 5 peers in 5 min |
+//! | one key | when somebody wants to know; again after 30 s |
+//!
+//! A word can be lost: nobody had time to listen. An answer that cannot be told at once is told later.
 //!
 //! All of it within an hour is counted for each key, and goes on being counted when it leaves and comes back: what it
 //! says, and what it is told. Who has been told as much as a list takes hears nothing more of lists until the next hour, so
@@ -17,7 +20,7 @@
 //! than anybody has to say, is struck. A list that does not follow on what was heard is passed over and asked for again.
 //! What is shared, and what becomes of what was heard, is for the holder to know: it does the [`Deed`]s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::control::{Advert, Ask, CacheJob, Control, Descriptor, RecordingAdvert};
@@ -76,7 +79,7 @@ pub enum Deed {
         /// It is a snapshot.
         whole: bool,
     },
-    /// Tell a peer hashes after this number.
+    /// Tell a peer hashes after this number. If it cannot be told now: [`Gossip::on_untold`].
     Delta {
         /// Whom.
         peer: PeerId,
@@ -85,9 +88,9 @@ pub enum Deed {
         /// At most so many.
         max: u16,
     },
-    /// Tell a peer the hashes of this key.
+    /// Tell a peer the hashes of this key. If it cannot be told now: [`Gossip::on_untold`].
     Key(PeerId, u64),
-    /// Tell a peer what we have of this release.
+    /// Tell a peer what we have of this release. If it cannot be told now: [`Gossip::on_untold`].
     Describe(PeerId, u128),
     /// Tell a peer which of these tracks we have.
     Offer(PeerId, Box<CacheJob>),
@@ -174,6 +177,14 @@ impl Meters {
     }
 }
 
+/// A key that a peer was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    last: Duration,
+    /// Answers that may still come.
+    open: u32,
+}
+
 /// One peer.
 #[derive(Clone, Debug)]
 struct Peer {
@@ -191,12 +202,16 @@ struct Peer {
     heard: Heard,
     ask_due: Duration,
     asked: Option<Duration>,
+    /// How often it was asked since it last told anything.
+    unanswered: u32,
     /// It exchanges hashes.
     syncs: bool,
     hashes: Heard,
     /// The list that it was asked for hashes of, and that its first ones are awaited.
     syncing: Option<(u64, bool)>,
-    keys: BTreeSet<u64>,
+    keys: BTreeMap<u64, Asked>,
+    /// Answers that could not be told yet; at most `limits::GOSSIP_OWED`.
+    owed: VecDeque<Deed>,
     /// Releases it is told of, and when again.
     active: BTreeMap<u128, Duration>,
     meters: Meters,
@@ -211,7 +226,8 @@ impl Peer {
             due.max(self.meters.told_again)
         });
         let hello = (self.syncs && own.count > 0).then_some(self.meters.hello_due);
-        let first = self.active.values().copied().chain(advert).chain(hello).chain([self.ask_due]).min()?;
+        let owed = (!self.owed.is_empty()).then_some(Duration::ZERO);
+        let first = self.active.values().copied().chain(advert).chain(hello).chain(owed).chain([self.ask_due]).min()?;
         Some(first.max(self.next))
     }
 }
@@ -261,10 +277,12 @@ impl Gossip {
             heard,
             ask_due: now,
             asked: None,
+            unanswered: 0,
             syncs: can(HASH_SYNC),
             hashes,
             syncing: None,
-            keys: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            owed: VecDeque::new(),
             active: BTreeMap::new(),
             meters,
         };
@@ -286,15 +304,15 @@ impl Gossip {
         self.peers.keys().copied()
     }
 
-    /// Asks a peer for what is behind this key; false if it cannot be asked now.
+    /// Asks a peer for what is behind this key; false if it cannot be asked now, or was a moment ago.
     pub fn ask_key(&mut self, peer: PeerId, key: u64, now: Duration, out: &mut Vec<Deed>) -> bool {
-        let Some(state) = self.peers.get_mut(&peer).filter(|state| state.syncs && state.keys.len() < KEYS) else {
-            return false;
-        };
-        if !state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+        let Some(state) = self.peers.get_mut(&peer).filter(|state| state.syncs) else { return false };
+        let before = state.keys.get(&key).copied();
+        let room = before.map_or(state.keys.len() < KEYS, |asked| asked.last.saturating_add(GAP) <= now);
+        if !room || !state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
             return false;
         }
-        state.keys.insert(key);
+        state.keys.insert(key, Asked { last: now, open: before.map_or(0, |asked| asked.open) + 1 });
         out.push(Deed::Say(peer, Control::SyncAskKey(key)));
         true
     }
@@ -312,6 +330,10 @@ impl Gossip {
                 continue;
             }
             peer.next = now.saturating_add(PACE);
+            if let Some(owed) = peer.owed.pop_front() {
+                out.push(owed);
+                continue;
+            }
             let described = peer.active.iter().find(|(_, due)| **due <= now).map(|(release, _)| *release);
             let saying = peer.ask_due <= now || described.is_some();
             if saying && !peer.meters.own_others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR / 2) {
@@ -321,7 +343,8 @@ impl Gossip {
                 peer.active.clear();
             } else if peer.ask_due <= now {
                 peer.asked = Some(now);
-                peer.ask_due = now.saturating_add(PERIOD);
+                peer.ask_due = now.saturating_add(GAP.saturating_mul(1 << peer.unanswered.min(5)).min(PERIOD));
+                peer.unanswered = peer.unanswered.saturating_add(1);
                 let Heard { bundle, sequence } = peer.heard;
                 out.push(Deed::Say(*id, Control::Ask(Ask::Bundles { bundle_id: bundle, after: sequence })));
             } else if peer.syncs && own.count > 0 && peer.meters.hello_due <= now {
@@ -363,11 +386,14 @@ impl Gossip {
         let soon = now.saturating_add(BUSY);
         peer.next = soon;
         match control {
-            Control::Ask(Ask::Bundles { .. }) => peer.ask_due = soon,
+            Control::Ask(Ask::Bundles { .. }) => {
+                peer.ask_due = soon;
+                peer.unanswered = peer.unanswered.saturating_sub(1);
+            }
             Control::SyncHello { .. } => peer.meters.hello_due = soon,
             // The next hello begins it again.
             Control::SyncAsk { .. } => (peer.syncing, peer.meters.sync_due) = (None, soon),
-            Control::SyncAskKey(key) => _ = peer.keys.remove(key),
+            Control::SyncAskKey(key) => peer.answered(*key),
             Control::Advert(_)
             | Control::Descriptor(_)
             | Control::CacheJob(_)
@@ -375,6 +401,17 @@ impl Gossip {
             | Control::SyncKey(..)
             | Control::SyncAck(_)
             | Control::Ask(Ask::Release(_)) => {}
+        }
+    }
+
+    /// What became of [`Deed::Delta`], [`Deed::Key`] or [`Deed::Describe`]: it could not be told now, and is given again
+    /// later. Of one peer at most `limits::GOSSIP_OWED` are; further ones are lost.
+    pub fn on_untold(&mut self, deed: Deed, now: Duration) {
+        let (Deed::Delta { peer, .. } | Deed::Key(peer, _) | Deed::Describe(peer, _)) = &deed else { return };
+        let Some(peer) = self.peers.get_mut(peer) else { return };
+        peer.next = peer.next.max(now.saturating_add(BUSY));
+        if peer.owed.len() < limits::GOSSIP_OWED && !peer.owed.contains(&deed) {
+            peer.owed.push_back(deed);
         }
     }
 
@@ -402,7 +439,6 @@ impl Gossip {
                 let news = bundle_id != 0 && (!known || latest > state.hashes.sequence);
                 if news
                     && state.syncs
-                    && state.syncing.is_none()
                     && state.meters.sync_due <= now
                     && self.cycle.1 < SYNCS
                     && state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR)
@@ -423,9 +459,10 @@ impl Gossip {
                 state.hashes_came(peer, bundle_id, entries, sequence, has_more, now, out)
             }
             Control::SyncKey(key, entries) => state.other(now).and_then(|()| {
-                if !state.keys.remove(&key) || entries.iter().any(|entry| entry.flac_key != key) {
+                if !state.keys.contains_key(&key) || entries.iter().any(|entry| entry.flac_key != key) {
                     return Err("it answers a key that nobody asked for".to_owned());
                 }
+                state.answered(key);
                 check_hashes(&entries, u64::MAX).map_err(|lie| lie.to_string())?;
                 let heard = state.hashes;
                 out.push(Deed::KeepHashes { peer, heard, void: false, entries });
@@ -457,6 +494,15 @@ impl Gossip {
 }
 
 impl Peer {
+    /// One answer less may come.
+    fn answered(&mut self, key: u64) {
+        let Some(asked) = self.keys.get_mut(&key) else { return };
+        asked.open -= 1;
+        if asked.open == 0 {
+            self.keys.remove(&key);
+        }
+    }
+
     fn other(&mut self, now: Duration) -> Result<(), String> {
         let enough = self.meters.others.takes(now, limits::GOSSIP_OTHERS_PER_HOUR);
         if enough { Ok(()) } else { Err("too many messages about releases within an hour".to_owned()) }
@@ -473,6 +519,10 @@ impl Peer {
         }
         advert.check().map_err(|lie| lie.to_string())?;
         let Advert { bundle_id, after, sequence, full_snapshot, recordings } = advert;
+        if self.unanswered > 0 {
+            self.unanswered = 0;
+            self.ask_due = self.asked.map_or(now, |asked| asked.saturating_add(PERIOD));
+        }
         if full_snapshot {
             self.heard = Heard { bundle: bundle_id, sequence };
         } else if bundle_id != self.heard.bundle || after > self.heard.sequence {
@@ -509,6 +559,7 @@ impl Peer {
         self.hashes = Heard { bundle: bundle_id, sequence };
         out.push(Deed::KeepHashes { peer, heard: self.hashes, void, entries });
         if has_more && self.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
+            self.meters.sync_due = now.saturating_add(SYNC);
             self.syncing = Some((bundle_id, false));
             out.push(Deed::Say(peer, Control::SyncAsk { after: sequence, max: limits::GOSSIP_DELTA }));
         } else {

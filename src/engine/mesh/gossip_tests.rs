@@ -28,7 +28,7 @@ fn machine(latest: u64) -> Gossip {
     gossip
 }
 
-/// All that is due until `until`, each with its moment.
+/// All that is due until `until`, each with its moment. Questions for bundles are answered.
 fn run(gossip: &mut Gossip, until: Duration) -> Vec<(Duration, Deed)> {
     let mut done = Vec::new();
     while let Some(now) = gossip.next_timeout().filter(|at| *at <= until) {
@@ -38,6 +38,10 @@ fn run(gossip: &mut Gossip, until: Duration) -> Vec<(Duration, Deed)> {
         for deed in out {
             if let Deed::Advertise { peer, after, .. } = deed {
                 gossip.on_advertised(peer, Some((after + 100).min(gossip.own.latest)), now);
+            }
+            if let Deed::Say(peer, Control::Ask(Ask::Bundles { .. })) = &deed {
+                let peer = gossip.peers.get_mut(peer).unwrap();
+                (peer.unanswered, peer.ask_due) = (0, now + PERIOD);
             }
             done.push((now, deed));
         }
@@ -120,9 +124,65 @@ fn what_cannot_be_said_now_is_said_later() {
     gossip.on_timeout(at(2), &mut out);
     gossip.on_timeout(at(3), &mut out);
     assert!(matches!(out.last(), Some(Deed::Advertise { .. })), "{out:?}");
-    assert_eq!(gossip.next_timeout(), Some(at(901)), "nothing while one is made but the next question");
+    assert_eq!(gossip.next_timeout(), Some(at(31)), "nothing while one is made but the next question");
     gossip.on_advertised(peer(1), None, at(3));
     assert_eq!(gossip.next_timeout(), Some(at(4)));
+}
+
+#[test]
+fn a_question_that_nobody_answers_is_asked_again_ever_more_seldom() {
+    let mut gossip = machine(0);
+    let mut asked = Vec::new();
+    let mut ask_until = |gossip: &mut Gossip, until: Duration| {
+        while let Some(now) = gossip.next_timeout().filter(|now| *now <= until) {
+            let mut out = Vec::new();
+            gossip.on_timeout(now, &mut out);
+            assert!(matches!(out[..], [Deed::Say(_, Control::Ask(Ask::Bundles { .. }))]), "{out:?}");
+            asked.push(now.as_secs());
+        }
+        std::mem::take(&mut asked)
+    };
+    assert_eq!(ask_until(&mut gossip, at(3_000)), [0, 30, 90, 210, 450, 930, 1_830, 2_730]);
+    assert_eq!(say(&mut gossip, advert(3), at(3_001)).len(), 1);
+    assert_eq!(ask_until(&mut gossip, at(6_000)), [3_630, 3_660, 3_720, 3_840, 4_080, 4_560, 5_460]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_told_now_is_told_later() {
+    let mut gossip = machine(0);
+    run(&mut gossip, at(1));
+    for key in 0..10 {
+        let [deed] = &say(&mut gossip, Control::SyncAskKey(key), at(10))[..] else { panic!("{key}") };
+        gossip.on_untold(deed.clone(), at(10));
+        gossip.on_untold(deed.clone(), at(10));
+    }
+    let told = run(&mut gossip, at(20));
+    let keys: Vec<Deed> = (0..limits::GOSSIP_OWED as u64).map(|key| Deed::Key(peer(1), key)).collect();
+    assert_eq!(told.iter().map(|(_, deed)| deed.clone()).collect::<Vec<_>>(), keys, "each once, and no more than that");
+    assert_eq!(told[0].0, at(11));
+    // Still not: it goes on.
+    gossip.on_untold(Deed::Delta { peer: peer(1), after: 3, max: 5 }, at(20));
+    let mut out = Vec::new();
+    gossip.on_timeout(at(21), &mut out);
+    assert_eq!(out, [Deed::Delta { peer: peer(1), after: 3, max: 5 }]);
+    gossip.on_untold(out.remove(0), at(21));
+    assert_eq!(gossip.next_timeout(), Some(at(22)));
+    gossip.on_gone(peer(1));
+    gossip.on_untold(Deed::Describe(peer(1), 4), at(22));
+    assert_eq!(gossip.next_timeout(), None);
+}
+
+#[test]
+fn a_key_may_be_asked_for_twice_and_is_answered_twice() {
+    let mut gossip = machine(0);
+    let mut out = Vec::new();
+    assert!(gossip.ask_key(peer(1), 5, at(1), &mut out) && !gossip.ask_key(peer(1), 5, at(30), &mut out));
+    assert!(gossip.ask_key(peer(1), 5, at(31), &mut out));
+    for second in [32, 33] {
+        let kept = say(&mut gossip, Control::SyncKey(5, vec![hash(1)]), at(second));
+        assert!(matches!(kept[..], [Deed::KeepHashes { .. }]), "{kept:?}");
+    }
+    assert!(is_strike(&say(&mut gossip, Control::SyncKey(5, vec![]), at(34)), "nobody asked for"));
 }
 
 #[test]
@@ -294,9 +354,12 @@ fn hashes_are_fetched_to_their_end_and_not_again_for_half_an_hour() {
     assert_eq!(kept, [keep(true, 4, vec![hash(1), hash(4)]), ask(4)]);
     let kept = say(&mut gossip, delta(vec![hash(9)], 9, false), at(3));
     assert_eq!(kept, [keep(false, 9, vec![hash(9)]), Deed::Say(peer(1), Control::SyncAck(9))]);
-    assert_eq!(say(&mut gossip, hello(3, 12), at(1_800)), [], "too early");
-    assert_eq!(say(&mut gossip, hello(3, 12), at(1_801)), [ask(9)]);
-    assert_eq!(say(&mut gossip, delta(vec![], 12, false), at(1_802)).len(), 2);
+    assert_eq!(say(&mut gossip, hello(3, 12), at(1_801)), [], "too early");
+    assert_eq!(say(&mut gossip, hello(3, 12), at(1_802)), [ask(9)]);
+    // The question or its answer was lost.
+    assert_eq!(say(&mut gossip, hello(3, 12), at(3_601)), []);
+    assert_eq!(say(&mut gossip, hello(3, 12), at(3_602)), [ask(9)]);
+    assert_eq!(say(&mut gossip, delta(vec![], 12, false), at(3_603)).len(), 2);
     assert_eq!(say(&mut gossip, hello(3, 12), at(9_000)), [], "nothing new");
     assert!(is_strike(&say(&mut gossip, delta(vec![], 13, false), at(9_001)), "nobody asked for"));
 }

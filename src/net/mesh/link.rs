@@ -496,10 +496,10 @@ impl Control {
         });
     }
 
-    /// What the peer says about recordings, to whoever listens. With nobody, or when it takes too long, it is lost: who
-    /// wants to know notices the gap and asks again.
+    /// What the peer says about recordings, to whoever listens, which at the start may be a moment later. When it takes too
+    /// long, it is lost: who wants to know notices the gap and asks again.
     async fn told(&self, said: Sealed) {
-        if self.link.is_some() && locked(&self.shared.hears).is_none() {
+        if self.link.is_some() && self.shared.listens {
             let told = Told { peer: self.peer, said };
             if timeout(LISTEN, self.shared.told.send(told)).await.is_err() {
                 tracing::debug!(peer = %self.peer, "nobody had time for what a mesh peer said");

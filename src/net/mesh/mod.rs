@@ -43,6 +43,7 @@ use crate::engine::mesh::candidates::{Candidate, Candidates, Passed, Range};
 use crate::engine::mesh::control::Sealed;
 use crate::engine::mesh::exchange::Wanted;
 use crate::engine::mesh::frame::Hello;
+use crate::engine::mesh::gossip::MBID;
 use crate::engine::mesh::guard::{Guard, Refused, Seats};
 use crate::engine::soulseek::chance::Chance;
 use crate::model::id::{ContentHash, PeerId};
@@ -234,6 +235,8 @@ struct Shared {
     telling: Turns,
     /// Until somebody takes it. Short and synchronous.
     hears: Mutex<Option<mpsc::Receiver<Told>>>,
+    /// Somebody takes it, sooner or later: we say that we speak of recordings.
+    listens: bool,
     began: Instant,
     counters: Counters,
     /// When callers that were refused were last spoken of, and how many since. Short and synchronous.
@@ -362,7 +365,9 @@ impl Mesh {
         let mut candidates = Candidates::new(own, range, strangers_max);
         candidates.is_ours(SocketAddr::new(bind.ip(), port));
         let (told, hears) = mpsc::channel(limits::GOSSIP_WAITING);
+        let listens = hello.features.split(' ').any(|feature| feature == MBID);
         let shared = Arc::new(Shared {
+            listens,
             bind: SocketAddr::new(bind.ip(), port),
             candidates: Mutex::new(candidates),
             sightings: Mutex::default(),
@@ -470,7 +475,7 @@ impl Mesh {
         self.shared.changes.subscribe()
     }
 
-    /// What peers say about recordings, for whoever asks first. Until then it is passed over.
+    /// What peers say about recordings, for whoever asks first. Until then a few words of it wait.
     pub fn hear(&self) -> Option<mpsc::Receiver<Told>> {
         locked(&self.shared.hears).take()
     }

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{locked, spare};
 
-/// Who took longer than this to take a word about recordings is told nothing more for [`SLOW`] times as long: few words
-/// are under way at once, and the slow must not have all of them.
+/// Who took longer than this to take a word about recordings is told nothing more for [`SLOW`] times as long, up to
+/// [`SLOW`] times [`PASSED`]: few words are under way at once, and the slow must not have all of them.
 const SLOWLY: Duration = Duration::from_millis(250);
 const SLOW: u32 = 16;
 /// A word that is still under way after this gives its turn to the next one: while files are on their way to a peer, how
@@ -106,7 +106,7 @@ impl Drop for Telling {
     fn drop(&mut self) {
         let took = locked(&self.turn).since.map(|since| since.elapsed()).unwrap_or_default();
         if took > SLOWLY {
-            *locked(&self.rests) = Some(Instant::now() + took * SLOW);
+            *locked(&self.rests) = Some(Instant::now() + took.min(PASSED) * SLOW);
         }
     }
 }
