@@ -14,6 +14,17 @@ use crate::store::records::{Record, decode, get, put};
 /// Of one peer, and of all; tests need not write half a million.
 const PER_PEER: u64 = if cfg!(test) { 100 } else { limits::HASHES_PER_PEER };
 const ALL: u64 = if cfg!(test) { 300 } else { limits::HASHES };
+/// Void ones that are removed at a time for those to come, so that no commit grows with what a peer once said.
+const PART: usize = 64;
+
+/// Who has most, for as long as one commit takes.
+#[derive(Clone, Copy, Debug)]
+struct Rich {
+    peer: PeerId,
+    young: bool,
+    /// Void ones of it may be left.
+    void: bool,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct HashRow {
@@ -103,8 +114,8 @@ impl GossipTables {
         Ok(())
     }
 
-    /// Keeps hashes of a peer. `void`: all others of it are. Without room, whoever has most of them loses one, unless that
-    /// is this peer: then the new one is passed over.
+    /// Keeps hashes of a peer. `void`: all others of it are. What is void makes room first. Without room, whoever has most
+    /// of them loses one, unless that is this peer: then the new one is passed over.
     pub fn keep_hashes(
         &self,
         txn: &mut RwTxn<'_>,
@@ -118,12 +129,16 @@ impl GossipTables {
             self.void_hashes(txn, peer)?;
         }
         let order = self.next_order(txn)?.to_be_bytes();
-        let (mut rich, mut full) = (None, false);
+        let (mut rich, mut full, mut void_left) = (None, false, true);
         for entry in entries {
             let what = joined(&[&entry.flac_key.to_be_bytes(), &entry.content.0]);
             let (key, index) = (joined(&[&what, &peer.0]), joined(&[&peer.0, &what]));
             if self.hash_index.get(txn, &index)?.is_none() {
                 let mut notes = self.notes(txn, peer)?.unwrap_or_default();
+                if void_left && (notes.hash_rows >= PER_PEER || self.hashes.len(txn)? >= ALL) {
+                    void_left = self.sweep_hashes(txn, peer, &notes, PART)?;
+                    notes = self.notes(txn, peer)?.unwrap_or_default();
+                }
                 if notes.hash_rows >= PER_PEER {
                     continue;
                 }
@@ -140,28 +155,37 @@ impl GossipTables {
         Ok(())
     }
 
-    /// Whoever has most hashes loses one for this peer; false if nobody has more. `rich` is remembered from one to the
-    /// next: looking for it is work.
+    /// Whoever has most hashes loses one for this peer, the void first; false if nobody has more. `rich` is remembered from
+    /// one to the next: looking for it is work.
     fn give_way(
         &self,
         txn: &mut RwTxn<'_>,
         peer: PeerId,
         notes: &Notes,
-        rich: &mut Option<(PeerId, bool)>,
+        rich: &mut Option<Rich>,
     ) -> Result<bool, StoreError> {
         let young = !is_old(notes, self.standing(txn, peer, notes)?.since);
-        if let Some((known, its_young)) = *rich {
-            let left = self.notes(txn, known)?.unwrap_or_default().hash_rows;
-            if (its_young, left) <= (young, notes.hash_rows) {
+        if let Some(known) = *rich {
+            let left = self.notes(txn, known.peer)?.unwrap_or_default().hash_rows;
+            if (known.young, left) <= (young, notes.hash_rows) {
                 *rich = None;
             }
         }
         if rich.is_none() {
             let found = self.richest(txn, Share::Hashes)?;
             let richer = found.filter(|found| (found.1, found.2) > (young, notes.hash_rows));
-            *rich = richer.map(|(richer, young, _)| (richer, young));
+            *rich = richer.map(|(peer, young, _)| Rich { peer, young, void: true });
         }
-        let Some((loses, _)) = rich.filter(|(rich, _)| *rich != peer) else { return Ok(false) };
+        let Some(loses) = rich.as_mut().filter(|rich| rich.peer != peer) else { return Ok(false) };
+        if loses.void {
+            let before = self.hashes.len(txn)?;
+            let its_notes = self.notes(txn, loses.peer)?.unwrap_or_default();
+            loses.void = self.sweep_hashes(txn, loses.peer, &its_notes, PART)?;
+            if self.hashes.len(txn)? < before {
+                return Ok(true);
+            }
+        }
+        let loses = loses.peer;
         let first = self.hash_index.prefix_iter(txn, &loses.0)?.next().transpose()?.map(|(key, _)| key.to_vec());
         let Some(first) = first else { return Ok(false) };
         self.remove_hashes(txn, loses, &[first])?;

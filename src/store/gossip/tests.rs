@@ -359,6 +359,39 @@ async fn hashes_are_shared_evenly_whoever_came_first() {
 }
 
 #[tokio::test]
+async fn what_is_void_takes_no_room_from_what_is_not() {
+    let (_folder, store) = store();
+    let kept = store.write(move |txn, tables| {
+        let gossip = tables.gossip;
+        let say = |txn: &mut RwTxn<'_>, n: u64, void: bool, numbers| {
+            gossip.keep_hashes(txn, (peer(n), heard(9), void), &entries(numbers), UnixMs(1))
+        };
+        let count = |txn: &RwTxn<'_>| Ok::<_, StoreError>((gossip.hashes.len(txn)?, gossip.hash_index.len(txn)?));
+        let valid = |txn: &RwTxn<'_>, n: u64| {
+            let told = (0..3).map(|key| gossip.hashes_of(txn, key, 999).unwrap());
+            told.flatten().filter(|(from, _)| *from == peer(n)).count()
+        };
+        // All that one peer may have is void, and is not swept yet: the whole new list is kept.
+        say(txn, 1, true, 0..100)?;
+        say(txn, 1, true, 500..600)?;
+        let anew = (valid(txn, 1), count(txn)?, gossip.notes(txn, peer(1))?.unwrap().hash_rows);
+        say(txn, 1, false, 600..700)?;
+        let most = (valid(txn, 1), count(txn)?);
+        // The table is full, and whoever has most of it has void ones: nobody loses what counts.
+        say(txn, 2, false, 1_000..1_090)?;
+        say(txn, 3, false, 2_000..2_090)?;
+        say(txn, 1, true, 0..0)?;
+        say(txn, 4, false, 3_000..3_070)?;
+        let others = [1, 2, 3, 4].map(|n| valid(txn, n));
+        Ok((anew, most, others, count(txn)?))
+    });
+    let (anew, most, others, all) = kept.await.unwrap();
+    assert_eq!(anew, (100, (100, 100), 100));
+    assert_eq!(most, (100, (100, 100)), "no more than a peer may have");
+    assert_eq!((others, all), ([0, 90, 90, 70], (286, 286)));
+}
+
+#[tokio::test]
 async fn a_consensus_is_found_by_the_sizes_of_its_copies() {
     let (_folder, store) = store();
     let known = |n: u8| crate::model::gossip::Known {
