@@ -372,7 +372,7 @@ impl Crowd {
                 self.links[link].ends[side].ready = true;
                 let node = &mut self.nodes[at];
                 let (heard, hashes) = node.heard.get(&peer).copied().unwrap_or_default();
-                node.gossip.on_connected(peer, &greeted.features, heard, hashes, now);
+                node.gossip.on_connected((peer, false), &greeted.features, heard, hashes, now);
                 self.touch(at);
             }
             Action::Asked(id, content) => {

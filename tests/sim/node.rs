@@ -225,7 +225,7 @@ impl Node {
     }
 
     pub(super) fn own(&self) -> Own {
-        Own { bundle_id: self.bundle_id, latest: self.latest, count: self.log.len() as u64 }
+        Own { bundle_id: self.bundle_id, named_id: 0, latest: self.latest, count: self.log.len() as u64 }
     }
 
     /// The recordings' keys in the DHT.

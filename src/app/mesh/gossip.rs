@@ -101,7 +101,7 @@ fn shown(shares: &ShareView) -> Option<(Option<UnixMs>, ShareCounts, u64)> {
 
 fn own(store: &Store, bundle_id: u64) -> Result<Own, StoreError> {
     let (latest, count) = store.read(|txn, tables| tables.gossip.own(txn))?;
-    Ok(Own { bundle_id, latest, count })
+    Ok(Own { bundle_id, named_id: tell::list(bundle_id, true), latest, count })
 }
 
 struct Work {
@@ -241,7 +241,8 @@ impl Work {
             }
             let read = move |running: &Running| running.parts.store.read(|txn, tables| tables.gossip.heard(txn, peer));
             let (heard, hashes) = stored(&self.running, read).await?;
-            self.machine.on_connected(peer, &link.greeted().features, heard, hashes, self.now());
+            let (whose, features) = ((peer, link.is_named()), &link.greeted().features);
+            self.machine.on_connected(whose, features, heard, hashes, self.now());
         }
         self.links = now;
         Ok(())

@@ -58,10 +58,20 @@ pub const HASH_SYNC: &str = "hash_sync";
 pub struct Own {
     /// Which list: random, not 0.
     pub bundle_id: u64,
+    /// The same for those whom the owner named: they are told more, so theirs is another list, and whoever is named from
+    /// now on hears all of it.
+    pub named_id: u64,
     /// Its last number.
     pub latest: u64,
     /// Recordings in it.
     pub count: u64,
+}
+
+impl Own {
+    /// Which list a peer is told.
+    pub fn list(&self, named: bool) -> u64 {
+        if named { self.named_id } else { self.bundle_id }
+    }
 }
 
 /// Something to do.
@@ -188,6 +198,8 @@ struct Asked {
 /// One peer.
 #[derive(Clone, Debug)]
 struct Peer {
+    /// The owner named it.
+    named: bool,
     /// Not before this is it told anything by ourselves.
     next: Duration,
     /// It asked for bundles.
@@ -251,16 +263,23 @@ impl Gossip {
 
     /// What we have to tell has changed.
     pub fn on_changed(&mut self, own: Own) {
-        if own.bundle_id != self.own.bundle_id {
-            for peer in self.peers.values_mut() {
+        for peer in self.peers.values_mut() {
+            if own.list(peer.named) != self.own.list(peer.named) {
                 (peer.whole, peer.sent) = (true, 0);
             }
         }
         self.own = own;
     }
 
-    /// A peer with these abilities is here, of which so much was heard before.
-    pub fn on_connected(&mut self, peer: PeerId, features: &[String], heard: Heard, hashes: Heard, now: Duration) {
+    /// A peer with these abilities, named by the owner or not, is here; so much was heard of it before.
+    pub fn on_connected(
+        &mut self,
+        (peer, named): (PeerId, bool),
+        features: &[String],
+        heard: Heard,
+        hashes: Heard,
+        now: Duration,
+    ) {
         let can = |feature: &str| features.iter().any(|has| has == feature);
         if !can(MBID) || self.peers.len() >= limits::MESH_CONNECTIONS {
             return;
@@ -268,6 +287,7 @@ impl Gossip {
         self.on_gone(peer);
         let meters = self.gone.remove(&peer).unwrap_or_else(|| Meters::new(now));
         let state = Peer {
+            named,
             next: now,
             wants: false,
             sent: 0,
@@ -349,8 +369,8 @@ impl Gossip {
                 out.push(Deed::Say(*id, Control::Ask(Ask::Bundles { bundle_id: bundle, after: sequence })));
             } else if peer.syncs && own.count > 0 && peer.meters.hello_due <= now {
                 peer.meters.hello_due = now.saturating_add(SYNC);
-                let Own { bundle_id, latest, count } = own;
-                out.push(Deed::Say(*id, Control::SyncHello { bundle_id, latest, count }));
+                let Own { latest, count, .. } = own;
+                out.push(Deed::Say(*id, Control::SyncHello { bundle_id: own.list(peer.named), latest, count }));
             } else if let Some(release) = described {
                 peer.active.insert(release, now.saturating_add(PERIOD));
                 out.push(Deed::Describe(*id, release));
@@ -471,7 +491,7 @@ impl Gossip {
             Control::SyncAck(_) => state.other(now),
             Control::Ask(Ask::Bundles { bundle_id, after }) => state.other(now).map(|()| {
                 state.wants = true;
-                state.whole = bundle_id != own.bundle_id || after > own.latest;
+                state.whole = bundle_id != own.list(state.named) || after > own.latest;
                 state.sent = if state.whole { 0 } else { after };
                 state.advert_due = now;
             }),

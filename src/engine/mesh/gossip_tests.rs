@@ -19,12 +19,12 @@ fn features() -> Vec<String> {
 }
 
 fn own(latest: u64) -> Own {
-    Own { bundle_id: 7, latest, count: latest }
+    Own { bundle_id: 7, named_id: 70, latest, count: latest }
 }
 
 fn machine(latest: u64) -> Gossip {
     let mut gossip = Gossip::new(own(latest));
-    gossip.on_connected(peer(1), &features(), Heard::default(), Heard::default(), at(0));
+    gossip.on_connected((peer(1), false), &features(), Heard::default(), Heard::default(), at(0));
     gossip
 }
 
@@ -83,7 +83,7 @@ fn who_connects_is_asked_and_greeted_and_told_nothing_unasked() {
     let hello = Control::SyncHello { bundle_id: 7, latest: 250, count: 250 };
     assert_eq!(done, [Deed::Say(peer(1), bundles(0, 0)), Deed::Say(peer(1), hello)]);
     // Whoever does not speak of recordings is left alone.
-    gossip.on_connected(peer(2), &["chunks".to_owned()], Heard::default(), Heard::default(), at(0));
+    gossip.on_connected((peer(2), false), &["chunks".to_owned()], Heard::default(), Heard::default(), at(0));
     assert_eq!(gossip.peers().collect::<Vec<_>>(), [peer(1)]);
 }
 
@@ -106,8 +106,28 @@ fn who_asks_gets_all_then_what_is_new_then_a_word_every_quarter_of_an_hour() {
     // More than there is: a list from before a restored backup.
     say(&mut gossip, bundles(7, 900), at(1_100));
     assert_eq!(adverts(&run(&mut gossip, at(1_101)))[0], (0, true));
-    gossip.on_changed(Own { bundle_id: 8, latest: 1, count: 1 });
+    gossip.on_changed(Own { bundle_id: 8, named_id: 80, latest: 1, count: 1 });
     assert_eq!(adverts(&run(&mut gossip, at(1_102))), [(0, true)]);
+}
+
+#[test]
+fn whoever_is_named_from_now_on_is_told_all_and_goes_on_from_there() {
+    // It heard all that strangers are told, and comes back after a restart.
+    let come = |named: bool, control: Control| {
+        let mut gossip = Gossip::new(own(250));
+        gossip.on_connected((peer(1), named), &features(), Heard::default(), Heard::default(), at(0));
+        let greeted = run(&mut gossip, at(1));
+        let list = greeted.iter().find_map(|(_, deed)| match deed {
+            Deed::Say(_, Control::SyncHello { bundle_id, .. }) => Some(*bundle_id),
+            _ => None,
+        });
+        say(&mut gossip, control, at(2));
+        (list, adverts(&run(&mut gossip, at(3)))[0])
+    };
+    assert_eq!(come(false, bundles(7, 240)), (Some(7), (240, false)));
+    assert_eq!(come(true, bundles(7, 240)), (Some(70), (0, true)), "its hashes are told anew as well");
+    assert_eq!(come(true, bundles(70, 240)), (Some(70), (240, false)));
+    assert_eq!(come(false, bundles(70, 240)), (Some(7), (0, true)), "a stranger again");
 }
 
 #[test]
@@ -219,7 +239,7 @@ fn a_liar_is_struck_and_heard_no_more() {
 #[test]
 fn a_flood_of_adverts_ends_at_its_limit() {
     let mut gossip = machine(0);
-    gossip.on_connected(peer(2), &features(), Heard::default(), Heard::default(), at(0));
+    gossip.on_connected((peer(2), false), &features(), Heard::default(), Heard::default(), at(0));
     let (mut kept, mut struck) = (0, 0);
     for n in 0..10_000 {
         for deed in say(&mut gossip, advert(1), at(1) + Duration::from_millis(n)) {
@@ -262,7 +282,7 @@ fn questions_have_their_limits_too() {
 /// It goes and comes back.
 fn reconnect(gossip: &mut Gossip, now: Duration) {
     gossip.on_gone(peer(1));
-    gossip.on_connected(peer(1), &features(), Heard::default(), Heard::default(), now);
+    gossip.on_connected((peer(1), false), &features(), Heard::default(), Heard::default(), now);
 }
 
 #[test]
@@ -319,7 +339,7 @@ fn counts_of_those_who_left_are_bounded_and_the_oldest_is_forgotten() {
     let mut gossip = machine(0);
     let key = |n: u64| PeerId(*blake3::hash(&n.to_le_bytes()).as_bytes());
     for n in 0..2 * limits::GOSSIP_METERS as u64 {
-        gossip.on_connected(key(n), &features(), Heard::default(), Heard::default(), at(n));
+        gossip.on_connected((key(n), false), &features(), Heard::default(), Heard::default(), at(n));
         gossip.on_gone(key(n));
     }
     assert_eq!(gossip.gone.len(), limits::GOSSIP_METERS);
@@ -391,7 +411,7 @@ fn five_peers_are_synced_with_in_a_cycle() {
     let mut gossip = Gossip::new(own(0));
     let mut begun = 0;
     for n in 1..20 {
-        gossip.on_connected(peer(n), &features(), Heard::default(), Heard::default(), at(0));
+        gossip.on_connected((peer(n), false), &features(), Heard::default(), Heard::default(), at(0));
         let mut out = Vec::new();
         gossip.on_message(peer(n), hello(3, 9), at(400), &mut out);
         begun += out.len();

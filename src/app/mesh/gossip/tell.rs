@@ -150,6 +150,17 @@ impl Told {
     }
 }
 
+/// Which list a peer is told. That of those whom the owner named is another one: who was a stranger until now has heard
+/// part of ours, and asks for what came after it.
+pub(super) fn list(bundle_id: u64, named: bool) -> u64 {
+    if !named {
+        return bundle_id;
+    }
+    let mut id = [0; 8];
+    blake3::Hasher::new().update(b"named").update(&bundle_id.to_le_bytes()).finalize_xof().fill(&mut id);
+    u64::from_le_bytes(id).max(1)
+}
+
 /// The recordings after a number of our log, as many as fit.
 pub(super) fn advert(
     running: &Running,
@@ -166,7 +177,13 @@ pub(super) fn advert(
         Ok((latest, rows))
     })?;
     let mut room = Room::default();
-    let mut made = Advert { bundle_id, after, sequence: after, full_snapshot: whole, recordings: Vec::new() };
+    let mut made = Advert {
+        bundle_id: list(bundle_id, named),
+        after,
+        sequence: after,
+        full_snapshot: whole,
+        recordings: Vec::new(),
+    };
     for (sequence, id) in &rows {
         let told = recording(running, *id)?;
         if !room.takes(&told) {
@@ -218,7 +235,7 @@ pub(super) fn delta(
     }
     // Less than one recording's copies were asked for: there is no going on.
     let has_more = reached < latest && reached > after;
-    Ok(Control::SyncDelta { bundle_id, entries, sequence: reached, has_more })
+    Ok(Control::SyncDelta { bundle_id: list(bundle_id, named), entries, sequence: reached, has_more })
 }
 
 /// What is shared of this flac key.
@@ -341,4 +358,18 @@ pub(in crate::app::mesh) fn own_offer(running: &Running, job: &CacheJob) -> Resu
         });
     }
     Ok(CacheJob { is_offer: true, requested: Vec::new(), offered, ..job.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::list;
+
+    #[test]
+    fn those_whom_the_owner_named_are_told_another_list_and_always_the_same() {
+        assert_eq!(list(7, false), 7);
+        assert_ne!(list(7, true), 7);
+        assert_ne!(list(7, true), list(8, true));
+        assert_eq!(list(7, true), list(7, true));
+        assert_ne!(list(7, true), 0, "0 is no list");
+    }
 }
