@@ -209,6 +209,8 @@ async fn run(
         catalog: catalog.clone(),
         traces: traces.clone(),
         mender: mender.clone(),
+        mesh: mesh.clone(),
+        rescue: rescue.clone(),
     };
     let jobs = Jobs::new(tools, job_settings);
     let working = jobs.clone();

@@ -185,9 +185,9 @@ pub struct Constraints {
     pub max_lossy_tracks: Option<u32>,
     /// The copy most peers hold to be the best comes first.
     pub prefer_canonical: bool,
-    /// Mesh peers may help. Kept for manifests; see `docs/jobs.md`.
+    /// Mesh peers are asked for what no Soulseek user has.
     pub use_overlay: bool,
-    /// Kilobits per second they may give; kept like the one before.
+    /// Kilobits per second they may give. Kept for manifests; see `docs/jobs.md`.
     pub overlay_bandwidth_kbps: Option<u32>,
 }
 

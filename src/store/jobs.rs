@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `jobs-1` | id | [`Job`] |
 //! | `job-order-1` | created, newest first; id | nothing |
-//! | `job-work-1` | id | [`Work`] |
+//! | `job-work-2` | id | [`Work`] |
 //!
 //! At most `limits::JOBS`: for a new one the oldest that is over is forgotten. Its manifest stays where it is.
 
@@ -47,7 +47,7 @@ impl JobTables {
         Ok(Self {
             jobs: open_table(env, txn, "jobs-1")?,
             order: open_table(env, txn, "job-order-1")?,
-            work: open_table(env, txn, "job-work-1")?,
+            work: open_table(env, txn, "job-work-2")?,
         })
     }
 

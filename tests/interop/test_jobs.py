@@ -4,11 +4,17 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from release import RELEASE, Catalogs, compose, release, tracks
-from world import Node, Peer, World, free_port, sha256, until
+for folder in ("ops", "mesh"):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
+
+from node import Node as MeshNode, free_udp_port  # noqa: E402
+from release import RELEASE, Catalogs, compose, release, tracks  # noqa: E402
+from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +179,45 @@ def test_two_users_a_wrong_take_a_transcode_and_a_missing_track(house, music):
         assert got[place]["status"] == "completed", got[place]
         assert samples(placed(house, got[place])) == samples(music[place]), got[place]
     assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "neither the wrong take nor the transcode stays"
+
+
+def test_what_no_user_has_comes_from_the_mesh(house, music, tmp_path):
+    known = {(m, p): (title, ms, recording) for m, p, title, ms, recording in tracks(house.found)}
+    for place, (_, _, recording) in known.items():
+        house.catalogs.knows(recording, music[place])
+    house.peer("nicotine", "half", lambda share: house.album(share, [(1, 1), (1, 2)]))
+
+    def holder(name, place, file):
+        """A mesh peer that is on no Soulseek server and says that this file is the recording of that track."""
+        share = tmp_path / f"music of {name}"
+        share.mkdir()
+        shutil.copy(file, share / "copy.flac")
+        subprocess.run(["metaflac", f"--set-tag=MUSICBRAINZ_TRACKID={known[place][2]}", str(share / "copy.flac")], check=True)
+        return MeshNode(tmp_path, name, share).start().measure()
+    title, ms, _ = known[2, 1]
+    live = compose(tmp_path / "live.flac", 77, ms, title, 1)
+    house.catalogs.knows("11111111-2222-4333-8444-555555555555", live)
+    honest, liar = holder("honest", (2, 2), music[2, 2]), holder("liar", (2, 1), live)
+    try:
+        box = house.box(**{"mesh.enabled": "true", "mesh.address": "127.0.0.1", "mesh.port": free_udp_port(),
+                           "mesh.peers": f"{honest.named};{liar.named}"})
+        for place in [(2, 1), (2, 2)]:
+            until("its recording was told of", lambda place=place: box.call(
+                "GET", f"/api/audio/canonical/{known[place][2]}").status_code == 200)
+        job, got = house.over(house.start(constraints={"use_overlay": True}))
+        assert job["status"] == "failed" and "1 of 4" in job["error"] and title in job["error"], job
+        assert got[2, 1]["status"] == "failed", "the mesh had another take under its name"
+        assert got[2, 2]["status"] == "completed" and got[2, 2]["verified_by"] == "acoustid", got[2, 2]
+        for place in [(1, 1), (1, 2), (2, 2)]:
+            assert samples(placed(house, got[place])) == samples(music[place]), got[place]
+        assert tags(placed(house, got[2, 2]))["TITLE"] == known[2, 2][0]
+        assert not list((box.downloads / ".jobs").rglob("*.flac")) and box.get("/api/mesh/fetches") == []
+        told = json.dumps(box.get(f"/api/jobs/{job['id']}/trace")["events"])
+        assert "no user has Antennas to Heaven" in told, told
+        assert honest.get("/api/mesh/traffic-stats?window=24h")["windows"]["24h"]["overlay_upload_bytes"] >= music[2, 2].stat().st_size
+    finally:
+        honest.stop()
+        liar.stop()
 
 
 def test_pause_resume_kill_and_cancel(house, music):

@@ -95,3 +95,25 @@ def test_who_takes_more_than_it_gives_is_held_to_half_its_speed(node, holders, s
     until("it is there all the same", lambda: taker.fetched(content)["state"] == "done")
     # What moved is read off the sockets' counters every second.
     until("all of it is counted", lambda: traffic(taker, "24h")[1]["overlay_download_bytes"] >= size)
+
+
+def test_who_takes_more_than_it_gives_takes_nothing_where_the_owner_wants_that(tmp_path, node, holders, song):
+    path, content = song
+    share = tmp_path / "small"
+    small = noise(share / "small.wav", 2)
+    giver = node("giver", share).start().measure()
+    (one,) = holders(1)
+    taker = node("taker", **{"mesh.peers": f"{giver.named};{one.named}", "mesh.fairness.grace_gib": 0,
+                             "mesh.fairness.enforcement_interval_minutes": 1, "mesh.fairness.pause_overlay_downloads": "true"})
+    connected(taker.start(), giver, one)
+    fetches(taker, small, (share / "small.wav").stat().st_size)
+    # Ratios are looked at every minute here, and at the start.
+    until("it took and gave nothing", lambda: taker.get("/api/mesh/traffic-stats")["downloads_paused"])
+    assert "low_contribution" in broken(taker)
+    taker.fetch(content, path.stat().st_size, "song.wav")
+    until("the peer is a source", lambda: taker.fetched(content)["sources"])
+    assert taker.fetched(content)["bytes_done"] == 0 and taker.fetched(content)["state"] == "running"
+    taker.stop()
+    taker.settings["mesh.fairness.pause_overlay_downloads"] = "false"
+    taker.start()
+    until("it goes on", lambda: taker.fetched(content)["state"] == "done")

@@ -2,6 +2,7 @@
 //! `engine::jobs::plan`, and does what that says. A job's record is durable before anything is done that it tells of.
 
 mod deeds;
+mod mesh;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -244,8 +245,8 @@ impl<'a> Lead<'a> {
         job.state = to;
         work.doing = String::new();
         let orders = match to {
-            JobState::Paused => plan::let_go(&work, true),
-            JobState::Cancelled => plan::let_go(&work, false),
+            JobState::Paused => plan::let_go(&mut job, &mut work, true),
+            JobState::Cancelled => plan::let_go(&mut job, &mut work, false),
             _ => Vec::new(),
         };
         if let Some(search) = work.search.take() {
@@ -266,6 +267,7 @@ impl<'a> Lead<'a> {
         for order in orders {
             match order {
                 Order::CallOff(transfer) => self.call_off(transfer, to == JobState::Cancelled).await,
+                Order::LeaveMesh(content) => self.leave_mesh(content).await,
                 Order::Discard(path) => self.discard(path).await,
                 _ => {}
             }
@@ -393,10 +395,12 @@ impl<'a> Lead<'a> {
             if child.state != TrackState::Downloading {
                 continue;
             }
-            let Some(fetching) = &track.fetching else { continue };
-            if let Some(standing) = self.standing(fetching).await? {
-                seen.downloads.push((at, standing));
-            }
+            let standing = match (&track.fetching, &track.mesh) {
+                (Some(fetching), _) => self.standing(fetching).await?,
+                (None, Some(mesh)) => self.mesh_standing(mesh).await,
+                (None, None) => Some(Standing::Unknown),
+            };
+            seen.downloads.extend(standing.map(|standing| (at, standing)));
         }
         Ok(seen)
     }

@@ -22,7 +22,9 @@ use self::manifests::Manifests;
 use super::apply::Folders;
 use super::catalog;
 use super::doctor::service::Doctor;
+use super::mesh::MeshService;
 use super::repair::Mender;
+use super::rescue::RescueService;
 use super::soulseek::NodeHandle;
 use super::traces::Traces;
 use crate::engine::jobs::plan::Rules;
@@ -52,6 +54,10 @@ pub struct Tools {
     pub traces: Traces,
     /// Puts files in the place of bad ones.
     pub mender: Mender,
+    /// Brings what no user has.
+    pub mesh: MeshService,
+    /// Says whether it may.
+    pub rescue: RescueService,
 }
 
 /// How they are done.

@@ -214,6 +214,27 @@ impl RescueService {
         }
     }
 
+    /// Whether a job may ask the mesh for a file that no Soulseek user sends. The owner allowed that job to; how many are
+    /// helped at once and how much the mesh brings in a day holds for it as for rescues.
+    ///
+    /// # Errors
+    /// Which guardrail forbids it; `None`: fairness does.
+    pub fn allows_another(&self) -> Result<(), Option<Guardrail>> {
+        let inner = &self.inner;
+        let traffic = inner.traffic();
+        let rail = if traffic.windows[0].overlay_down >= inner.rails.daily {
+            Guardrail::DailyCap
+        } else if inner.mesh.fetching() >= inner.rails.jobs_max {
+            Guardrail::ConcurrentJobs
+        } else if traffic.paused {
+            return Err(None);
+        } else {
+            return Ok(());
+        };
+        *locked(&inner.counts).hits.entry(rail).or_default() += 1;
+        Err(Some(rail))
+    }
+
     /// Since the program began.
     pub fn counts(&self) -> RescueCounts {
         let counts = locked(&self.inner.counts);

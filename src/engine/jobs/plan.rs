@@ -3,6 +3,7 @@
 //! | Track | Becomes | When |
 //! |---|---|---|
 //! | Pending | Downloading | somebody offers it: the best untried file is asked for |
+//! | | Downloading | no user has it, and mesh peers may be asked |
 //! | Downloading | Checking | the download lies on the disk |
 //! | | Pending | it ended otherwise, or moved too slowly while others offer it |
 //! | Checking | Completed | it is the recording that was wanted, and lies in its place |
@@ -12,6 +13,10 @@
 //! The shell calls [`tick`] again and again and does what it is told; what came of it comes back through the other
 //! doors. All of that can be lost between two records of the job: a tick after a restart asks for it again.
 
+mod mesh;
+
+pub use self::mesh::{Meshing, on_meshed};
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -19,7 +24,7 @@ use super::judge::Verdict;
 use super::offer::{choose, file_key, merge};
 use super::query;
 use super::work::{Aside, Fetching, Offer, Work};
-use crate::model::id::{SearchId, TransferId, Username};
+use crate::model::id::{ContentHash, SearchId, TransferId, Username};
 use crate::model::job::{Child, Job, JobState, Proof, TrackState};
 use crate::model::limits;
 use crate::model::music::WireText;
@@ -86,6 +91,10 @@ pub enum Order {
     Collect(SearchId),
     /// Ask a user for files, and say by [`on_enqueued`] what came of each: track, path, size.
     Fetch(Username, Vec<Asked>),
+    /// Ask mesh peers for a track, and say by [`on_meshed`] what came of it.
+    AskMesh(usize),
+    /// Call a fetch from mesh peers off, or forget it when it is over; a finished file stays.
+    LeaveMesh(ContentHash),
     /// Call a download off, and forget its partial file.
     CallOff(TransferId),
     /// Measure the finished file of a track; [`on_judged`] hears the verdict.
@@ -213,7 +222,11 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
         search(work, &all, asked, &mut out);
         return out;
     }
-    // Nobody is left to ask. What was set aside is better than nothing.
+    // No user is left to ask.
+    if job.spec.constraints.use_overlay && mesh::ask(job, work, &wanted, now, &mut out) {
+        return out;
+    }
+    // What was set aside is better than nothing.
     let mut taken = false;
     for at in wanted.iter().map(|at| usize::from(*at)) {
         let Some(aside) = work.tracks.get_mut(at).and_then(|track| track.aside.take()) else { continue };
@@ -242,7 +255,10 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
         work.rest_until = Some(now.plus(rules.rest));
         // Who did not answer, or failed, may do better next time; files that were wrong stay wrong.
         work.offers.clear();
-        work.tracks.iter_mut().for_each(|track| track.tried.clear());
+        work.tracks.iter_mut().for_each(|track| {
+            track.tried.clear();
+            track.mesh_tried = false;
+        });
         work.doing = format!("{} tracks were not found; it searches again later", wanted.len());
         return out;
     }
@@ -309,24 +325,28 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
         !choose(&work.offers, &alone, |offer, file| is_open(work, offer, file.track, &file.path)).is_empty()
     };
     let Some(track) = work.tracks.get_mut(at) else { return };
-    let Some(fetching) = &mut track.fetching else {
-        again(job, work, at, None);
-        return;
+    let (bytes_then, since, leave) = match (&mut track.fetching, &mut track.mesh) {
+        (Some(fetching), _) => {
+            (&mut fetching.bytes, &mut fetching.since, fetching.transfer.filter(|_| others).map(Order::CallOff))
+        }
+        (None, Some(mesh)) => (&mut mesh.bytes, &mut mesh.since, mesh.content.map(Order::LeaveMesh)),
+        (None, None) => return again(job, work, at, None),
     };
     match standing {
         Standing::Live(bytes) => {
-            if *bytes > fetching.bytes {
-                (fetching.bytes, fetching.since) = (*bytes, now);
+            if *bytes > *bytes_then {
+                (*bytes_then, *since) = (*bytes, now);
             }
-            let stuck = others && now.since(fetching.since) >= PATIENCE;
-            let transfer = fetching.transfer.filter(|_| stuck);
+            let leave = leave.filter(|_| now.since(*since) >= PATIENCE);
             with(&mut job.children, at, |child| child.done = *bytes);
-            if let Some(transfer) = transfer {
-                out.push(Order::CallOff(transfer));
-                again(job, work, at, Some("it did not move; another user is asked"));
+            if let Some(leave) = leave {
+                out.push(leave);
+                again(job, work, at, Some("it did not move; others are asked"));
             }
         }
         Standing::Finished(path) => {
+            out.extend(leave.filter(|leave| matches!(leave, Order::LeaveMesh(_))));
+            track.mesh = None;
             track.local = Some(path.clone());
             track.proven = None;
             with(&mut job.children, at, |child| {
@@ -334,7 +354,10 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
                 child.done = child.size.unwrap_or_default();
             });
         }
-        Standing::Ended(why) => again(job, work, at, Some(why)),
+        Standing::Ended(why) => {
+            out.extend(leave.filter(|leave| matches!(leave, Order::LeaveMesh(_))));
+            again(job, work, at, Some(why));
+        }
         Standing::Unknown => again(job, work, at, None),
     }
 }
@@ -351,6 +374,7 @@ fn again(job: &mut Job, work: &mut Work, at: usize, why: Option<&str>) {
     });
     with(&mut work.tracks, at, |track| {
         track.fetching = None;
+        track.mesh = None;
         track.local = None;
         track.proven = None;
     });
@@ -507,9 +531,18 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<(Str
     }
 }
 
-/// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and all stays.
-pub fn let_go(work: &Work, keep: bool) -> Vec<Order> {
+/// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and all stays, but what
+/// mesh peers are asked for, which they are asked for anew.
+pub fn let_go(job: &mut Job, work: &mut Work, keep: bool) -> Vec<Order> {
     let mut out = Vec::new();
+    for at in 0..work.tracks.len() {
+        let mesh = work.tracks.get(at).and_then(|track| track.mesh.clone());
+        if let Some(mesh) = mesh {
+            out.extend(mesh.content.map(Order::LeaveMesh));
+            again(job, work, at, None);
+            with(&mut work.tracks, at, |track| track.mesh_tried = false);
+        }
+    }
     for track in &work.tracks {
         out.extend(track.fetching.iter().filter_map(|fetching| fetching.transfer).map(Order::CallOff));
         if !keep {

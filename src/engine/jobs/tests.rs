@@ -1,14 +1,14 @@
 //! Whole jobs, led by hand through searches, downloads and verdicts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::fixtures::{job, spec, track};
 use super::judge::Verdict;
 use super::offer::offers_of;
-use super::plan::{self, Order, PATIENCE, Rules, Seen, Standing};
+use super::plan::{self, Meshing, Order, PATIENCE, Rules, Seen, Standing};
 use super::work::Work;
-use crate::model::id::{SearchId, TransferId, Username};
+use crate::model::id::{ContentHash, SearchId, TransferId, Username};
 use crate::model::job::{Constraints, Job, JobState, MbRelease, Proof, TrackState};
 use crate::model::music::{Attributes, WireText};
 use crate::model::time::UnixMs;
@@ -114,6 +114,8 @@ struct World {
     /// User and track of each download.
     asked: Vec<(String, usize)>,
     live: Vec<(usize, Standing)>,
+    /// What the mesh says of each track.
+    mesh: BTreeMap<usize, Meshing>,
 }
 
 impl World {
@@ -122,7 +124,17 @@ impl World {
         job.state = JobState::Running;
         let work = Work::new(job.spec.tracks.len());
         let rules = Rules { rounds: 1, rest: Duration::from_secs(60) };
-        Self { job, work, now: UnixMs(1), next: 1, rules, searches: vec![], asked: vec![], live: vec![] }
+        Self {
+            job,
+            work,
+            now: UnixMs(1),
+            next: 1,
+            rules,
+            searches: vec![],
+            asked: vec![],
+            live: vec![],
+            mesh: BTreeMap::new(),
+        }
     }
 
     /// One look; every search finds these, and downloads finish or not as `fetched` says.
@@ -147,6 +159,11 @@ impl World {
                         self.asked.push((user.as_str().to_owned(), *track));
                         plan::on_enqueued(&mut self.job, &mut self.work, *track, Ok(TransferId(self.next)));
                     }
+                }
+                Order::AskMesh(track) => {
+                    self.asked.push(("mesh".to_owned(), *track));
+                    let said = self.mesh.get(track).cloned().unwrap_or(Meshing::Nothing(None));
+                    plan::on_meshed(&mut self.job, &mut self.work, *track, said, self.now);
                 }
                 _ => {}
             }
@@ -176,6 +193,8 @@ impl World {
                     && child.state == TrackState::Downloading
                 {
                     self.live.push((at, Standing::Finished(format!("{}:{at}", fetching.user))));
+                } else if self.work.tracks[at].mesh.is_some() {
+                    self.live.push((at, Standing::Finished(format!("mesh:{at}"))));
                 }
             }
             if self.job.state.is_over() {
@@ -296,12 +315,92 @@ fn few_lossy_copies_are_few() {
     assert_eq!(world.asked.len(), 1, "{:?}", world.asked);
 }
 
+/// An album that mesh peers may be asked for, and the copies they have of these tracks.
+fn with_mesh(has: &[usize]) -> World {
+    let mut spec = album();
+    spec.constraints.use_overlay = true;
+    let mut world = World::new(spec);
+    world.mesh = has.iter().map(|at| (*at, Meshing::Comes(ContentHash([7; 32]), 500))).collect();
+    world
+}
+
+#[test]
+fn what_no_user_has_comes_from_the_mesh() {
+    let mut world = with_mesh(&[0, 2]);
+    world.run(&[response("a", &ALL[..2])], |_, _| None);
+    assert_eq!(world.job.state, JobState::Completed);
+    assert_eq!(world.files(), ["a:0", "a:1", "mesh:2"], "users come first");
+    assert_eq!(world.asked.last(), Some(&("mesh".to_owned(), 2)));
+    // Only where the owner allows it.
+    let mut world = with_mesh(&[2]);
+    world.job.spec.constraints.use_overlay = false;
+    world.run(&[response("a", &ALL[..2])], |_, _| None);
+    assert_eq!((world.job.state, world.files()), (JobState::Failed, vec!["a:0", "a:1", "-"]));
+}
+
+#[test]
+fn a_copy_of_the_mesh_is_checked_like_any_other_and_comes_before_a_poor_one() {
+    let mut world = with_mesh(&[0, 1]);
+    let judge = |user: &str, track: usize| match (user, track) {
+        ("a", _) => Some(Verdict::Poor(Proof::AcoustId, "lossy".to_owned())),
+        ("mesh", 1) => Some(Verdict::Wrong("another recording".to_owned())),
+        _ => None,
+    };
+    world.run(&[response("a", &ALL)], judge);
+    assert_eq!(world.files(), ["mesh:0", "a:1", "a:2"]);
+    let of_mesh = world.asked.iter().filter(|(user, _)| user == "mesh").count();
+    assert_eq!((world.job.state, of_mesh), (JobState::Completed, 3), "each once a round");
+}
+
+#[test]
+fn the_mesh_is_asked_for_two_tracks_at_a_time_and_again_when_it_had_too_much_to_do() {
+    let mut world = with_mesh(&[0, 1, 2]);
+    let asked_mesh = |world: &World| world.asked.iter().map(|(_, track)| *track).collect::<Vec<_>>();
+    (0..80).for_each(|_| drop(world.step(&[])));
+    assert_eq!(asked_mesh(&world), [0, 1]);
+    // One that does not move is left, which makes room; what is over is taken off the list.
+    world.now = world.now.plus(PATIENCE);
+    world.live = vec![(0, Standing::Live(0)), (1, Standing::Ended("not what was wanted".to_owned()))];
+    let orders = world.step(&[]);
+    let left = orders.iter().filter(|order| matches!(order, Order::LeaveMesh(_))).count();
+    assert_eq!((left, asked_mesh(&world)), (2, vec![0, 1, 2]));
+    assert_eq!(world.job.children[1].note.as_deref(), Some("not what was wanted"));
+
+    let mut world = with_mesh(&[]);
+    world.mesh.insert(0, Meshing::Busy("max_concurrent_rescue_jobs".to_owned()));
+    while world.asked.is_empty() {
+        world.step(&[]);
+    }
+    assert_eq!(asked_mesh(&world), [0, 1]);
+    assert!(world.work.doing.contains("max_concurrent_rescue_jobs"), "{}", world.work.doing);
+    (0..50).for_each(|_| drop(world.step(&[])));
+    assert_eq!(asked_mesh(&world), [0, 1], "not at once");
+    world.mesh.insert(0, Meshing::Nothing(Some("the mesh is off".to_owned())));
+    (0..80).for_each(|_| drop(world.step(&[])));
+    assert_eq!((asked_mesh(&world), world.job.state), (vec![0, 1, 0, 2], JobState::Failed));
+    assert_eq!(world.job.children[0].note.as_deref(), Some("the mesh is off"));
+}
+
+#[test]
+fn a_pause_leaves_the_mesh_and_it_is_asked_anew() {
+    let mut world = with_mesh(&[2]);
+    while world.job.children[2].state != TrackState::Downloading {
+        world.step(&[response("a", &ALL[..2])]);
+        world.live = (0..2).map(|at| (at, Standing::Live(1))).collect();
+    }
+    let orders = plan::let_go(&mut world.job, &mut world.work, true);
+    assert_eq!(orders.iter().filter(|order| **order == Order::LeaveMesh(ContentHash([7; 32]))).count(), 1);
+    assert_eq!(world.job.children[2].state, TrackState::Pending);
+    world.run(&[response("a", &ALL[..2])], |_, _| None);
+    assert_eq!(world.files(), ["a:0", "a:1", "mesh:2"]);
+}
+
 #[test]
 fn what_is_stopped_is_left_alone() {
     let mut world = World::new(album());
     world.job.state = JobState::Paused;
     assert_eq!(world.step(&[]), []);
-    assert_eq!(plan::let_go(&world.work, true), []);
+    assert_eq!(plan::let_go(&mut world.job, &mut world.work, true), []);
 }
 
 #[test]

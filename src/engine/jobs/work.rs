@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::id::{SearchId, TransferId, Username};
+use crate::model::id::{ContentHash, SearchId, TransferId, Username};
 use crate::model::music::WireText;
 use crate::model::time::UnixMs;
 
@@ -79,6 +79,17 @@ pub struct Fetching {
     pub bytes: u64,
 }
 
+/// A copy that mesh peers are asked for on behalf of a track.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meshed {
+    /// Which copy; `None` until one is chosen.
+    pub content: Option<ContentHash>,
+    /// When it was asked for, or last moved.
+    pub since: UnixMs,
+    /// Bytes that were there then.
+    pub bytes: u64,
+}
+
 /// A finished file that is the right recording, but a worse copy than was wanted. It is taken when no other is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aside {
@@ -97,6 +108,10 @@ pub struct Aside {
 pub struct TrackWork {
     /// The download under way.
     pub fetching: Option<Fetching>,
+    /// The fetch from mesh peers under way.
+    pub mesh: Option<Meshed>,
+    /// They were asked in this round.
+    pub mesh_tried: bool,
     /// The finished file being measured or moved.
     pub local: Option<String>,
     /// It was found to be right and is to be moved to its place.

@@ -50,6 +50,7 @@ pub fn constraints() -> Constraints {
         allow_lossy: false,
         max_lossy_tracks: None,
         prefer_canonical: true,
+        use_overlay: true,
         ..Constraints::default()
     }
 }

@@ -48,6 +48,11 @@ impl Lead<'_> {
                 Ok(())
             }
             Order::Fetch(user, files) => self.fetch(user, files, job, work).await,
+            Order::AskMesh(track) => self.ask_mesh(track, job, work).await,
+            Order::LeaveMesh(content) => {
+                self.leave_mesh(content).await;
+                Ok(())
+            }
             Order::CallOff(id) => {
                 self.call_off(id, true).await;
                 Ok(())
