@@ -545,7 +545,9 @@ async fn a_repair_is_asked_about_before_it_begins_or_is_undone() {
     assert!(orders.is_empty(), "nothing is begun yet: {orders:?}");
     let (begun, orders) = post("/library/issues/fix", &format!("id={}&sure=yes", id(1))).await;
     assert_eq!(begun.header("location"), Some(&*format!("/library/issues/{}?done=fix_begun", id(1))));
-    assert_eq!(orders, [RepairRequest::Fix(vec![id(1)])]);
+    assert_eq!(orders, [RepairRequest::Fix { issues: vec![id(1)], keep_tags: false }]);
+    let (_, orders) = post("/library/issues/fix", &format!("id={}&sure=yes&keep_tags=yes", id(1))).await;
+    assert_eq!(orders, [RepairRequest::Fix { issues: vec![id(1)], keep_tags: true }]);
     let (refused, _) = post("/library/issues/fix", &format!("id={}&sure=yes", id(3))).await;
     assert!(refused.status == 409 && refused.body.contains("It is refused &#60;script"), "{}", refused.body);
 
@@ -553,7 +555,7 @@ async fn a_repair_is_asked_about_before_it_begins_or_is_undone() {
     let (asked, _) = post("/library/issues/fix", &two).await;
     assert!(asked.body.contains("Fix 2 issues?") && asked.body.contains("A job fetches the better copy"));
     let (both, orders) = post("/library/issues/fix", &format!("{two}&sure=yes")).await;
-    assert_eq!(orders, [RepairRequest::Fix(vec![id(1), id(3)])]);
+    assert_eq!(orders, [RepairRequest::Fix { issues: vec![id(1), id(3)], keep_tags: false }]);
     assert!(both.status == 200 && both.body.contains("1 repair begun by 1 job, 1 refused."), "{}", both.body);
     assert!(both.body.contains("It is refused &#60;script"));
     let many = (0..=limits::FIX_AT_ONCE).map(|n| format!("id={n:032x}")).collect::<Vec<_>>().join("&");

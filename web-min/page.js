@@ -74,6 +74,8 @@
     if (events || document.hidden || !document.querySelector("[data-pulse]")) { return; }
     deaf = false;
     events = new EventSource(base + "/api/events");
+    // What happened since the page was made, or since the connection broke, was told to nobody.
+    events.addEventListener("open", () => { if (topics().length > 0) { due = later = true; } });
     events.addEventListener("status", (event) => {
       const now = JSON.parse(event.data);
       pulse("server", words[now.server] || now.server);

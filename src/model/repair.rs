@@ -167,6 +167,8 @@ pub struct Repair {
     pub state: RepairState,
     /// The program began it by itself (`library_health.remediation.auto_fix_transcodes`).
     pub by_itself: bool,
+    /// The new file is to have the tags of the old one.
+    pub keep_tags: bool,
     /// The library and the shares know what it did last.
     pub told: bool,
     /// When it began.
@@ -209,8 +211,13 @@ pub struct Begun {
 /// Asked about repairs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RepairRequest {
-    /// Mend these issues, at most `limits::FIX_AT_ONCE`. Answer: `Begun`.
-    Fix(Vec<IssueId>),
+    /// Mend issues. Answer: `Begun`.
+    Fix {
+        /// Which, at most `limits::FIX_AT_ONCE`.
+        issues: Vec<IssueId>,
+        /// The new files are to have the tags of the old ones.
+        keep_tags: bool,
+    },
     /// The repairs of these issues, of those that have one. Answer: `Repairs`.
     Of(Vec<IssueId>),
     /// The repair of one issue. Answer: `Repairs` of one; refused as not found when there is none.
@@ -247,6 +254,7 @@ mod tests {
             places: None,
             state: RepairState::Done,
             by_itself: false,
+            keep_tags: false,
             told: false,
             began_at: UnixMs(1),
             updated_at: UnixMs(1),

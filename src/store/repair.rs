@@ -120,6 +120,7 @@ mod tests {
             places: None,
             state,
             by_itself: false,
+            keep_tags: false,
             told: true,
             began_at: UnixMs(n),
             updated_at: UnixMs(n),

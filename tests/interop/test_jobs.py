@@ -12,7 +12,7 @@ import pytest
 for folder in ("ops", "mesh"):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
 
-from node import Node as MeshNode, free_udp_port  # noqa: E402
+from node import Node as MeshNode, content_hash, free_udp_port  # noqa: E402, F401
 from release import RELEASE, Catalogs, compose, release, tracks  # noqa: E402
 from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
 

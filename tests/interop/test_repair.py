@@ -4,11 +4,12 @@ MusicBrainz, AcoustID, the music and its damage are those of release.py."""
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from release import TRACKS, Library, compose, ffmpeg, tracks
-from test_jobs import ALL, house, music, samples  # noqa: F401
+from test_jobs import ALL, content_hash, house, music, samples, tags  # noqa: F401
 from world import sha256, until
 
 HEALTH = "/api/library/health"
@@ -47,8 +48,8 @@ def home(house, music):  # noqa: F811
         def repair(self, ident):
             return self.box.get(f"{HEALTH}/issues/{ident}/repair")
 
-        def fix(self, *idents):
-            answer = self.box.call("POST", f"{HEALTH}/issues/fix", json={"issue_ids": list(idents)})
+        def fix(self, *idents, **how):
+            answer = self.box.call("POST", f"{HEALTH}/issues/fix", json={"issue_ids": list(idents), **how})
             assert answer.status_code == 202, answer.text
             return answer.json()
 
@@ -175,6 +176,41 @@ def test_a_wrong_file_is_not_swapped_in_and_a_fix_that_nobody_serves_says_so(hou
     issue, repair = home.over(wanted[0])
     assert (issue["status"], repair["state"]) == ("Resolved", "done"), (issue, repair)
     assert sha256(library.files[1, 1]) == sha256(music[1, 1])
+
+
+def test_the_old_tags_are_kept_where_the_owner_wants_that(house, home, music, tmp_path):  # noqa: F811
+    house.peer("nicotine", "whole", lambda share: house.album(share, ALL))
+    library = home.library
+    storm, sleep = library.files[1, 1], library.files[2, 1]
+    cover = tmp_path / "cover.png"
+    ffmpeg("-f", "lavfi", "-i", "color=c=red:s=16x16", "-frames:v", "1", cover)
+    subprocess.run(["metaflac", "--set-tag=COMMENT=mine alone", "--set-tag=RATING=5", f"--import-picture-from={cover}",
+                    str(storm)], check=True)
+    of_others = sleep.with_name("other.mp3")
+    ffmpeg("-i", sleep, "-c", "copy", "-metadata", "comment=of the cassette", of_others)
+    of_others.replace(sleep)
+    library.before = {place: sha256(path) for place, path in library.files.items()}
+    home.start()
+    home.scan()
+    issues = of_kind(home.issues())
+    wanted = [issues[kind]["issue_id"] for kind in ("SuspectedTranscode", "NonCanonicalVariant")]
+    home.fix(*wanted, keep_tags=True)
+    for ident in wanted:
+        issue, repair = home.over(ident)
+        assert (issue["status"], repair["state"], repair["keep_tags"]) == ("Resolved", "done", True), (issue, repair)
+        new = Path(repair["new_path"])
+        assert (repair["new_content_hash"], repair["new_size"]) == (content_hash(new), new.stat().st_size), repair
+    for path, place, comment in [(storm, (1, 1), "mine alone"), (sleep.with_suffix(".flac"), (2, 1), "of the cassette")]:
+        assert samples(path) == samples(music[place]), "the sound of the good copy, by another program"
+        assert tags(path)["COMMENT"] == comment, tags(path)
+    assert tags(storm)["RATING"] == "5"
+    pictures = subprocess.run(["metaflac", "--list", "--block-type=PICTURE", str(storm)], capture_output=True, text=True, check=True)
+    assert "image/png" in pictures.stdout, pictures.stdout
+    home.scan()
+    assert [issue["type"] for issue in home.issues() if issue["issue_id"] in wanted] == []
+    for ident, place in zip(wanted, [(1, 1), (2, 1)]):
+        home.box.call("POST", f"{HEALTH}/issues/{ident}/undo").raise_for_status()
+        assert sha256(library.files[place]) == library.before[place], "with its own tags, as it was"
 
 
 def test_kills_a_cancel_and_an_owner_who_is_quicker(house, home, music):  # noqa: F811

@@ -270,6 +270,7 @@ fn repair(id: IssueId) -> Option<Repair> {
         places: done.then(|| Places { new: path("flac"), backup: Some(path("mp3.bak")), aside: None }),
         state,
         by_itself: false,
+        keep_tags: false,
         told: true,
         began_at: AT,
         updated_at: AT,
@@ -280,9 +281,9 @@ fn repair(id: IssueId) -> Option<Repair> {
 fn repairs(told: &Told, request: RepairRequest) -> Response {
     told.orders.lock().unwrap().push(Request::Repair(request.clone()));
     let rows = match request {
-        RepairRequest::Fix(ids) => {
+        RepairRequest::Fix { issues, .. } => {
             let mut begun = Begun::default();
-            for id in ids {
+            for id in issues {
                 if id.0 == 1 {
                     begun.jobs = vec![JobId::from_random(1)];
                     begun.begun.push((id, JobId::from_random(1)));

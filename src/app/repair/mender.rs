@@ -58,7 +58,7 @@ pub enum Placed {
     AsUsual,
 }
 
-fn os(path: &LocalPath) -> &Path {
+pub(super) fn os(path: &LocalPath) -> &Path {
     Path::new(OsStr::from_bytes(&path.0))
 }
 
@@ -117,7 +117,7 @@ impl Mender {
         self.inner.ground.clock.now().wall
     }
 
-    fn rows(&self, job: &JobId, track: usize) -> Result<Vec<Repair>, StoreError> {
+    pub(super) fn rows(&self, job: &JobId, track: usize) -> Result<Vec<Repair>, StoreError> {
         let track = u32::try_from(track).ok();
         let mut rows = self.store().repairs_of(job)?;
         rows.retain(|row| row.track.is_some() && row.track == track && row.old.is_some());
@@ -393,7 +393,7 @@ impl Mender {
     }
 
     /// Changes rows, here and in the store.
-    fn mark(&self, rows: &mut [Repair], change: impl Fn(&mut Repair)) -> Result<(), String> {
+    pub(super) fn mark(&self, rows: &mut [Repair], change: impl Fn(&mut Repair)) -> Result<(), String> {
         let now = self.now();
         for row in rows.iter_mut() {
             change(row);

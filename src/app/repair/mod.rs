@@ -6,6 +6,7 @@
 //! tools, tells the library and the shares what changed, and begins repairs by itself where the owner wants that.
 
 mod bench;
+mod keep;
 mod look;
 mod mender;
 mod news;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::bench::Bench;
+pub use self::keep::Kept;
 pub use self::mender::{Mender, Placed};
 
 use self::look::Case;
@@ -62,6 +64,15 @@ pub struct Parts {
     pub doctor: Doctor,
     /// Are told what changed.
     pub sharing: Sharing,
+}
+
+/// How issues are to be mended.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    /// The program wants it.
+    by_itself: bool,
+    /// With the tags of the old files.
+    keep_tags: bool,
 }
 
 /// How they are done.
@@ -129,7 +140,10 @@ impl RepairService {
     pub async fn answer(&self, request: RepairRequest) -> Result<RepairAnswer, Refusal> {
         let store = self.mender().store().clone();
         match request {
-            RepairRequest::Fix(issues) => Ok(RepairAnswer::Begun(self.fix(issues, false).await?)),
+            RepairRequest::Fix { issues, keep_tags } => {
+                let wish = Wish { by_itself: false, keep_tags };
+                Ok(RepairAnswer::Begun(self.fix(issues, wish).await?))
+            }
             RepairRequest::Of(issues) => {
                 let read = move || {
                     store.read(|txn, tables| {
@@ -158,7 +172,7 @@ impl RepairService {
 
     // ---- Beginning ----
 
-    async fn fix(&self, issues: Vec<IssueId>, by_itself: bool) -> Result<Begun, Refusal> {
+    async fn fix(&self, issues: Vec<IssueId>, wish: Wish) -> Result<Begun, Refusal> {
         let mut unique = Vec::new();
         for issue in issues {
             if !unique.contains(&issue) {
@@ -180,7 +194,7 @@ impl RepairService {
         }
         for job in plan::jobs(cases.iter().map(|case| case.wanted.clone()).collect()) {
             let issues: Vec<IssueId> = job.issues.iter().map(|(issue, ..)| *issue).collect();
-            let refused = self.begin(job, &cases, by_itself).await;
+            let refused = self.begin(job, &cases, wish).await;
             match refused {
                 Ok((id, refused)) => {
                     let refused_too = |issue: &IssueId| refused.iter().any(|(other, _)| other == issue);
@@ -209,7 +223,7 @@ impl RepairService {
         &self,
         job: Planned,
         cases: &[Case],
-        by_itself: bool,
+        wish: Wish,
     ) -> Result<(JobId, Vec<(IssueId, String)>), Vec<(IssueId, String)>> {
         let all = |why: String| job.issues.iter().map(|(issue, ..)| (*issue, why.clone())).collect::<Vec<_>>();
         let id = new_id().map_err(&all)?;
@@ -224,7 +238,8 @@ impl RepairService {
             new: None,
             places: None,
             state: RepairState::Fetching,
-            by_itself,
+            by_itself: wish.by_itself,
+            keep_tags: wish.keep_tags,
             told: true,
             began_at: now,
             updated_at: now,
@@ -367,7 +382,7 @@ impl RepairService {
         if next.is_empty() {
             return Ok(!open.is_empty());
         }
-        let begun = self.fix(next, true).await?;
+        let begun = self.fix(next, Wish { by_itself: true, keep_tags: false }).await?;
         for (issue, why) in begun.refused {
             tracing::info!(%issue, why, "a suspected transcode is not repaired by itself");
             self.refused().insert(issue);

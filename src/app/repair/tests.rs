@@ -326,6 +326,7 @@ impl World {
                 places: None,
                 state: RepairState::Fetching,
                 by_itself: false,
+                keep_tags: false,
                 told: true,
                 began_at: UnixMs(1),
                 updated_at: UnixMs(1),

@@ -57,7 +57,7 @@ pub(crate) fn repair_json(r: &Repair) -> Value {
     json!({
         "issue_id": r.issue.to_string(), "job_id": r.job.as_str(), "track": r.track,
         "strategy": r.strategy.name(), "manner": r.manner.name(), "state": r.state.name(),
-        "error": r.state.failure(), "by_itself": r.by_itself,
+        "error": r.state.failure(), "by_itself": r.by_itself, "keep_tags": r.keep_tags,
         "old_path": path(old.map(|old| &old.path)), "old_content_hash": old.map(|old| old.content.to_string()),
         "old_size": old.map(|old| old.size), "old_score": old.and_then(|old| old.score).map(digits),
         "new_path": path(r.places.as_ref().map(|places| &places.new)),
@@ -108,8 +108,8 @@ fn begun_json(begun: &Begun) -> Value {
     })
 }
 
-async fn begin(web: &Web, issues: Vec<IssueId>) -> Result<Begun, Problem> {
-    match web.desk.repair(RepairRequest::Fix(issues)).await? {
+async fn begin(web: &Web, issues: Vec<IssueId>, keep_tags: bool) -> Result<Begun, Problem> {
+    match web.desk.repair(RepairRequest::Fix { issues, keep_tags }).await? {
         RepairAnswer::Begun(begun) => Ok(begun),
         RepairAnswer::Repairs(_) => Err(mismatch()),
     }
@@ -119,10 +119,19 @@ async fn begin(web: &Web, issues: Vec<IssueId>) -> Result<Begun, Problem> {
 #[serde(deny_unknown_fields)]
 struct Chosen {
     issue_ids: Vec<String>,
+    #[serde(default)]
+    keep_tags: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct How {
+    #[serde(default)]
+    keep_tags: bool,
 }
 
 /// 202 when a job was begun, 200 when none was; the refused are in the body either way.
-async fn fix(State(web): Here, Json(Chosen { issue_ids }): Json<Chosen>) -> Result<Response, Problem> {
+async fn fix(State(web): Here, Json(Chosen { issue_ids, keep_tags }): Json<Chosen>) -> Result<Response, Problem> {
     if issue_ids.is_empty() {
         return Err(bad("`issue_ids` names no issue"));
     }
@@ -130,13 +139,14 @@ async fn fix(State(web): Here, Json(Chosen { issue_ids }): Json<Chosen>) -> Resu
         return Err(bad(format!("at most {} issues are mended at once", limits::FIX_AT_ONCE)));
     }
     let issues = issue_ids.iter().map(|text| issue_id(text)).collect::<Result<Vec<_>, _>>()?;
-    let begun = begin(&web, issues).await?;
+    let begun = begin(&web, issues, keep_tags).await?;
     let status = if begun.jobs.is_empty() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(begun_json(&begun))).into_response())
 }
 
-async fn fix_one(State(web): Here, Path(text): Path<String>) -> Result<Response, Problem> {
-    let begun = begin(&web, vec![issue_id(&text)?]).await?;
+async fn fix_one(State(web): Here, Path(text): Path<String>, how: Option<Json<How>>) -> Result<Response, Problem> {
+    let Json(How { keep_tags }) = how.unwrap_or_default();
+    let begun = begin(&web, vec![issue_id(&text)?], keep_tags).await?;
     match begun.refused.first() {
         Some((_, why)) => Err(Problem(StatusCode::CONFLICT, why.clone())),
         None => Ok((StatusCode::ACCEPTED, Json(begun_json(&begun))).into_response()),

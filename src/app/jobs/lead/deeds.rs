@@ -8,7 +8,7 @@ use super::{AGAIN, Done, Lead, SEARCH_MS, STAGING};
 use crate::app::jobs::check::{Checked, check, patiently};
 use crate::app::jobs::tag::{self, Tagged, Tagging};
 use crate::app::jobs::{Tools, place, random};
-use crate::app::repair::Placed;
+use crate::app::repair::{Kept, Placed};
 use crate::app::tags;
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
@@ -238,12 +238,21 @@ impl Lead<'_> {
         self.checks.spawn(async move {
             // What was fetched for a repair has its place, and goes there as it came.
             let finished = PathBuf::from(&path);
-            let swap = move || mender.place(&of, track, &finished);
+            let stop = cancel.clone();
+            let swap = move || {
+                let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled())? {
+                    Kept::Yes => None,
+                    Kept::No(why) => Some(format!("the old tags are not in it: {why}")),
+                    Kept::Stopped => return Ok(None),
+                };
+                Ok(Some((mender.place(&of, track, &finished)?, left)))
+            };
             let done = match tokio::task::spawn_blocking(swap).await.unwrap_or_else(|error| Err(error.to_string())) {
-                Ok(Placed::AsUsual) => None,
-                Ok(Placed::Swapped(name, told)) => {
+                Ok(None) => return (id, track, Done::Checked(Checked::Later("the program ends".to_owned()))),
+                Ok(Some((Placed::AsUsual, _))) => None,
+                Ok(Some((Placed::Swapped(name, told), left))) => {
                     trace.record(TraceKind::Note(told));
-                    Some(Ok((name, None)))
+                    Some(Ok((name, left)))
                 }
                 Err(why) => Some(Err(why)),
             };

@@ -178,6 +178,8 @@ struct FixPage {
     /// What will happen, sentence by sentence.
     sentences: Vec<String>,
     rows: Vec<Row>,
+    /// Files are replaced, and have tags.
+    replaces: bool,
     back: String,
 }
 
@@ -244,7 +246,11 @@ pub(in crate::web::pages) async fn fix(desktop: Desktop, fields: Fields) -> Resp
         Ok(ids) => ids,
         Err(why) => return desktop.problem(StatusCode::BAD_REQUEST, &why),
     };
-    if fields.get("sure").is_empty() { confirm(&desktop, &ids).await } else { begin(&desktop, ids).await }
+    if fields.get("sure").is_empty() {
+        confirm(&desktop, &ids).await
+    } else {
+        begin(&desktop, ids, !fields.get("keep_tags").is_empty()).await
+    }
 }
 
 async fn confirm(desktop: &Desktop, ids: &[IssueId]) -> Response {
@@ -257,12 +263,14 @@ async fn confirm(desktop: &Desktop, ids: &[IssueId]) -> Response {
     }
     let title = if ids.len() == 1 { "Fix this issue?".to_owned() } else { format!("Fix {} issues?", ids.len()) };
     let head = desktop.head(title, "library");
-    html(&FixPage { head, sentences: sentences(&kinds, &settings), rows, back: home(ids) })
+    let replaces = kinds.iter().any(|kind| strategy(*kind) != Strategy::CompleteAlbum);
+    html(&FixPage { head, sentences: sentences(&kinds, &settings), rows, replaces, back: home(ids) })
 }
 
-async fn begin(desktop: &Desktop, ids: Vec<IssueId>) -> Response {
-    let (back, alone) = (home(&ids), ids.len() == 1);
-    let begun = match answer_or_return!(desktop, desktop.web.desk.repair(RepairRequest::Fix(ids)).await) {
+async fn begin(desktop: &Desktop, issues: Vec<IssueId>, keep_tags: bool) -> Response {
+    let (back, alone) = (home(&issues), issues.len() == 1);
+    let wish = RepairRequest::Fix { issues, keep_tags };
+    let begun = match answer_or_return!(desktop, desktop.web.desk.repair(wish).await) {
         RepairAnswer::Begun(begun) => begun,
         RepairAnswer::Repairs(_) => return desktop.refused(mismatch()),
     };
@@ -358,6 +366,7 @@ mod tests {
             }),
             state,
             by_itself: false,
+            keep_tags: false,
             told: true,
             began_at: UnixMs(1),
             updated_at: UnixMs(1),
