@@ -160,7 +160,7 @@ def tagged_mp3(path, source, place, kbps):
         return b"\3" + words.encode()
     frames = b"".join([
         frame(b"TIT2", text(title)), frame(b"TPE1", text(ARTIST)), frame(b"TALB", text(ALBUM)),
-        frame(b"TRCK", text(str(place[1]))), frame(b"TPOS", text(str(place[0]))),
+        frame(b"COMM", b"\3eng\0of the cassette"), frame(b"TRCK", text(str(place[1]))), frame(b"TPOS", text(str(place[0]))),
         frame(b"UFID", b"http://musicbrainz.org\0" + recording.encode()),
         frame(b"TXXX", b"\3MusicBrainz Album Id\0" + RELEASE.encode())])
     size = len(frames)
