@@ -267,6 +267,10 @@ pub struct RecordingRequest {
     pub name: String,
     /// Folder below the downloads folder.
     pub folder: String,
+    /// Also when a good copy is here already.
+    pub even_if_here: bool,
+    /// Not these copies.
+    pub but: Vec<ContentHash>,
 }
 
 /// What may be asked.

@@ -169,6 +169,8 @@ pub struct Repair {
     pub by_itself: bool,
     /// The new file is to have the tags of the old one.
     pub keep_tags: bool,
+    /// It has them, or cannot have them.
+    pub tags_kept: bool,
     /// The library and the shares know what it did last.
     pub told: bool,
     /// When it began.
@@ -255,6 +257,7 @@ mod tests {
             state: RepairState::Done,
             by_itself: false,
             keep_tags: false,
+            tags_kept: false,
             told: false,
             began_at: UnixMs(1),
             updated_at: UnixMs(1),

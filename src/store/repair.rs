@@ -121,6 +121,7 @@ mod tests {
             state,
             by_itself: false,
             keep_tags: false,
+            tags_kept: false,
             told: true,
             began_at: UnixMs(n),
             updated_at: UnixMs(n),

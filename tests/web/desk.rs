@@ -271,6 +271,7 @@ fn repair(id: IssueId) -> Option<Repair> {
         state,
         by_itself: false,
         keep_tags: false,
+        tags_kept: false,
         told: true,
         began_at: AT,
         updated_at: AT,

@@ -100,6 +100,7 @@ impl<'a> Lead<'a> {
             self.live.insert(id, (state, TraceJob::default()));
         }
         self.reconcile().await?;
+        self.end_meshed().await;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -345,6 +346,7 @@ impl<'a> Lead<'a> {
             return Ok(());
         };
         let before = (job.clone(), work.clone());
+        self.find_meshed(&mut job, &mut work).await;
         let seen = self.see(&job, &work).await?;
         let orders = plan::tick(&mut job, &mut work, &seen, &self.settings.rules, self.now());
         if (&job, &work) != (&before.0, &before.1) {

@@ -9,15 +9,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{MeshService, Running, fetch, locked};
+use super::{MeshService, Running, fetch, locked, unreadable};
 use crate::engine::soulseek::io::Refusal;
 use crate::engine::swarm::list::{PIECE_LEN, PieceList};
 use crate::engine::swarm::scheduler::RUN_MAX;
 use crate::model::gossip::Offer;
 use crate::model::id::{ContentHash, PeerId, Username};
 use crate::model::limits;
-use crate::model::mesh::{FetchRequest, FetchState, FetchView, PeerView};
+use crate::model::mesh::{Fetch, FetchRequest, FetchState, FetchView, PeerView};
 use crate::model::variant::Measured;
+use crate::store::StoreError;
 
 /// Bytes of the longest run: while less is left of a quota, nothing is asked for.
 pub const RUN_LEN: u64 = RUN_MAX as u64 * PIECE_LEN;
@@ -319,7 +320,7 @@ impl MeshService {
     /// Stops a fetch that helps, and forgets it with its partial file; a finished file stays.
     async fn let_go(&self, content: ContentHash) {
         // One that is not kept any more needs nothing.
-        if let Err(refusal) = self.forget(content).await
+        if let Err(refusal) = self.forget(content, true).await
             && refusal != Refusal::NotFound
         {
             tracing::warn!(%content, ?refusal, "a fetch could not be forgotten");
@@ -327,6 +328,33 @@ impl MeshService {
         if let Some(running) = self.live() {
             locked(&running.assists).remove(&content);
         }
+    }
+
+    /// Stops a fetch that a job asked for, and forgets it with its partial file. What was found out about the copy is not
+    /// forgotten. The answer is the finished file, if there is one: it stays.
+    pub async fn leave(&self, content: ContentHash) -> Option<String> {
+        match self.forget(content, false).await {
+            Ok(finished) => finished,
+            Err(Refusal::NotFound) => None,
+            Err(refusal) => {
+                tracing::warn!(%content, ?refusal, "a fetch could not be forgotten");
+                None
+            }
+        }
+    }
+
+    /// Fetches into these folders below the downloads folder, with the recording that each was begun for.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn into_folders(&self, is_one: impl Fn(&str) -> bool) -> Result<Vec<(Fetch, Option<u128>)>, Refusal> {
+        let mut kept = self.kept().await?;
+        kept.retain(|fetch| is_one(&fetch.folder));
+        let with = |fetch: Fetch| {
+            let recording = self.parts.store.fetch_recording(fetch.content)?;
+            Ok((fetch, recording))
+        };
+        kept.into_iter().map(with).collect::<Result<_, StoreError>>().map_err(unreadable)
     }
 
     /// A rescue is over: a fetch that came to its end stays in the list, any other is stopped and forgotten. So does one

@@ -51,7 +51,8 @@ impl MeshService {
             let has = |(peer, told): &&(PeerId, _)| here.contains(peer) && has(told, content);
             told.iter().filter(has).count()
         };
-        let others: Vec<_> = known.variants.iter().filter(|variant| !variant.local).collect();
+        let others = known.variants.iter().filter(|variant| !variant.local);
+        let others: Vec<_> = others.filter(|variant| !request.but.contains(&variant.claim.content)).collect();
         let candidates: Vec<(bool, usize)> =
             others.iter().map(|variant| (variant.claim.transcode_suspect, sources(variant.claim.content))).collect();
         let mode = request.mode.unwrap_or_else(|| running.mode());
@@ -61,7 +62,7 @@ impl MeshService {
             return Err(Refusal::Invalid(format!("no connected peer has a copy that will do{sought}")));
         };
         let chosen = &others[choice.at].claim;
-        if let Some(own) = good_enough(&known, chosen.quality_score, running) {
+        if let Some(own) = good_enough(&known, chosen.quality_score, running).filter(|_| !request.even_if_here) {
             return Err(Refusal::Invalid(format!(
                 "a good copy is here already: its score is {own:.2}, that of the other one {:.2}",
                 chosen.quality_score

@@ -312,7 +312,9 @@ impl Work {
                     let (bundle_id, named) = (self.bundle_id, link.is_named());
                     let delta = move |running: &Running| tell::delta(running, bundle_id, after, max, named);
                     let delta = stored(&self.running, delta).await?;
-                    self.told(&link, leave, &delta);
+                    if !self.told(&link, leave, &delta) {
+                        self.machine.on_untold(deed, self.now());
+                    }
                 }
                 Deed::Key(peer, key) => {
                     let Some((link, leave)) = self.may_tell(peer) else {
@@ -320,7 +322,9 @@ impl Work {
                         continue;
                     };
                     let entries = stored(&self.running, move |running| tell::key(running, key)).await?;
-                    self.told(&link, leave, &Control::SyncKey(key, entries));
+                    if !self.told(&link, leave, &Control::SyncKey(key, entries)) {
+                        self.machine.on_untold(deed, self.now());
+                    }
                 }
                 Deed::Describe(peer, release) => {
                     let Some((link, leave)) = self.may_tell(peer) else {
@@ -329,7 +333,9 @@ impl Work {
                     };
                     let made = stored(&self.running, move |running| tell::descriptor(running, release)).await?;
                     if let Some(descriptor) = made {
-                        self.told(&link, leave, &Control::Descriptor(Box::new(descriptor)));
+                        if !self.told(&link, leave, &Control::Descriptor(Box::new(descriptor))) {
+                            self.machine.on_untold(deed, self.now());
+                        }
                     }
                 }
                 // Who asks for offers waits a moment only, and asks again.

@@ -335,7 +335,7 @@ impl MeshService {
             MeshRequest::Offers(recordings) => Ok(MeshAnswer::Offers(self.offers(recordings).await?)),
             MeshRequest::Release(release) => Ok(MeshAnswer::Releases(self.releases(release).await?)),
             MeshRequest::Hashes(key) => Ok(MeshAnswer::Hashes(self.hashes(key).await?)),
-            MeshRequest::Forget(content) => self.forget(content).await.map(|()| MeshAnswer::Done),
+            MeshRequest::Forget(content) => self.forget(content, true).await.map(|_| MeshAnswer::Done),
         }
     }
 
@@ -418,7 +418,9 @@ impl MeshService {
         Ok(())
     }
 
-    async fn forget(&self, content: ContentHash) -> Result<(), Refusal> {
+    /// Stops a fetch and takes it off the list, with its partial file; a finished file stays, and is the answer. With
+    /// `anew` the copy may be chosen again, whatever was found out about it.
+    async fn forget(&self, content: ContentHash, anew: bool) -> Result<Option<String>, Refusal> {
         if self.fetches(Some(content)).await?.is_empty() {
             return Err(Refusal::NotFound);
         }
@@ -434,7 +436,8 @@ impl MeshService {
         let discarded = self.parts.pump.discard(&fetch::partial_name(content)).await;
         discarded.map_err(|error| Refusal::Full(error.to_string()))?;
         let store = &self.parts.store;
-        if let Some(recording) = store.fetch_recording(content).map_err(unreadable)? {
+        let over = self.kept().await?.into_iter().find(|fetch| fetch.content == content).map(|fetch| fetch.state);
+        if anew && let Some(recording) = store.fetch_recording(content).map_err(unreadable)? {
             // What the owner forgets may be chosen again.
             let believed = store.write(move |txn, tables| {
                 let library = tables.library;
@@ -442,7 +445,8 @@ impl MeshService {
             });
             believed.await.map_err(unreadable)?;
         }
-        store.remove_fetch(content).await.map_err(unreadable)
+        store.remove_fetch(content).await.map_err(unreadable)?;
+        Ok(over.and_then(|state| if let FetchState::Done(path) = state { Some(path) } else { None }))
     }
 }
 

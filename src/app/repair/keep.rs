@@ -37,7 +37,8 @@ impl Mender {
         let mut rows = self.rows(job, track).map_err(|error| error.to_string())?;
         rows.retain(|row| row.state.is_live());
         // Once files change places, all are what they are to be.
-        let wanted = rows.iter().any(|row| row.keep_tags) && rows.iter().all(|row| row.state == RepairState::Fetching);
+        let wanted = rows.iter().any(|row| row.keep_tags && !row.tags_kept)
+            && rows.iter().all(|row| row.state == RepairState::Fetching);
         if !wanted || !finished.exists() {
             return Ok(Kept::Yes);
         }
@@ -49,6 +50,8 @@ impl Mender {
                 match tags.carry(old, finished, stop) {
                     Ok(()) => Kept::Yes,
                     Err(TagsError::Stopped) => return Ok(Kept::Stopped),
+                    // The disk, or somebody else who was quicker: another time it may go.
+                    Err(error @ (TagsError::Disk(_) | TagsError::Changed)) => return Err(error.to_string()),
                     Err(error) => Kept::No(error.to_string()),
                 }
             }
@@ -57,7 +60,12 @@ impl Mender {
         // What an attempt that was killed has left.
         tags::forget(finished).map_err(|error| error.to_string())?;
         let now = swap::bytes_of(finished).map_err(|error| error.to_string())?;
+        let _hands = self.hands();
+        // The owner may have called it off meanwhile.
+        let mut rows = self.rows(job, track).map_err(|error| error.to_string())?;
+        rows.retain(|row| row.state == RepairState::Fetching);
         self.mark(&mut rows, |row| {
+            row.tags_kept = true;
             if let Some(new) = &mut row.new {
                 (new.content, new.size) = (now.content, now.size);
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heed::RwTxn;
 use tokio::sync::Notify;
@@ -109,6 +109,11 @@ impl Mender {
         Self { inner: Arc::new(inner) }
     }
 
+    /// While it is held nobody else changes places, or rows of files.
+    pub(super) fn hands(&self) -> MutexGuard<'_, ()> {
+        self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.inner.ground.store
     }
@@ -170,7 +175,7 @@ impl Mender {
     /// # Errors
     /// Why not now, in one sentence: it is to be tried again.
     pub fn place(&self, job: &JobId, track: usize, finished: &Path) -> Result<Placed, String> {
-        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let hands = self.hands();
         // Nobody else changes rows of files meanwhile.
         let rows = self.rows(job, track).map_err(|error| error.to_string())?;
         if rows.is_empty() {
@@ -210,7 +215,7 @@ impl Mender {
     /// # Errors
     /// The store cannot be used.
     pub fn over(&self, job: &Job) -> Result<(), StoreError> {
-        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let hands = self.hands();
         for group in groups(self.store().repairs_of(&job.id)?) {
             if let Err(why) = self.let_go(group) {
                 tracing::warn!(job = %job.id, why, "what a repair had begun is left over");
@@ -407,7 +412,7 @@ impl Mender {
     /// # Errors
     /// Why not, in one sentence.
     pub(super) fn undo(&self, row: &Repair) -> Result<Repair, String> {
-        let hands = self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let hands = self.hands();
         // What another one did meanwhile.
         let row = self.store().repair(row.issue).map_err(|error| error.to_string())?.ok_or("it is forgotten")?;
         if let Some(why) = row.not_undone_because() {

@@ -240,6 +240,7 @@ impl RepairService {
             state: RepairState::Fetching,
             by_itself: wish.by_itself,
             keep_tags: wish.keep_tags,
+            tags_kept: false,
             told: true,
             began_at: now,
             updated_at: now,

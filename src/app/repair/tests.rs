@@ -327,6 +327,7 @@ impl World {
                 state: RepairState::Fetching,
                 by_itself: false,
                 keep_tags: false,
+                tags_kept: false,
                 told: true,
                 began_at: UnixMs(1),
                 updated_at: UnixMs(1),

@@ -91,10 +91,12 @@ pub enum Order {
     Collect(SearchId),
     /// Ask a user for files, and say by [`on_enqueued`] what came of each: track, path, size.
     Fetch(Username, Vec<Asked>),
-    /// Ask mesh peers for a track, and say by [`on_meshed`] what came of it.
+    /// Ask mesh peers for a track, but for its `mesh_wrong` copies, and say by [`on_meshed`] what came of it.
     AskMesh(usize),
-    /// Call a fetch from mesh peers off, or forget it when it is over; a finished file stays.
+    /// Call a fetch from mesh peers off, and remove what came of it.
     LeaveMesh(ContentHash),
+    /// Take a finished fetch from mesh peers off the list; its file stays.
+    EndMesh(ContentHash),
     /// Call a download off, and forget its partial file.
     CallOff(TransferId),
     /// Measure the finished file of a track; [`on_judged`] hears the verdict.
@@ -157,11 +159,18 @@ fn remember(keys: &mut Vec<u64>, key: u64) {
     keys.push(key);
 }
 
-/// Of the lossy copies that may be taken, how many are left.
-fn lossy_room(job: &Job, work: &Work) -> u32 {
+/// Whether the file of this track may be a lossy copy, as far as their number goes.
+pub fn may_be_lossy(job: &Job, work: &Work, at: usize) -> bool {
+    lossy_room(job, work, Some(at)) > 0
+}
+
+/// Of the lossy copies that may be taken, how many are left; `but`: as if this track had no file.
+fn lossy_room(job: &Job, work: &Work, but: Option<usize>) -> u32 {
     let Some(max) = job.spec.constraints.max_lossy_tracks else { return u32::MAX };
-    let taken = job.children.iter().zip(&work.tracks).filter(|(child, track)| {
-        let name = child.file.as_deref().or(track.fetching.as_ref().map(|fetching| fetching.path.base_name()));
+    let others = job.children.iter().zip(&work.tracks).enumerate().filter(|(at, _)| Some(*at) != but);
+    let taken = others.filter(|(_, (child, track))| {
+        let asked = track.fetching.as_ref().map(|fetching| fetching.path.base_name());
+        let name = child.file.as_deref().or(asked).or(track.local.as_deref());
         let extension = name.and_then(|name| name.rsplit_once('.')).map(|(_, extension)| extension.to_lowercase());
         child.state != TrackState::Pending
             && extension.and_then(|e| super::offer::codec_of(&e)).is_some_and(|codec| !codec.is_lossless())
@@ -197,7 +206,7 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
         }
         return out;
     }
-    let room = lossy_room(job, work);
+    let room = lossy_room(job, work, None);
     let open = |offer: &Offer, file: &super::work::OfferedFile| {
         (room > 0 || !file.grade.is_lossy()) && is_open(work, offer, file.track, &file.path)
     };
@@ -257,7 +266,7 @@ pub fn tick(job: &mut Job, work: &mut Work, seen: &Seen, rules: &Rules, now: Uni
         work.offers.clear();
         work.tracks.iter_mut().for_each(|track| {
             track.tried.clear();
-            track.mesh_tried = false;
+            (track.mesh_tried, track.mesh_busy) = (false, 0);
         });
         work.doing = format!("{} tracks were not found; it searches again later", wanted.len());
         return out;
@@ -334,7 +343,8 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
     };
     match standing {
         Standing::Live(bytes) => {
-            if *bytes > *bytes_then {
+            // Fewer: the program was started again, and looks at what is there.
+            if *bytes != *bytes_then {
                 (*bytes_then, *since) = (*bytes, now);
             }
             let leave = leave.filter(|_| now.since(*since) >= PATIENCE);
@@ -345,8 +355,7 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
             }
         }
         Standing::Finished(path) => {
-            out.extend(leave.filter(|leave| matches!(leave, Order::LeaveMesh(_))));
-            track.mesh = None;
+            out.extend(track.mesh.as_ref().and_then(|mesh| mesh.content).map(Order::EndMesh));
             track.local = Some(path.clone());
             track.proven = None;
             with(&mut job.children, at, |child| {
@@ -355,8 +364,10 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
             });
         }
         Standing::Ended(why) => {
-            out.extend(leave.filter(|leave| matches!(leave, Order::LeaveMesh(_))));
+            let copy = track.mesh.as_ref().and_then(|mesh| mesh.content);
+            out.extend(copy.map(Order::LeaveMesh));
             again(job, work, at, Some(why));
+            mesh::was_wrong(work, at, copy);
         }
         Standing::Unknown => again(job, work, at, None),
     }
@@ -456,6 +467,7 @@ pub fn on_judged(job: &mut Job, work: &mut Work, at: usize, verdict: Verdict, sc
     let Some(track) = work.tracks.get_mut(at) else { return out };
     let Some(path) = track.local.clone() else { return out };
     let from = track.fetching.clone();
+    let copy = track.mesh.as_ref().and_then(|mesh| mesh.content);
     match verdict {
         Verdict::Right(proof) => {
             track.proven = Some(proof);
@@ -486,6 +498,7 @@ pub fn on_judged(job: &mut Job, work: &mut Work, at: usize, verdict: Verdict, sc
             again(job, work, at, Some(&why));
         }
     }
+    mesh::was_wrong(work, at, copy);
     // One file of a folder that was not what it claimed to be: the others probably are not either.
     if let Some(from) = from {
         with(&mut work.tracks, at, |track| remember(&mut track.wrong, file_key(&from.user, &from.path)));
@@ -536,8 +549,9 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<(Str
 pub fn let_go(job: &mut Job, work: &mut Work, keep: bool) -> Vec<Order> {
     let mut out = Vec::new();
     for at in 0..work.tracks.len() {
+        let goes_on = job.children.get(at).is_some_and(|child| child.state == TrackState::Downloading);
         let mesh = work.tracks.get(at).and_then(|track| track.mesh.clone());
-        if let Some(mesh) = mesh {
+        if let Some(mesh) = mesh.filter(|_| goes_on) {
             out.extend(mesh.content.map(Order::LeaveMesh));
             again(job, work, at, None);
             with(&mut work.tracks, at, |track| track.mesh_tried = false);

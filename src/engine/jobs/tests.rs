@@ -162,7 +162,10 @@ impl World {
                 }
                 Order::AskMesh(track) => {
                     self.asked.push(("mesh".to_owned(), *track));
-                    let said = self.mesh.get(track).cloned().unwrap_or(Meshing::Nothing(None));
+                    let wrong = &self.work.tracks[*track].mesh_wrong;
+                    let known = |said: &Meshing| matches!(said, Meshing::Comes(copy, _) if wrong.contains(copy));
+                    let said = self.mesh.get(track).cloned().filter(|said| !known(said));
+                    let said = said.unwrap_or(Meshing::Nothing(None));
                     plan::on_meshed(&mut self.job, &mut self.work, *track, said, self.now);
                 }
                 _ => {}
@@ -349,7 +352,7 @@ fn a_copy_of_the_mesh_is_checked_like_any_other_and_comes_before_a_poor_one() {
     world.run(&[response("a", &ALL)], judge);
     assert_eq!(world.files(), ["mesh:0", "a:1", "a:2"]);
     let of_mesh = world.asked.iter().filter(|(user, _)| user == "mesh").count();
-    assert_eq!((world.job.state, of_mesh), (JobState::Completed, 3), "each once a round");
+    assert_eq!((world.job.state, of_mesh), (JobState::Completed, 4), "once more where a copy was wrong, for another");
 }
 
 #[test]
@@ -363,7 +366,7 @@ fn the_mesh_is_asked_for_two_tracks_at_a_time_and_again_when_it_had_too_much_to_
     world.live = vec![(0, Standing::Live(0)), (1, Standing::Ended("not what was wanted".to_owned()))];
     let orders = world.step(&[]);
     let left = orders.iter().filter(|order| matches!(order, Order::LeaveMesh(_))).count();
-    assert_eq!((left, asked_mesh(&world)), (2, vec![0, 1, 2]));
+    assert_eq!((left, asked_mesh(&world)), (2, vec![0, 1, 1, 2]));
     assert_eq!(world.job.children[1].note.as_deref(), Some("not what was wanted"));
 
     let mut world = with_mesh(&[]);
@@ -375,6 +378,15 @@ fn the_mesh_is_asked_for_two_tracks_at_a_time_and_again_when_it_had_too_much_to_
     assert!(world.work.doing.contains("max_concurrent_rescue_jobs"), "{}", world.work.doing);
     (0..50).for_each(|_| drop(world.step(&[])));
     assert_eq!(asked_mesh(&world), [0, 1], "not at once");
+    for _ in 0..3_000 {
+        world.step(&[]);
+    }
+    assert_eq!(world.job.state, JobState::Failed, "it does not wait for ever");
+    let mut world = with_mesh(&[]);
+    world.mesh.insert(0, Meshing::Busy("max_concurrent_rescue_jobs".to_owned()));
+    while world.asked.is_empty() {
+        world.step(&[]);
+    }
     world.mesh.insert(0, Meshing::Nothing(Some("the mesh is off".to_owned())));
     (0..80).for_each(|_| drop(world.step(&[])));
     assert_eq!((asked_mesh(&world), world.job.state), (vec![0, 1, 0, 2], JobState::Failed));

@@ -108,10 +108,14 @@ pub struct Aside {
 pub struct TrackWork {
     /// The download under way.
     pub fetching: Option<Fetching>,
-    /// The fetch from mesh peers under way.
+    /// The fetch from mesh peers under way, or the finished file's.
     pub mesh: Option<Meshed>,
     /// They were asked in this round.
     pub mesh_tried: bool,
+    /// How often they had too much to do in this round.
+    pub mesh_busy: u32,
+    /// Copies of theirs that were not what was wanted; at most `limits::JOB_TRIED`.
+    pub mesh_wrong: Vec<ContentHash>,
     /// The finished file being measured or moved.
     pub local: Option<String>,
     /// It was found to be right and is to be moved to its place.

@@ -327,6 +327,10 @@ impl Gossip {
     /// Asks a peer for what is behind this key; false if it cannot be asked now, or was a moment ago.
     pub fn ask_key(&mut self, peer: PeerId, key: u64, now: Duration, out: &mut Vec<Deed>) -> bool {
         let Some(state) = self.peers.get_mut(&peer).filter(|state| state.syncs) else { return false };
+        if state.keys.len() >= KEYS {
+            // What was not answered in so long was lost.
+            state.keys.retain(|_, asked| asked.last.saturating_add(PERIOD) > now);
+        }
         let before = state.keys.get(&key).copied();
         let room = before.map_or(state.keys.len() < KEYS, |asked| asked.last.saturating_add(GAP) <= now);
         if !room || !state.meters.own_deltas.takes(now, limits::GOSSIP_DELTAS_PER_HOUR) {
@@ -409,6 +413,7 @@ impl Gossip {
             Control::Ask(Ask::Bundles { .. }) => {
                 peer.ask_due = soon;
                 peer.unanswered = peer.unanswered.saturating_sub(1);
+                peer.meters.own_others.count = peer.meters.own_others.count.saturating_sub(1);
             }
             Control::SyncHello { .. } => peer.meters.hello_due = soon,
             // The next hello begins it again.

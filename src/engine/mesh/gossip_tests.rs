@@ -203,6 +203,11 @@ fn a_key_may_be_asked_for_twice_and_is_answered_twice() {
         assert!(matches!(kept[..], [Deed::KeepHashes { .. }]), "{kept:?}");
     }
     assert!(is_strike(&say(&mut gossip, Control::SyncKey(5, vec![]), at(34)), "nobody asked for"));
+    // Answers that were lost make room in the end.
+    let mut gossip = machine(0);
+    let asked = (0..100).filter(|key| gossip.ask_key(peer(1), *key, at(1), &mut out)).count();
+    assert_eq!(asked, KEYS);
+    assert!(!gossip.ask_key(peer(1), 200, at(900), &mut out) && gossip.ask_key(peer(1), 200, at(901), &mut out));
 }
 
 #[test]

@@ -256,7 +256,14 @@ async fn start_recording(State(web): Here, Path(id): Path<String>, body: Bytes) 
             .ok_or_else(|| bad(format!("`{name}` is no mode; there are any, canonical_master, no_transcodes")))
     };
     let mode = wanted.mode.map(known).transpose()?;
-    let request = RecordingRequest { recording: mbid(&id)?, mode, name: wanted.name, folder: wanted.folder };
+    let request = RecordingRequest {
+        recording: mbid(&id)?,
+        mode,
+        name: wanted.name,
+        folder: wanted.folder,
+        even_if_here: false,
+        but: Vec::new(),
+    };
     match web.desk.mesh(MeshRequest::StartRecording(request)).await? {
         MeshAnswer::Chosen { content, by_hash } => {
             let told = json!({ "content_hash": content.to_string(), "by_hash": by_hash });

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -144,8 +145,9 @@ async fn fix(State(web): Here, Json(Chosen { issue_ids, keep_tags }): Json<Chose
     Ok((status, Json(begun_json(&begun))).into_response())
 }
 
-async fn fix_one(State(web): Here, Path(text): Path<String>, how: Option<Json<How>>) -> Result<Response, Problem> {
-    let Json(How { keep_tags }) = how.unwrap_or_default();
+async fn fix_one(State(web): Here, Path(text): Path<String>, body: Bytes) -> Result<Response, Problem> {
+    let how = if body.is_empty() { Ok(How::default()) } else { serde_json::from_slice(&body) };
+    let How { keep_tags } = how.map_err(|error| bad(error.to_string()))?;
     let begun = begin(&web, vec![issue_id(&text)?], keep_tags).await?;
     match begun.refused.first() {
         Some((_, why)) => Err(Problem(StatusCode::CONFLICT, why.clone())),

@@ -53,12 +53,17 @@ impl Lead<'_> {
                 self.leave_mesh(content).await;
                 Ok(())
             }
+            Order::EndMesh(content) => {
+                self.tools.mesh.leave(content).await;
+                Ok(())
+            }
             Order::CallOff(id) => {
                 self.call_off(id, true).await;
                 Ok(())
             }
             Order::Check(track, path) => {
-                self.check(job, track, path);
+                let may_be_lossy = plan::may_be_lossy(job, work, track);
+                self.check(job, track, path, may_be_lossy);
                 Ok(())
             }
             Order::Place(track, path) => {
@@ -185,10 +190,12 @@ impl Lead<'_> {
         }
     }
 
-    fn check(&mut self, job: &Job, track: usize, path: String) {
+    fn check(&mut self, job: &Job, track: usize, path: String, may_be_lossy: bool) {
         let Some(wanted) = job.spec.tracks.get(track).cloned() else { return };
         let (ground, catalog) = (self.tools.doctor.ground().clone(), self.tools.catalog.clone());
-        let (constraints, cancel, permits) = (job.spec.constraints.clone(), self.cancel.clone(), self.permits.clone());
+        let mut constraints = job.spec.constraints.clone();
+        constraints.allow_lossy &= may_be_lossy;
+        let (cancel, permits) = (self.cancel.clone(), self.permits.clone());
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let id = job.id.clone();
         let mends = Some((self.tools.mender.clone(), id.clone(), track));

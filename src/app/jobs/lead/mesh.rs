@@ -2,7 +2,7 @@
 
 use super::{Lead, STAGING};
 use crate::engine::jobs::plan::{self, Meshing, Standing};
-use crate::engine::jobs::work::{Meshed, Work};
+use crate::engine::jobs::work::{Meshed, TrackWork, Work};
 use crate::model::id::ContentHash;
 use crate::model::job::Job;
 use crate::model::mesh::{FetchState, FetchView, MeshAnswer, MeshRequest, RecordingRequest};
@@ -14,7 +14,8 @@ impl Lead<'_> {
     /// Asks mesh peers for the recording of a track.
     pub(super) async fn ask_mesh(&mut self, at: usize, job: &mut Job, work: &mut Work) -> Result<(), StoreError> {
         let Some(track) = job.spec.tracks.get(at) else { return Ok(()) };
-        let (title, asked) = (track.title.clone(), self.mesh_copy(track.recording.0, job).await);
+        let but = work.tracks.get(at).map(|track| track.mesh_wrong.clone()).unwrap_or_default();
+        let (title, asked) = (track.title.clone(), self.mesh_copy(track.recording.0, but, job).await);
         if let Meshing::Comes(content, _) = &asked {
             self.note(job, &format!("no user has {title}; mesh peers send {content}"));
         }
@@ -22,7 +23,7 @@ impl Lead<'_> {
         self.save(job, work).await
     }
 
-    async fn mesh_copy(&self, recording: u128, job: &Job) -> Meshing {
+    async fn mesh_copy(&self, recording: u128, but: Vec<ContentHash>, job: &Job) -> Meshing {
         match self.tools.rescue.allows_another() {
             Ok(()) => {}
             Err(Some(Guardrail::ConcurrentJobs)) => return Meshing::Busy(Guardrail::ConcurrentJobs.key().to_owned()),
@@ -32,12 +33,13 @@ impl Lead<'_> {
             }
         }
         let folder = format!("{STAGING}/{}", job.id);
-        let request = RecordingRequest { recording, mode: None, name: String::new(), folder };
+        let request = RecordingRequest { recording, mode: None, name: String::new(), folder, even_if_here: true, but };
         let content = match self.tools.mesh.answer(MeshRequest::StartRecording(request)).await {
             Ok(MeshAnswer::Chosen { content, .. }) => content,
             Ok(_) | Err(Refusal::NotFound) => return Meshing::Nothing(None),
             Err(Refusal::Invalid(why)) => return Meshing::Nothing(Some(why)),
             Err(Refusal::Full(why)) => return Meshing::Busy(why),
+            Err(Refusal::Duplicate) => return Meshing::Busy("another fetch brings the same file".to_owned()),
             Err(other) => return Meshing::Nothing(Some(format!("{other:?}"))),
         };
         let size = self.mesh_fetch(content).await.ok().flatten().map(|view| view.fetch.size);
@@ -65,11 +67,40 @@ impl Lead<'_> {
         })
     }
 
-    /// Ends a fetch, or takes one that is over off the list.
+    /// A fetch that was begun before a kill for a track of this job, and not written down.
+    pub(super) async fn find_meshed(&self, job: &mut Job, work: &mut Work) {
+        let lost = |(at, track): (usize, &TrackWork)| {
+            let is_lost = track.mesh.as_ref().is_some_and(|mesh| mesh.content.is_none());
+            is_lost.then(|| Some((at, job.spec.tracks.get(at)?.recording.0))).flatten()
+        };
+        let lost: Vec<(usize, u128)> = work.tracks.iter().enumerate().filter_map(lost).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let folder = format!("{STAGING}/{}", job.id);
+        let Ok(begun) = self.tools.mesh.into_folders(|of| of == folder).await else { return };
+        for (at, recording) in lost {
+            if let Some((fetch, _)) = begun.iter().find(|(_, of)| *of == Some(recording)) {
+                plan::on_meshed(job, work, at, Meshing::Comes(fetch.content, fetch.size), self.now());
+            }
+        }
+    }
+
+    /// Ends fetches of jobs that are over or gone: a kill came between.
+    pub(super) async fn end_meshed(&self) {
+        let is_ours = |folder: &str| {
+            let id = folder.strip_prefix(STAGING).and_then(|rest| rest.strip_prefix('/'));
+            id.is_some_and(|id| !self.live.keys().any(|live| live.as_str() == id))
+        };
+        for (fetch, _) in self.tools.mesh.into_folders(is_ours).await.unwrap_or_default() {
+            self.leave_mesh(fetch.content).await;
+        }
+    }
+
+    /// Ends a fetch, and removes what came of it.
     pub(super) async fn leave_mesh(&self, content: ContentHash) {
-        match self.tools.mesh.answer(MeshRequest::Forget(content)).await {
-            Ok(_) | Err(Refusal::NotFound) => {}
-            Err(why) => tracing::warn!(%content, ?why, "a fetch from the mesh could not be forgotten"),
+        if let Some(finished) = self.tools.mesh.leave(content).await {
+            self.discard(finished).await;
         }
     }
 }

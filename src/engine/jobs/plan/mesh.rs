@@ -7,10 +7,13 @@ use super::{Order, again, with};
 use crate::engine::jobs::work::{Meshed, Work};
 use crate::model::id::ContentHash;
 use crate::model::job::{Job, TrackState};
+use crate::model::limits;
 use crate::model::time::UnixMs;
 
 /// Tracks of one job that mesh peers are asked for at once. Chosen.
 const AT_ONCE: usize = 2;
+/// A round waits so often when the mesh has too much to do. Chosen: half an hour.
+const BUSY_MAX: u32 = 30;
 /// Before the mesh is asked again when it has too much to do.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -51,6 +54,15 @@ pub(super) fn ask(job: &mut Job, work: &mut Work, wanted: &BTreeSet<u16>, now: U
     asks
 }
 
+/// A copy of theirs was not what was wanted; others are asked for at once.
+pub(super) fn was_wrong(work: &mut Work, at: usize, copy: Option<ContentHash>) {
+    let (Some(copy), Some(track)) = (copy, work.tracks.get_mut(at)) else { return };
+    if track.mesh_wrong.len() < limits::JOB_TRIED && !track.mesh_wrong.contains(&copy) {
+        track.mesh_wrong.push(copy);
+        track.mesh_tried = false;
+    }
+}
+
 /// Mesh peers were asked for a track.
 pub fn on_meshed(job: &mut Job, work: &mut Work, at: usize, outcome: Meshing, now: UnixMs) {
     match outcome {
@@ -63,8 +75,12 @@ pub fn on_meshed(job: &mut Job, work: &mut Work, at: usize, outcome: Meshing, no
             });
         }
         Meshing::Busy(why) => {
+            let times = work.tracks.get(at).map_or(BUSY_MAX, |track| track.mesh_busy);
+            if times >= BUSY_MAX {
+                return again(job, work, at, Some(&why));
+            }
             again(job, work, at, None);
-            with(&mut work.tracks, at, |track| track.mesh_tried = false);
+            with(&mut work.tracks, at, |track| (track.mesh_tried, track.mesh_busy) = (false, times + 1));
             work.rest_until = Some(now.plus(AGAIN));
             work.doing = format!("waits: {why}");
         }

@@ -367,6 +367,7 @@ mod tests {
             state,
             by_itself: false,
             keep_tags: false,
+            tags_kept: false,
             told: true,
             began_at: UnixMs(1),
             updated_at: UnixMs(1),
