@@ -332,10 +332,10 @@ impl Work {
                         continue;
                     };
                     let made = stored(&self.running, move |running| tell::descriptor(running, release)).await?;
-                    if let Some(descriptor) = made {
-                        if !self.told(&link, leave, &Control::Descriptor(Box::new(descriptor))) {
-                            self.machine.on_untold(deed, self.now());
-                        }
+                    if let Some(descriptor) = made
+                        && !self.told(&link, leave, &Control::Descriptor(Box::new(descriptor)))
+                    {
+                        self.machine.on_untold(deed, self.now());
                     }
                 }
                 // Who asks for offers waits a moment only, and asks again.

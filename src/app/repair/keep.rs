@@ -1,6 +1,7 @@
 //! The tags of the old file in the new one, where the owner wants that: before the two change places.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mender::{Mender, os};
@@ -50,8 +51,10 @@ impl Mender {
                 match tags.carry(old, finished, stop) {
                     Ok(()) => Kept::Yes,
                     Err(TagsError::Stopped) => return Ok(Kept::Stopped),
-                    // The disk, or somebody else who was quicker: another time it may go.
-                    Err(error @ (TagsError::Disk(_) | TagsError::Changed)) => return Err(error.to_string()),
+                    // Another time there may be room.
+                    Err(TagsError::Disk(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                        return Err(error.to_string());
+                    }
                     Err(error) => Kept::No(error.to_string()),
                 }
             }
