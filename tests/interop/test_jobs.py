@@ -1,6 +1,7 @@
 """A release brought home by a job, from Nicotine+ and aioslsk: what MusicBrainz says comes from the fixtures over HTTP on
 loopback, the music is generated, and AcoustID is a stand-in that compares fingerprints as the real one does."""
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ for folder in ("ops", "mesh"):
 
 from node import Node as MeshNode, content_hash, free_udp_port  # noqa: E402, F401
 from release import RELEASE, Catalogs, compose, release, tracks  # noqa: E402
-from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
+from world import BINARY, Node, Peer, World, free_port, sha256, until  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +248,49 @@ def test_pause_resume_kill_and_cancel(house, music):
     assert not [t for t in box.transfers("downloads", "whole") if "Completed" not in t["state"]]
     assert (box.home / "jobs" / "completed" / f"{ident}.yaml").exists()
     assert box.call("POST", f"/api/jobs/{ident}/resume").status_code == 400
+
+
+def slskdn(box, *words):
+    """The command line on the box's data directory: exit code, output, complaints."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SLSKDN_")}
+    told = subprocess.run([BINARY, "--data", box.home, *words], capture_output=True, text=True, env=clean, timeout=60)
+    return told.returncode, told.stdout, told.stderr
+
+
+def test_the_command_line_takes_jobs_out_and_in(house, music, tmp_path):
+    for m, p, _, _, recording in tracks(house.found):
+        house.catalogs.knows(recording, music[m, p])
+    box = house.box(**{"jobs.search_rounds": 100})
+    ident = house.start()
+    code, text, _ = slskdn(box, "jobs", "export", ident)
+    assert code == 0 and ident in text and RELEASE in text
+    assert slskdn(box, "jobs", "pause", ident)[0] == 0 and house.job(ident)["status"] == "paused"
+    # A folder of manifests, one of them no use, while the daemon runs.
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "good.yaml").write_text(text)
+    (folder / "bad.yaml").write_text(text.replace("mb_release\n", "label_crate\n"))
+    code, out, why = slskdn(box, "jobs", "import", folder)
+    assert code == 1 and "bad.yaml" in why and "label_crate" in why and "good.yaml: job " in out, (out, why)
+    second = out.split("job ")[1].strip()
+    assert second != ident and house.job(second)["origin_id"] == ident
+    box.call("POST", f"/api/jobs/{second}/cancel").raise_for_status()
+
+    # Onto a box whose store is gone, and that does not run.
+    box.process.stop()
+    shutil.rmtree(box.home / "store")
+    shutil.rmtree(box.home / "jobs")
+    (folder / "bad.yaml").unlink()
+    code, out, why = slskdn(box, "jobs", "import", folder)
+    assert (code, why) == (0, "") and f"job {ident}" in out, (out, why)
+    assert slskdn(box, "jobs", "export", ident)[1].splitlines()[:5] == text.splitlines()[:5]
+    code, out, _ = slskdn(box, "jobs", "list", "--json")
+    assert code == 0 and [job["id"] for job in json.loads(out)] == [ident]
+    assert slskdn(box, "jobs", "cancel", ident)[0] != 0, "that needs the daemon"
+    house.peer("aioslsk", "whole", lambda share: house.album(share, ALL))
+    box.start()
+    job, _ = house.over(ident)
+    assert job["status"] == "completed", job
 
 
 def test_a_job_moves_to_an_empty_box_by_its_manifest(house, music):
