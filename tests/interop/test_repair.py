@@ -243,30 +243,23 @@ def test_kills_a_cancel_and_an_owner_who_is_quicker(house, home, music):  # noqa
         path for path in library.root.rglob("*.flac") if path != library.files[1, 1] and heard(path) == heard(music[1, 1])])
 
 
-def test_the_keys_say_what_becomes_of_the_old_file_and_whether_anybody_is_asked(house, home, music):  # noqa: F811
+def test_the_keys_say_what_becomes_of_the_old_file(house, home, music):  # noqa: F811
     house.peer("nicotine", "whole", lambda share: house.album(share, ALL))
-    home.start(**{"library_health.remediation.auto_fix_transcodes": "true",
-                  "library_health.remediation.backup_before_replace": "false"})
+    home.start(**{"library_health.remediation.backup_before_replace": "false"})
     library, box = home.library, home.box
     storm, static = library.files[1, 1], library.files[1, 2]
     home.scan()
-    ident = next(issue["issue_id"] for issue in home.issues(types="SuspectedTranscode", statuses="Detected,Fixing,Resolved"))
-
-    def by_itself():
-        answer = box.call("GET", f"{HEALTH}/issues/{ident}/repair")
-        # One that is over within five seconds may be missed: then the next scan is seen.
-        return answer.json() if answer.status_code == 200 else home.scan()
-    assert until("it begins by itself", by_itself)["by_itself"]
+    ident = home.issues(types="SuspectedTranscode")[0]["issue_id"]
+    home.fix(ident)
     issue, repair = home.over(ident)
     assert (issue["status"], repair["state"], repair["manner"]) == ("Resolved", "done", "no_backup"), (issue, repair)
     assert sha256(storm) == sha256(music[1, 1]) and not list(storm.parent.glob("*.bak")), "there is no backup"
     refused = box.call("POST", f"{HEALTH}/issues/{ident}/undo")
     assert refused.status_code == 400 and "backup_before_replace" in refused.text, refused.text
-    assert [issue["status"] for issue in home.issues(types="CorruptedFile")] == ["Detected"], "others wait to be asked for"
+    assert [issue["status"] for issue in home.issues(types="CorruptedFile")] == ["Detected"]
 
     box.process.stop()
-    box.settings.update({"library_health.remediation.auto_fix_transcodes": "false",
-                         "library_health.remediation.replace_existing": "false"})
+    box.settings["library_health.remediation.replace_existing"] = "false"
     box.start()
     ident = home.issues(types="CorruptedFile")[0]["issue_id"]
     home.fix(ident)
