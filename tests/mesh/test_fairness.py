@@ -114,7 +114,7 @@ def test_who_takes_more_than_it_gives_takes_nothing_where_the_owner_wants_that(t
     assert "low_contribution" in broken(taker)
     taker.fetch(content, path.stat().st_size, "song.wav")
     until("the peer is a source", lambda: taker.fetched(content)["sources"])
-    # Unhindered it would be there by now.
+    # For a while, not at one moment only.
     for _ in range(50):
         assert taker.fetched(content)["bytes_done"] == 0 and taker.fetched(content)["state"] == "running"
         time.sleep(0.1)
