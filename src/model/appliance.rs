@@ -14,6 +14,8 @@ pub struct ApplianceView {
     pub progress: Option<Progress>,
     /// Disks that are plugged in.
     pub disks: Vec<DiskOffer>,
+    /// The clock was set from the network since the start; until then it may be wrong by years.
+    pub clock_set: bool,
 }
 
 /// The systems on the card, and what became of the last update.

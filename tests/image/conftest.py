@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from machine import HERE_IS, cable
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,10 +17,9 @@ def names():
     address = found[1] if found else "127.0.0.1"
     if not address.startswith("127."):
         subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind((address, 53))
+    cable()
 
-    def answer():
+    def answer(server):
         while True:
             question, asker = server.recvfrom(1500)
             if len(question) >= 12:
@@ -29,4 +29,7 @@ def names():
                     end += question[end] + 1
                 server.sendto(question[:2] + b"\x81\x83\0\1\0\0\0\0\0\0" + question[12 : end + 5], asker)
 
-    threading.Thread(target=answer, daemon=True).start()
+    for at in (address, HERE_IS):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((at, 53))
+        threading.Thread(target=answer, args=[server], daemon=True).start()

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ IMAGES = Path(os.environ["SLSKDN_IMAGES"])  # tests/image/run made them
 LONG = int(os.environ.get("TEST_PATIENCE", "300"))  # seconds; emulation on a busy machine is slow
 FAT = 4 << 20
 SECTOR = 512
+# A cable between this machine and a box, in the tests' own network; what `network` on the card says.
+CABLE, HERE_IS, BOX_IS = "slskdn0", "10.77.0.1", "10.77.0.2"
+NETWORK = f"address={BOX_IS}/24\ngateway={HERE_IS}\ndns={HERE_IS}\n"
 
 
 def tool(*command, data=None):
@@ -122,23 +126,56 @@ def format_slots(order, a, b):
     return lines.ljust(511).encode() + b"\n"
 
 
-class Machine:
-    """QEMU with a disk. `memory` in MiB. The page's ports 80 and 5030 come out at `page` and `tools` on loopback,
-    `ports` at themselves. The box reaches loopback's programs at 10.0.2.2."""
+def cable():
+    """Lays the cable, once; other ends see each other's packets as on any Ethernet."""
+    if subprocess.run(["ip", "link", "show", "dev", CABLE], capture_output=True).returncode != 0:
+        for line in (f"tuntap add dev {CABLE} mode tap", f"address add {HERE_IS}/24 dev {CABLE}", f"link set {CABLE} up"):
+            subprocess.run(["ip", *line.split()], check=True)
 
-    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", ports=()):
+
+def mdns(name, seconds=LONG):
+    """Asks by multicast on the cable who has a name, until somebody answers with an IPv4 address."""
+    question = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0" + struct.pack(">HH", 1, 0x8001)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(HERE_IS))
+        s.bind((HERE_IS, 0))
+        s.settimeout(1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            s.sendto(struct.pack(">6H", 0, 0, 1, 0, 0, 0) + question, ("224.0.0.251", 5353))
+            try:
+                answer, _ = s.recvfrom(4096)
+            except TimeoutError:
+                continue
+            # An A record ends with its length and the address; nothing else that we asked for has four bytes.
+            if (found := re.search(rb"\x00\x01[\x00\x80]\x01....\x00\x04(....)", answer, re.S)):
+                return socket.inet_ntoa(found[1])
+    raise AssertionError(f"in {seconds} s nobody is {name}")
+
+
+class Machine:
+    """QEMU with a disk. `memory` in MiB. Ports 80 and 5030 of the box come out at `host`, ports `page` and `tools`, and the
+    box reaches programs of loopback at 10.0.2.2. With `on_cable` it has a network card of its own instead, and what the
+    card's `network` says: addresses and ports are the box's own. Without `has_card` there is no network card at all."""
+
+    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", on_cable=False, has_card=True, more=()):
         self.disk, self.log = disk, Path(log)
-        self.page, self.tools = free_port(), free_port()
+        if on_cable:
+            cable()
+            self.host, self.page, self.tools = BOX_IS, 80, 5030
+            net = f"tap,id=n,ifname={CABLE},script=no,downscript=no"
+        else:
+            self.host, self.page, self.tools = "127.0.0.1", free_port(), free_port()
+            net = f"user,id=n,ipv6=off,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030"
         folder = IMAGES / disk.board
         monitor = f"{self.log}.qmp"
-        command = ["qemu-system-aarch64", "-M", "virt", "-cpu", cpu, "-smp", "1", "-m", str(memory), "-display", "none",
+        command = ["qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", cpu, "-smp", "1", "-m", str(memory), "-display", "none",
                    # Its clock goes by what it has executed: limits of time inside hold on a machine that is busy, too.
                    "-icount", "shift=1",
                    "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
                    "-drive", f"if=none,id=d,file={disk.path},format=raw,cache={cache}", "-device", "virtio-blk-pci,drive=d",
-                   "-netdev", f"user,id=n,ipv6=off,hostfwd=tcp:127.0.0.1:{self.page}-:80,hostfwd=tcp:127.0.0.1:{self.tools}-:5030"
-                   + "".join(f",hostfwd=tcp:127.0.0.1:{port}-:{port}" for port in ports),
-                   "-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]
+                   "-device", "virtio-rng-pci", *more]
+        command += ["-netdev", net, "-device", "virtio-net-pci,netdev=n,romfile="] if has_card else ["-nic", "none"]
         if direct:
             # Without U-Boot: the initrd chooses the slot, and the command line is the test's.
             kernel = folder / "slot"
@@ -174,7 +211,7 @@ class Machine:
 
     def get(self, path="/health", port=None, **kw):
         try:
-            return requests.get(f"http://127.0.0.1:{port or self.tools}{path}", timeout=30, **kw)
+            return requests.get(f"http://{self.host}:{port or self.tools}{path}", timeout=30, **kw)
         except requests.RequestException:
             assert self.process.poll() is None, f"QEMU ended: {self.tail()}"
             return None

@@ -9,7 +9,7 @@ import wave
 
 import pytest
 import requests
-from machine import LONG, Disk, Machine
+from machine import BOX_IS, HERE_IS, LONG, NETWORK, Disk, Machine, cable, mdns
 from world import Peer, World, free_port, sha256, until
 
 KEY = "a key of the image's tests"
@@ -22,9 +22,8 @@ web:
 shares:
   directories: [/data/music]
 soulseek:
-  address: 10.0.2.2
+  address: 10.77.0.1
   port: @SERVER@
-  listen_port: @PORT@
   username: the box
   password: pw
 """
@@ -47,7 +46,8 @@ def tone(path, hertz):
 def world(tmp_path):
     """A Soulseek server and a user of other make, on this machine."""
     (tmp_path / "world").mkdir()
-    world = World(big_mib=1, tmp=tmp_path / "world")
+    cable()
+    world = World(big_mib=1, tmp=tmp_path / "world", address=HERE_IS)
     yield world
     world.close(keep=True)
 
@@ -55,10 +55,10 @@ def world(tmp_path):
 @pytest.fixture
 def card(tmp_path):
     """A fresh card with settings and music on its data partition."""
-    return prepared(tmp_path, 1, 50300)
+    return prepared(tmp_path)
 
 
-def prepared(tmp_path, server, port):
+def prepared(tmp_path, server=1):
     disk = Disk("qemu-virt", tmp_path / "card.img")
     music = tmp_path / "music"
     music.mkdir()
@@ -66,13 +66,13 @@ def prepared(tmp_path, server, port):
         tone(music / f"{n}-tone.wav", 200 + 31 * n)
     disk.put_music(music)
     settings = tmp_path / "slskdn.yml"
-    settings.write_text(SETTINGS.replace("@SERVER@", str(server)).replace("@PORT@", str(port)))
+    settings.write_text(SETTINGS.replace("@SERVER@", str(server)))
     disk.debugfs(f"write {settings} /slskdn/slskdn.yml", "sif /slskdn/slskdn.yml uid 989", "sif /slskdn/slskdn.yml gid 989")
     return disk
 
 
 def api(box, path, method="GET", **kw):
-    answer = requests.request(method, f"http://127.0.0.1:{box.tools}/api{path}", headers={"X-API-Key": KEY}, timeout=60, **kw)
+    answer = requests.request(method, f"http://{box.host}:{box.tools}/api{path}", headers={"X-API-Key": KEY}, timeout=60, **kw)
     answer.raise_for_status()
     return answer.json() if answer.content else None
 
@@ -107,18 +107,20 @@ def measured(box):
 
 
 def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tmp_path):
-    port = free_port()
     peer = Peer(world, "aioslsk", "friend", free_port())
-    card, log = prepared(tmp_path, world.port, port), tmp_path / "serial.log"
+    card, log = prepared(tmp_path, world.port), tmp_path / "serial.log"
+    card.write("network", NETWORK.encode())
     begun = time.monotonic()
-    with Machine(card, log, memory=512, ports=[port]) as box:
+    with Machine(card, log, memory=512, on_cable=True) as box:
         box.up()
         print(f"FIGURE 512 MiB: page after {time.monotonic() - begun:.0f} s, U-Boot and growing included")
         status = api(box, "/status")
         # Not the tmpfs below: the data partition, grown to the card.
         assert status["disk"]["total"] > 1_000_000_000, status["disk"]
         assert status["disk"]["backend"] == "io_uring", status["disk"]
-        assert box.get("/", box.page).ok, "port 80"
+        # What people type.
+        assert mdns("slskdn.local") == BOX_IS
+        assert box.get("/", box.page, headers={"Host": "slskdn.local"}).ok, "port 80"
         shared(box)
         scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
         ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
@@ -137,7 +139,7 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
     card.debugfs(f"rdump /slskdn/downloads {tmp_path / 'got'}")
     got = [path for path in (tmp_path / "got").rglob(name)]
     assert len(got) == 1 and sha256(got[0]) == sha256(original), got
-    with Machine(card, log, memory=1024, ports=[port]) as box:
+    with Machine(card, log, memory=1024, on_cable=True) as box:
         begun = time.monotonic()
         box.up()
         print(f"FIGURE 1 GiB: page after {time.monotonic() - begun:.0f} s")

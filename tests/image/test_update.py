@@ -1,16 +1,19 @@
 """An update by the API: the other slot is written, tried, found good and kept; one that does not work leads back."""
 import os
+import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import requests
-from machine import IMAGES, LONG, Machine
-from test_boot import KEY, api, card, until  # noqa: F401
+from machine import IMAGES, LONG, Machine, parse_slots
+from test_boot import KEY, SEED, api, card, until  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNING = os.environ.get("SLSKDN_IMAGE_KEY", "")
+CUTS = int(os.environ.get("SLSKDN_SOAK_CUTS", "2"))
 
 
 def bundle(tmp_path, source, version, key=SIGNING):
@@ -29,7 +32,7 @@ def bundle(tmp_path, source, version, key=SIGNING):
 
 def install(box, file):
     with open(file, "rb") as body:
-        return requests.post(f"http://127.0.0.1:{box.tools}/api/update", headers={"X-API-Key": KEY}, data=body, timeout=LONG)
+        return requests.post(f"http://{box.host}:{box.tools}/api/update", headers={"X-API-Key": KEY}, data=body, timeout=LONG)
 
 
 def test_an_update_is_written_tried_and_kept(card, tmp_path):  # noqa: F811
@@ -64,3 +67,88 @@ def test_a_program_that_does_not_start_leads_back(card, tmp_path):  # noqa: F811
         box.shut_down()
     order, a, b = card.slots()
     assert (order, b) == ("B A", 0), (order, a, b)
+
+
+def moments(chance):
+    """When the plug is pulled: steps of the update one after the other, each somewhere within; then within the restart."""
+    while True:
+        for step in ("writing", "comparing", "firmware", "initrd", "checking", "trial"):
+            yield step, chance.random()
+
+
+def await_moment(box, step, part, version):
+    if step == "firmware":
+        return box.wait("Restarting system|reboot: ")
+    if step == "initrd":
+        return box.wait(rf"slskdn-boot: slot [AB], tries left (A 0|.* B 0)") and time.sleep(part * 5)
+    if step == "trial":
+        # Started, and not yet found good.
+        return box.wait(rf"slskdn-initrd: slot [AB], {version}, on") and time.sleep(part * 20)
+
+    def there():
+        now = (api(box, "/appliance") or {}).get("progress") or {}
+        order = ["checking", "writing", "comparing", "restarting"]
+        if now.get("step") not in order:
+            return None
+        at, want = order.index(now["step"]), order.index(step)
+        return at > want or (at == want and now["done"] >= part * now["all"])
+
+    # It may restart before the answer is there.
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        try:
+            if there():
+                return None
+        except requests.RequestException:
+            return None
+        time.sleep(0.05)
+    raise AssertionError(f"the update never came to {step}\n{box.tail()}")
+
+
+def test_the_plug_is_pulled_during_an_update(card, tmp_path):  # noqa: F811
+    """Whatever moment it is, the next start needs no hand, and what it starts is one of the two versions, whole."""
+    print(f"SOAK_SEED={SEED} CUTS={CUTS}")
+    chance = random.Random(SEED)
+    log, known, met = tmp_path / "serial.log", "0.1.0", {}
+    for number, (step, part) in zip(range(CUTS), moments(chance)):
+        version = f"9.0.{number}"
+        update = bundle(tmp_path, IMAGES / "qemu-virt", version)
+        with Machine(card, log, cache="writeback") as box:
+            box.up()
+            until("no trial goes on", lambda: settled(box), LONG)
+            answer = install(box, update)
+            assert answer.ok, answer.text
+            await_moment(box, step, part, version)
+            box.cut()
+        update.unlink()
+        met[step] = met.get(step, 0) + 1
+        print(f"cut {number}: {step} {part:.2f}: {believed(card)}")
+        with Machine(card, log, cache="writeback") as box:
+            box.up()
+            runs = box.wait(r"slskdn-initrd: slot ([AB]), (\S+), on")
+            assert runs[2] in (known, version), (runs[0], known, version)
+            now = until("a version is found good", lambda: settled(box), LONG)
+            assert now["version"] in (known, version), (now, known, version)
+            known = now["version"]
+            box.shut_down()
+    print(f"FIGURE power cuts during an update: {met}")
+
+
+def believed(disk):
+    """What the next start reads: the first copy that is whole."""
+    for name in ("slots.txt", "slots2.txt"):
+        try:
+            return parse_slots(disk.read(name))
+        except (AssertionError, TypeError):
+            continue
+    return None
+
+
+def settled(box):
+    """The systems on the card, once the one that runs was found good."""
+    try:
+        found = api(box, "/appliance")["systems"]
+    except requests.RequestException:
+        return None
+    running = next(slot for slot in found["slots"] if slot["name"] == found["running"])
+    return running if running["tries_left"] == 3 else None

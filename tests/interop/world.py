@@ -47,9 +47,9 @@ def until(what, ask, seconds=LONG):
         time.sleep(0.1)
 
 
-def listening(port):
+def listening(port, address="127.0.0.1"):
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((address, port), 1).close()
         return True
     except OSError:
         return False
@@ -116,7 +116,7 @@ class Peer:
         self.since = len(self.events())
         script = HERE / ("nicotine-peer" if self.kind == "nicotine" else "aioslsk-peer")
         self.process = Process(self.name, self.world.tmp / f"{self.label}.log", script, "--user", self.name, "--home", self.home,
-                               "--share", self.share, "--server", f"127.0.0.1:{self.world.port}", "--port", self.port, *self.options)
+                               "--share", self.share, "--server", f"{self.world.address}:{self.world.port}", "--port", self.port, *self.options)
         self.world.processes.append(self.process)
         self.event("login", success=True)
         self.event("shares-ready")
@@ -239,15 +239,15 @@ class Node:
 
 
 class World:
-    def __init__(self, search="direct", firewalled=(), big_mib=100, server=(), tmp=None):
+    def __init__(self, search="direct", firewalled=(), big_mib=100, server=(), tmp=None, address="127.0.0.1"):
         self.tmp = Path(tmp or tempfile.mkdtemp(prefix="slskdn-"))
-        self.processes, self.big_mib, self.search = [], big_mib, search
+        self.processes, self.big_mib, self.search, self.address = [], big_mib, search, address
         self.port = free_port()
         self.server_process = Process(
-            "server", self.tmp / "server.log", HERE / "server", "--port", self.port, "--search", search,
+            "server", self.tmp / "server.log", HERE / "server", "--bind", address, "--port", self.port, "--search", search,
             *[x for u in firewalled for x in ("--firewalled", u)], *server)
         self.processes.append(self.server_process)
-        until("the server listens", lambda: listening(self.port))
+        until("the server listens", lambda: listening(self.port, address))
 
     def close(self, keep=False):
         """Ends every process, the server last so that nobody reconnects; keeps files and logs of a failed run."""

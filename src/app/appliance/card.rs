@@ -189,6 +189,14 @@ pub fn write_back(places: &Places) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What the box is called on the network.
+pub fn host_name(places: &Places) -> String {
+    if places.is_test() {
+        return "slskdn".to_owned();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
     let path = places.fat().join("set-up-code.txt");
     let Some(code) = code else {
@@ -197,8 +205,7 @@ fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
             _ => Ok(()),
         };
     };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host = if places.is_test() { "slskdn".to_owned() } else { host };
+    let host = host_name(places);
     print(format!("open http://{host}.local and enter the set-up code: {code}\n").as_bytes());
     let text = format!("Open http://{host}.local and enter this set-up code:\r\n\r\n    {code}\r\n");
     // A card is not written to without need.

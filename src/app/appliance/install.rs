@@ -43,6 +43,9 @@ pub enum InstallError {
     /// A file's hash.
     #[error("{0} in the update is not what was signed")]
     Hash(String),
+    /// Another update lies where the one lay that was looked at.
+    #[error("the update was replaced by another one while it was being looked at")]
+    Changed,
     /// `slot` says something else than the manifest.
     #[error("slot in the update does not fit to its other files")]
     Slot,
@@ -198,8 +201,9 @@ fn copy(
     if hash.finish().as_ref() == part.sha256 { Ok(()) } else { Err(InstallError::Hash(part.name.clone())) }
 }
 
-/// Writes a bundle that [`verify`] found right into the slot that does not run, and has it tried at the next start. The
-/// hashes are compared again: somebody may have changed the file meanwhile.
+/// Writes a bundle that [`verify`] found right into the slot that does not run, and has it tried at the next start. Its
+/// manifest and the hashes are compared again: somebody may have changed the file meanwhile, and another signed one may be
+/// older, or for another board.
 ///
 /// # Errors
 /// Why it is not installed; the running slot is then the one that starts.
@@ -208,9 +212,13 @@ pub fn install(
     running: Slot,
     bundle: &mut (impl Read + Seek),
     key: &PublicKey,
+    verified: &Manifest,
     told: Told,
-) -> Result<Manifest, InstallError> {
+) -> Result<(), InstallError> {
     let manifest = open(bundle, key)?;
+    if manifest != *verified {
+        return Err(InstallError::Changed);
+    }
     let other = running.other();
     // Before the version in the other slot is given up for this one.
     let (root, fat) = doing("looking at the other slot", media.room(other))?;
@@ -249,8 +257,7 @@ pub fn install(
         }
     }
     doing("noting which version is tried", media.note(other, manifest.version.text()))?;
-    doing("writing slots.txt", write_slots(media, slots.once(running)))?;
-    Ok(manifest)
+    doing("writing slots.txt", write_slots(media, slots.once(running)))
 }
 
 /// A part as a stream.

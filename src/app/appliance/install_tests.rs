@@ -208,8 +208,16 @@ impl World {
     }
 
     fn install(&self, card: &mut Card, running: Slot) -> Result<Manifest, InstallError> {
-        install(card, running, &mut Cursor::new(&self.bundle), &self.key, &mut |_, _, _| {})
+        unlooked(card, running, &self.bundle, &self.key)
     }
+}
+
+/// Installs what is there, whatever it is.
+fn unlooked(card: &mut impl Media, running: Slot, bundle: &[u8], key: &PublicKey) -> Result<Manifest, InstallError> {
+    let mut bundle = Cursor::new(bundle);
+    let manifest = open(&mut bundle, key)?;
+    install(card, running, &mut bundle, key, &manifest, &mut |_, _, _| {})?;
+    Ok(manifest)
 }
 
 #[test]
@@ -320,7 +328,7 @@ fn a_card_that_forgets_is_noticed() {
     }
     let world = World::new();
     let mut worn = Worn(world.card.clone());
-    let outcome = install(&mut worn, Slot::A, &mut Cursor::new(&world.bundle), &world.key, &mut |_, _, _| {});
+    let outcome = unlooked(&mut worn, Slot::A, &world.bundle, &world.key);
     assert!(matches!(outcome, Err(InstallError::ReadBack(name)) if name == "Image"));
     assert_eq!(worn.0.boot(&world.key), ("0.1.0".to_owned(), 1));
 }
@@ -334,7 +342,7 @@ fn malformed_bundles_are_refused_and_touch_nothing() {
         assert!(outcome.is_err(), "{what}");
         // The same one without that look: nothing of it is ever started.
         let mut card = world.card.clone();
-        let outcome = install(&mut card, Slot::A, &mut Cursor::new(bytes), &world.key, &mut |_, _, _| {});
+        let outcome = unlooked(&mut card, Slot::A, &bytes, &world.key);
         assert!(outcome.is_err() || what.starts_with("slot"), "{what}");
         assert_eq!(card.boot(&world.key).0, "0.1.0", "{what}");
         refused += 1;
@@ -395,6 +403,17 @@ fn malformed_bundles_are_refused_and_touch_nothing() {
 }
 
 #[test]
+fn another_update_in_its_place_is_not_installed() {
+    let world = World::new();
+    let seen = verify(&mut Cursor::new(&world.bundle), &world.key, &mut |_, _, _| {}).unwrap();
+    let older = Made::new("0.0.9", &world.signer).bytes(&world.signer);
+    let mut card = world.card.clone();
+    let outcome = install(&mut card, Slot::A, &mut Cursor::new(older), &world.key, &seen, &mut |_, _, _| {});
+    assert!(matches!(outcome, Err(InstallError::Changed)));
+    assert_eq!(card.writes, 0);
+}
+
+#[test]
 fn a_slot_that_is_too_small_is_not_touched() {
     let world = World::new();
     let mut made = Made::new("0.2.0", &world.signer);
@@ -402,7 +421,7 @@ fn a_slot_that_is_too_small_is_not_touched() {
     made.manifest = made.list("0.2.0");
     let mut card = world.card.clone();
     let bytes = made.bytes(&world.signer);
-    let outcome = install(&mut card, Slot::A, &mut Cursor::new(bytes), &world.key, &mut |_, _, _| {});
+    let outcome = unlooked(&mut card, Slot::A, &bytes, &world.key);
     assert!(matches!(outcome, Err(InstallError::Room { .. })));
     assert_eq!(card.writes, 0);
 }

@@ -7,6 +7,7 @@
 pub mod card;
 pub mod install;
 pub mod media;
+pub mod network;
 pub mod node;
 pub mod places;
 pub mod rescue;

@@ -186,6 +186,7 @@ impl Appliance {
             disks: disks.collect(),
             systems: self.places.systems(),
             progress: self.places.progress(),
+            clock_set: self.places.clock_set(),
         }
     }
 

@@ -113,6 +113,11 @@ impl Places {
         String::from_utf8_lossy(&text).parse().ok()
     }
 
+    /// Whether the clock was set from the network since the start.
+    pub fn clock_set(&self) -> bool {
+        self.at("run/systemd/timesync/synchronized").exists()
+    }
+
     /// Name of the board, where the image says it.
     pub fn board(&self) -> Option<String> {
         let text = read_plain(&self.at("usr/share/slskdn/board"), 64).ok()?;

@@ -100,9 +100,11 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
     // What it says is about an update before this one.
     places.set_why(None).map_err(|error| refused(&error))?;
     let mut card = Card::new(places);
-    let written = install::install(&mut card, running, file, &key, &mut |step, done, all| teller.tell(step, done, all));
+    let written = install::install(&mut card, running, file, &key, &manifest, &mut |step, done, all| {
+        teller.tell(step, done, all);
+    });
     let slots = read_slots(&mut card).unwrap_or_default();
-    let outcome = written.map(|manifest| manifest.version.text().to_owned()).map_err(|error| {
+    let outcome = written.map(|()| manifest.version.text().to_owned()).map_err(|error| {
         let sentence = error.to_string();
         let room = matches!(error, InstallError::Room { .. });
         if room { Stop::Refused(sentence) } else { Stop::Failed(sentence) }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::appliance::places::Places;
-use super::appliance::{card, rescue, update, usb};
+use super::appliance::{card, network, rescue, update, usb};
 use super::settings::{self, Sources};
 
 /// An always-on Soulseek node that knows its music.
@@ -217,6 +217,8 @@ enum CardCommand {
     Write,
     /// Keep the log on the data partition.
     KeepLog,
+    /// Tell on the screen where the page is, or why nothing reaches it.
+    Network,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -306,6 +308,7 @@ pub fn main() -> ExitCode {
         Command::Card { what: CardCommand::Read } => card::read(&places),
         Command::Card { what: CardCommand::Write } => card::write_back(&places),
         Command::Card { what: CardCommand::KeepLog } => card::keep_log(&places),
+        Command::Card { what: CardCommand::Network } => network::network(&places),
         Command::Usb { what: UsbCommand::Mount { device } } => usb::mount(&places, &device),
         Command::Usb { what: UsbCommand::Unmount { device } } => usb::unmount(&places, &device),
         Command::Completions { shell } => {

@@ -26,6 +26,7 @@ struct SystemPage {
     /// What became of the last one.
     last: String,
     disks: Vec<Disk>,
+    clock_set: bool,
 }
 
 struct Row {
@@ -94,6 +95,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
                 tries: slot.tries_left,
             })
             .collect(),
+        clock_set: found.clock_set,
         step,
         failed: failed.map(|progress| super::sentence(&show::visible(&progress.error))).unwrap_or_default(),
         last: last.unwrap_or_default(),

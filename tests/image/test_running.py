@@ -1,0 +1,138 @@
+"""A running box, looked at from inside by its owner's key: who listens, what may be written, who can read secrets, what it costs."""
+import os
+import re
+import shlex
+import subprocess
+import time
+
+import pytest
+from machine import BOX_IS, LONG, NETWORK, Machine
+from test_boot import api, prepared, shared, until
+
+# Ten minutes by hand (tests/soak), a moment else.
+WATCHED_S = int(os.environ.get("SLSKDN_IMAGE_WATCHED_S", "20"))
+# Everybody on the network may call these; what listens on the loopback does so for the box itself.
+OPEN = {("tcp", 80): "slskdn", ("tcp", 5030): "slskdn", ("tcp", 50300): "slskdn", ("udp", 50305): "slskdn", ("udp", 5353): "systemd-resolve",
+        ("tcp", 22): "dropbear"}
+
+
+class Shell:
+    """The owner at a terminal."""
+
+    def __init__(self, folder):
+        self.key = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "owner", "-f", self.key], check=True)
+        self.public = (folder / "key.pub").read_bytes()
+
+    def run(self, command, *options, check=True):
+        done = subprocess.run(["ssh", "-i", self.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+                               "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", *options, f"root@{BOX_IS}", command],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * LONG + WATCHED_S)
+        assert not check or done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-1000:])
+        return done.stdout if check else done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("running")
+
+
+@pytest.fixture(scope="module")
+def box(folder):
+    card = prepared(folder)
+    card.write("network", NETWORK.encode())
+    shell = Shell(folder)
+    card.write("authorized_keys", shell.public)
+    with Machine(card, folder / "serial.log", memory=512, on_cable=True) as box:
+        box.up()
+        box.shell = shell
+        until("SSH answers", lambda: shell.run("true", check=False).returncode == 0)
+        until("the start is over", lambda: shell.run("systemctl is-system-running", check=False).stdout.strip() not in ("starting", "initializing"), LONG)
+        yield box
+
+
+def test_everything_that_should_run_runs(box):
+    failed = box.shell.run("systemctl --failed --no-legend --plain")
+    assert not failed.strip(), failed
+    assert box.shell.run("systemctl is-system-running").strip() == "running"
+
+
+def test_nothing_else_listens(box):
+    """Ports that the network reaches; the loopback's are the box's own."""
+    found = {}
+    for line in box.shell.run("ss --no-header --listening --numeric --tcp --udp --processes").splitlines():
+        kind, _, _, _, local, *rest = line.split()
+        address, port = local.rsplit(":", 1)
+        if not re.match(r"127\.|\[::1\]", address):
+            found[kind, int(port)] = re.search(r'"([^"]+)"', " ".join(rest))[1] if '"' in line else "systemd"
+    # The socket unit holds port 80 for the program.
+    assert {key: "slskdn" if key == ("tcp", 80) else name for key, name in found.items()} == {
+        key: name for key, name in OPEN.items() if key in found}, found
+    assert {("tcp", 80), ("tcp", 5030), ("tcp", 22), ("udp", 5353)} <= set(found), found
+
+
+def test_only_the_key_opens(box, folder):
+    other = folder / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    answer = box.shell.run("true", "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=password,keyboard-interactive", "-v", check=False)
+    assert answer.returncode != 0 and "Authentications that can continue: publickey\n" in answer.stderr, answer.stderr[-2000:]
+
+
+def test_only_data_and_memory_are_written(box):
+    """What is mounted for writing, and that the root stays as it was signed."""
+    mounts = [line.split(" ") for line in box.shell.run("findmnt --raw --noheadings --output TARGET,FSTYPE,OPTIONS").splitlines()]
+    disks = {target: (kind, options.split(",")[0]) for target, kind, options in mounts if kind in ("ext4", "vfat", "squashfs")}
+    assert disks["/data"] == ("ext4", "rw") and disks["/boot/firmware"][0] == "vfat", disks
+    rest = {target: found for target, found in disks.items() if target not in ("/data", "/boot/firmware", "/var/lib/slskdn")}
+    assert all(options == "ro" for _, options in rest.values()), rest
+    assert next(kind for target, kind, _ in mounts if target == "/") == "overlay"
+    kinds = {kind for _, kind, options in mounts if options.split(",")[0] == "rw"}
+    assert kinds <= {"ext4", "vfat", "overlay", "tmpfs", "devtmpfs", "proc", "sysfs", "cgroup2", "devpts", "mqueue", "debugfs", "tracefs", "securityfs",
+                     "configfs", "fusectl", "hugetlbfs", "bpf", "pstore", "autofs", "ramfs", "efivarfs"}, kinds
+    # The program itself, asked for it: it has no other place.
+    pid = box.shell.run("systemctl show --property=MainPID --value slskdn.service").strip()
+    for path in ("/etc/x", "/usr/x", "/boot/firmware/x", "/data/x", "/root/x"):
+        tried = box.shell.run(f"nsenter -t {pid} --all --setuid 989 --setgid 989 -- /usr/bin/touch {path}", check=False)
+        assert tried.returncode != 0, path
+    box.shell.run(f"nsenter -t {pid} --all -- /usr/bin/touch /var/lib/slskdn/x && rm /data/slskdn/x")
+
+
+def test_secrets_are_nobody_elses(box):
+    loose = box.shell.run("find /data/slskdn /data/ssh /data/update /root /etc/shadow /run/slskdn-card /boot/firmware -xdev "
+                          "'(' -type f -o -type d ')' -perm /0007 -print 2>/dev/null || true").split()
+    assert not loose, loose
+    shadow = box.shell.run("cat /etc/shadow")
+    assert all(line.split(":")[1].strip("!*") == "" for line in shadow.splitlines()), shadow
+    # A secret of ours in what others may read: none of the processes' arguments or the log has one.
+    assert "a key of the image's tests" not in box.shell.run("journalctl --no-pager; ps axww -o args 2>/dev/null || true")
+
+
+def test_idle(box):
+    """Nothing is written while nothing happens; what it costs is printed."""
+    shared(box)
+    shell = box.shell
+    field = lambda name: int(shell.run(f"cat /sys/block/vda/stat").split()[name])  # noqa: E731
+    written, at = field(6), float(shell.run("cat /proc/uptime").split()[0])
+    time.sleep(WATCHED_S)  # the time is what is measured
+    written, seconds = (field(6) - written) * 512, float(shell.run("cat /proc/uptime").split()[0]) - at
+    memory = int(shell.run("cat /sys/fs/cgroup/system.slice/slskdn.service/memory.current"))
+    free = re.search(r"MemAvailable: *(\d+)", shell.run("cat /proc/meminfo"))[1]
+    print(f"FIGURE idle: {written} bytes written in {seconds:.0f} s of the box, {written / seconds * 3600 / 1024:.0f} KiB an hour; "
+          f"slskdn {memory >> 20} MiB with its pages of the disk, {int(free) >> 10} MiB of 512 to be had")
+
+
+@pytest.mark.skipif("SLSKDN_IMAGE_FATRACE" not in os.environ, reason="tests/soak runs it")
+def test_under_fatrace(box):
+    """Every file that is opened for writing or written while it scans, searches and idles lies on /data or in memory."""
+    import base64
+    program = base64.b64encode(open(os.environ["SLSKDN_IMAGE_FATRACE"], "rb").read()).decode()
+    for at in range(0, len(program), 60_000):
+        box.shell.run(f"printf %s {shlex.quote(program[at : at + 60_000])} >>/run/fatrace.b64")
+    box.shell.run("base64 -d /run/fatrace.b64 >/run/fatrace && chmod 755 /run/fatrace")
+    api(box, "/library/health/scans", "POST", json={})
+    told = box.shell.run(f"/run/fatrace -f W+ -s {WATCHED_S}")
+    outside = [line for line in told.splitlines() if not re.search(r": [A-Z+<>]+ +(/data/|/run/|/dev/|/tmp/|/proc/|/sys/|/var/lib/slskdn)", line)]
+    # What the root's tmpfs takes is gone with the power; the boot partition is a disk.
+    assert not [line for line in outside if "/boot/firmware" in line], outside
+    print(f"FIGURE fatrace: {len(told.splitlines())} writes in {WATCHED_S} s, outside of /data, /run, /dev, /tmp: {len(outside)}")
+    assert not outside, outside[:50]
