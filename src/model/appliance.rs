@@ -110,6 +110,27 @@ pub enum ApplianceRequest {
         /// Also when it is older than what runs.
         forced: bool,
     },
+    /// Ends every program, then this. Answer: `Going`.
+    Power(Power),
+}
+
+/// What becomes of the box after an orderly end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// It starts again.
+    Restart,
+    /// It stays off until somebody takes the plug out and puts it back.
+    Off,
+}
+
+impl Power {
+    /// As the service that does it reads it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Answers.
@@ -119,4 +140,6 @@ pub enum ApplianceAnswer {
     View(Box<ApplianceView>),
     /// The version that is being installed now.
     Taken(String),
+    /// The box goes down now.
+    Going,
 }

@@ -31,7 +31,8 @@ def signed_in(box, code):
     at = f"http://{box.host}:{box.tools}/setup"
     form = session.get(at, timeout=60).text
     token = re.search(r'name="csrf" value="([^"]+)"', form)[1]
-    done = session.post(at, data={"csrf": token, "code": code, "new": "correct horse", "again": "correct horse"}, timeout=LONG)
+    done = session.post(at, data={"csrf": token, "code": code, "new": "correct horse", "again": "correct horse"}, timeout=LONG,
+                        headers={"Origin": at.rsplit("/", 1)[0]})
     assert done.ok and "role=\"alert\"" not in done.text, done.text[:500]
     return session
 

@@ -389,7 +389,24 @@ def test_the_daemon_on_the_appliance(card, node, tmp_path):
     assert card.start()[:2] == ("A", "1.0.0")
     card.healthy()
     card.slskdn("update", "--confirm")
-    assert "went back from version 1.1.0 to 1.0.0: slot B refused" in session.get(f"{node.url}/system", timeout=30).text
+    page = session.get(f"{node.url}/system", timeout=30).text
+    assert "went back from version 1.1.0 to 1.0.0: slot B refused" in page
+
+    # Nobody has set the clock of this folder.
+    assert "The time was not set from the network" in page
+    (card.root / "run/systemd/timesync").mkdir(parents=True)
+    (card.root / "run/systemd/timesync/synchronized").touch()
+    assert "The time was not set" not in session.get(f"{node.url}/system", timeout=30).text
+    # Restart and off: a word for root's service, which takes it away before it does anything.
+    token = re.search(r'name="csrf" value="([^"]*)"', page)[1]
+    asked = card.root / "run/slskdn-node/power"
+    for way, word in (("restart", "reboot"), ("off", "poweroff")):
+        assert session.post(f"{node.url}/system/{way}", headers={"Origin": node.url}, timeout=60).status_code == 403, "without the token"
+        assert not asked.exists()
+        done = session.post(f"{node.url}/system/{way}", headers={"Origin": node.url}, data={"csrf": token}, timeout=60)
+        assert done.ok, done.text
+        assert f"asked for it: {word}\n" in card.slskdn("card", "power").stdout
+        assert not asked.exists()
 
 
 def test_the_command_asks_the_daemon(card, node, tmp_path):
@@ -412,6 +429,8 @@ def test_no_appliance_no_update(tmp_path, box):
     answer = one.call("POST", "/api/update", data=b"x")
     assert answer.status_code == 404 and "not the appliance" in answer.text
     assert "not the appliance" in one.call("GET", "/system").text
+    answer = one.call("POST", "/api/appliance/restart")
+    assert answer.status_code == 400 and "not the appliance" in answer.text
 
 
 @pytest.fixture

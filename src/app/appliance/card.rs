@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use super::node::POWER;
 use super::places::{Places, read_plain};
 use crate::app::cli::{could_not, print, say};
 use crate::app::config_file;
@@ -187,6 +188,30 @@ pub fn write_back(places: &Places) -> ExitCode {
         say(sentence);
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// `card power`: ends everything, when the daemon left a word that says so. What else may lie there does nothing.
+pub fn power(places: &Places) -> ExitCode {
+    let asked = places.node().join(POWER);
+    let word = read_plain(&asked, 16);
+    // First: the box must not come up only to go down again.
+    if let Err(error) = std::fs::remove_file(&asked) {
+        return could_not(&format!("{}: {error}", asked.display()));
+    }
+    let command = match word.as_deref() {
+        Ok(b"restart") => "reboot",
+        Ok(b"off") => "poweroff",
+        _ => return could_not("what the program asks for is neither to restart nor to switch off"),
+    };
+    print(format!("the page asked for it: {command}\n").as_bytes());
+    if places.is_test() {
+        return ExitCode::SUCCESS;
+    }
+    match Command::new("/usr/bin/systemctl").args(["--no-block", command]).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) => could_not(&format!("systemctl {command}: {status}")),
+        Err(error) => could_not(&format!("systemctl {command}: {error}")),
+    }
 }
 
 /// What the box is called on the network.

@@ -15,7 +15,7 @@ use super::places::{Health, Places, read_plain, write_note};
 use super::usb;
 use crate::app::config_file;
 use crate::app::settings::{Sources, write_private};
-use crate::model::appliance::{ApplianceAnswer, ApplianceRequest, ApplianceView, DiskOffer};
+use crate::model::appliance::{ApplianceAnswer, ApplianceRequest, ApplianceView, DiskOffer, Power};
 use crate::model::config::Given;
 use crate::model::view::Refusal;
 
@@ -26,6 +26,9 @@ const EXT4: rustix::fs::FsWord = 0xEF53;
 
 /// The upload, in the spool.
 pub const UPLOAD: &str = "upload";
+
+/// What the page wants of the box itself, in the runtime folder: a word of [`Power`].
+pub const POWER: &str = "power";
 
 /// What the daemon knows of the box it runs on.
 #[derive(Clone, Debug)]
@@ -161,6 +164,7 @@ impl Appliance {
             let answer = match request {
                 ApplianceRequest::View => Ok(ApplianceAnswer::View(Box::new(this.view(&shared)))),
                 ApplianceRequest::Install { forced } => this.take(forced).map(ApplianceAnswer::Taken),
+                ApplianceRequest::Power(power) => this.power(power).map(|()| ApplianceAnswer::Going),
             };
             drop(taking);
             answer
@@ -188,6 +192,15 @@ impl Appliance {
             progress: self.places.progress(),
             clock_set: self.places.clock_set(),
         }
+    }
+
+    /// Asks root's service to end everything.
+    fn power(&self, power: Power) -> Result<(), Refusal> {
+        let Some(runtime) = self.runtime.as_ref().filter(|_| self.places.running().is_some()) else {
+            return Err(Refusal::Invalid("this is not the appliance: the machine is yours to switch off".to_owned()));
+        };
+        tracing::info!(what = power.word(), "the box goes down, as its page was asked to");
+        std::fs::write(runtime.join(POWER), power.word()).map_err(|error| Refusal::Full(error.to_string()))
     }
 
     /// Looks at an upload and hands it on; what comes of it is in `progress`. Root looks at it again.

@@ -217,6 +217,8 @@ enum CardCommand {
     Write,
     /// Keep the log on the data partition.
     KeepLog,
+    /// Restart the box, or switch it off, when the page was asked to.
+    Power,
     /// Tell on the screen where the page is, or why nothing reaches it.
     Network,
 }
@@ -308,6 +310,7 @@ pub fn main() -> ExitCode {
         Command::Card { what: CardCommand::Read } => card::read(&places),
         Command::Card { what: CardCommand::Write } => card::write_back(&places),
         Command::Card { what: CardCommand::KeepLog } => card::keep_log(&places),
+        Command::Card { what: CardCommand::Power } => card::power(&places),
         Command::Card { what: CardCommand::Network } => network::network(&places),
         Command::Usb { what: UsbCommand::Mount { device } } => usb::mount(&places, &device),
         Command::Usb { what: UsbCommand::Unmount { device } } => usb::unmount(&places, &device),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Answer, Problem};
-use crate::model::appliance::{ApplianceAnswer, ApplianceRequest, ApplianceView};
+use crate::model::appliance::{ApplianceAnswer, ApplianceRequest, ApplianceView, Power};
 use crate::model::limits;
 use crate::model::view::Refusal;
 use crate::web::routes::{Route, route};
@@ -21,6 +21,8 @@ pub(super) fn table() -> Vec<Route> {
     vec![
         route("GET", "/api/appliance", Readonly, "Both systems of the card, an update under way, disks", show),
         route("POST", "/api/update", Administrator, "Install a signed update: the file as the body", update),
+        route("POST", "/api/appliance/restart", Administrator, "Restart the box", restart),
+        route("POST", "/api/appliance/off", Administrator, "Switch the box off", off),
     ]
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct Forced {
 pub(crate) async fn view(web: &Web) -> Result<ApplianceView, Refusal> {
     match web.desk.appliance(ApplianceRequest::View).await? {
         ApplianceAnswer::View(view) => Ok(*view),
-        ApplianceAnswer::Taken(_) => Err(Refusal::Invalid("the program gave an answer of the wrong kind".to_owned())),
+        _ => Err(Refusal::Invalid("the program gave an answer of the wrong kind".to_owned())),
     }
 }
 
@@ -62,8 +64,18 @@ pub(crate) async fn take(web: &Web, forced: Forced, request: Request) -> Result<
     }
     match web.desk.appliance(ApplianceRequest::Install { forced: forced.force }).await? {
         ApplianceAnswer::Taken(version) => Ok(version),
-        ApplianceAnswer::View(_) => Err(Problem::from(Refusal::NotFound)),
+        _ => Err(Problem::from(Refusal::NotFound)),
     }
+}
+
+async fn restart(State(web): State<Arc<Web>>) -> Result<StatusCode, Problem> {
+    web.desk.appliance(ApplianceRequest::Power(Power::Restart)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn off(State(web): State<Arc<Web>>) -> Result<StatusCode, Problem> {
+    web.desk.appliance(ApplianceRequest::Power(Power::Off)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn show(State(web): State<Arc<Web>>) -> Answer {

@@ -190,9 +190,9 @@ pub(super) async fn password(desktop: Desktop, fields: Fields) -> Response {
 
 #[derive(Template)]
 #[template(path = "problem.html", config = "web-min/askama.toml")]
-struct Farewell {
-    head: Head,
-    sentence: &'static str,
+pub(super) struct Farewell {
+    pub head: Head,
+    pub sentence: &'static str,
 }
 
 pub(super) async fn shutdown(desktop: Desktop) -> Response {

@@ -5,10 +5,11 @@ use axum::extract::{Query, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use crate::model::appliance::{Outcome, Progress};
+use crate::model::appliance::{ApplianceRequest, Outcome, Power, Progress};
 use crate::web::api::appliance::{Forced, take, view};
 use crate::web::show;
 
+use super::settings::Farewell;
 use super::{Desktop, Head, answer_or_return, html, size};
 
 #[derive(Template)]
@@ -121,4 +122,18 @@ pub(super) async fn update(desktop: Desktop, forced: Query<Forced>, request: Req
         Err(problem) if problem.0 == StatusCode::NOT_FOUND => desktop.problem(problem.0, &problem.1),
         Err(problem) => desktop.refused(problem),
     }
+}
+
+pub(super) async fn restart(desktop: Desktop) -> Response {
+    answer_or_return!(desktop, desktop.web.desk.appliance(ApplianceRequest::Power(Power::Restart)).await);
+    let head = desktop.head("Restarting", "");
+    html(&Farewell { head, sentence: "The box restarts. Open this page again in a minute or two." })
+}
+
+pub(super) async fn off(desktop: Desktop) -> Response {
+    answer_or_return!(desktop, desktop.web.desk.appliance(ApplianceRequest::Power(Power::Off)).await);
+    let head = desktop.head("Switching off", "");
+    let sentence =
+        "The box switches off. Its light says when the plug may be pulled; it starts when it is plugged in again.";
+    html(&Farewell { head, sentence })
 }
