@@ -34,6 +34,7 @@ use super::jobs::{Jobs, new_id, new_job};
 use super::sharing::Sharing;
 use crate::engine::library::merge;
 use crate::engine::repair::plan::{self, Planned};
+use crate::engine::repair::turn::Turn;
 use crate::model::config::Remediation;
 use crate::model::health::{Issue, IssueFilter, IssueKind, IssueStatus};
 use crate::model::id::IssueId;
@@ -48,7 +49,7 @@ use crate::store::StoreError;
 const LOOK: Duration = Duration::from_secs(5);
 /// Rows told at once.
 const TOLD_AT_ONCE: usize = 16;
-/// Issues looked at for one that may be begun by itself; those that were refused come again after the next scan.
+/// Issues looked at for one that may be begun by itself; those that were refused come again later, see [`Turn`].
 const CANDIDATES: usize = 256;
 
 /// What repairs are done with.
@@ -87,7 +88,7 @@ pub struct RepairSettings {
 struct Inner {
     parts: Parts,
     settings: RepairSettings,
-    /// Issues that could not be begun by themselves, since the last scan.
+    /// Issues that could not be begun by themselves, since they were last looked at anew.
     refused: Mutex<BTreeSet<IssueId>>,
     /// Held while issues become jobs: catalogs are asked for one wish after the other.
     wishes: tokio::sync::Mutex<()>,
@@ -402,26 +403,28 @@ impl RepairService {
 /// The store cannot be used; the supervisor begins again.
 pub async fn run(service: RepairService, cancel: CancellationToken) -> Result<(), String> {
     let reins = Arc::new(Reins::default());
-    let progress = service.inner.parts.doctor.progress();
-    // What was found before the start is worked off too.
-    let (mut scanning, mut due) = (false, service.inner.settings.remediation.auto_fix_transcodes);
+    // Before the first look: no scan ends unseen in between.
+    let mut ended = service.inner.parts.doctor.ended();
+    let mut turn = service.inner.settings.remediation.auto_fix_transcodes.then(Turn::default);
     loop {
         service.tell(&reins, &cancel).await.map_err(plain)?;
-        let scans = progress.borrow().scan.is_some();
-        if scanning && !scans && service.inner.settings.remediation.auto_fix_transcodes {
-            service.refused().clear();
-            due = true;
-        }
-        scanning = scans;
-        if due && !scans {
-            tokio::select! {
-                more = service.begin_by_itself() => due = more.map_err(plain)?,
-                () = cancel.cancelled() => return Ok(()),
+        if let Some(turn) = &mut turn {
+            let now = service.mender().inner.ground.clock.now().mono;
+            let scans = *ended.borrow_and_update();
+            if turn.look(scans, now) {
+                service.refused().clear();
+            }
+            if turn.is_due() {
+                tokio::select! {
+                    more = service.begin_by_itself() => turn.went(more.map_err(plain)?),
+                    () = cancel.cancelled() => return Ok(()),
+                }
             }
         }
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = service.mender().inner.news.notified() => {}
+            Ok(()) = ended.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }
