@@ -53,6 +53,8 @@ enum Done {
     Checked(Checked),
     /// Its name, and what is to be said of it besides.
     Placed(Result<(String, Option<String>), String>),
+    /// It is not put where it was to go, and will not be: why.
+    Refused(String),
     /// The file has another size than is on record: its tags were written.
     Sized(u64),
 }
@@ -462,6 +464,10 @@ impl<'a> Lead<'a> {
             Done::Checked(Checked::Later(why) | Checked::Unsure(why)) => {
                 tracing::info!(job = %id, why, "a finished file could not be measured yet");
                 Vec::new()
+            }
+            Done::Refused(why) => {
+                tracing::warn!(job = %id, why, "a finished file is not put in its place");
+                plan::on_refused(&mut job, &mut work, track, why)
             }
             Done::Sized(size) => {
                 plan::on_sized(&mut job, track, size);

@@ -544,6 +544,17 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<(Str
     }
 }
 
+/// A finished file is not put in the place that it was fetched for, and will not be: why.
+pub fn on_refused(job: &mut Job, work: &mut Work, at: usize, why: String) -> Vec<Order> {
+    let Some(track) = work.tracks.get_mut(at) else { return Vec::new() };
+    let gone = std::mem::take(track).local.map(Order::Discard);
+    with(&mut job.children, at, |child| {
+        child.state = TrackState::Failed;
+        child.note = Some(why);
+    });
+    gone.into_iter().collect()
+}
+
 /// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and all stays, but what
 /// mesh peers are asked for, which they are asked for anew.
 pub fn let_go(job: &mut Job, work: &mut Work, keep: bool) -> Vec<Order> {
