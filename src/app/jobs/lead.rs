@@ -69,6 +69,9 @@ pub(super) struct Lead<'a> {
     busy: BTreeMap<JobId, BTreeSet<usize>>,
     checks: JoinSet<(JobId, usize, Done)>,
     permits: Arc<Semaphore>,
+    /// When it was said last how much the mesh may bring, and what of that was not counted yet.
+    ration_at: Option<Duration>,
+    rationed: u64,
 }
 
 impl<'a> Lead<'a> {
@@ -81,6 +84,8 @@ impl<'a> Lead<'a> {
             busy: BTreeMap::new(),
             checks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(limits::JOB_CHECKS)),
+            ration_at: None,
+            rationed: 0,
         }
     }
 
@@ -300,6 +305,7 @@ impl<'a> Lead<'a> {
     // ---- Rounds ----
 
     async fn look(&mut self) -> Result<(), StoreError> {
+        self.ration();
         let running = self.live.values().filter(|(state, _)| *state == JobState::Running).count();
         let mut room = limits::JOBS_AT_ONCE.saturating_sub(running);
         let ids: Vec<(JobId, JobState)> = self.live.iter().map(|(id, (state, _))| (id.clone(), *state)).collect();
@@ -401,7 +407,7 @@ impl<'a> Lead<'a> {
             }
             let standing = match (&track.fetching, &track.mesh) {
                 (Some(fetching), _) => self.standing(fetching).await?,
-                (None, Some(mesh)) => self.mesh_standing(mesh).await,
+                (None, Some(mesh)) => self.mesh_standing(mesh, job).await,
                 (None, None) => Some(Standing::Unknown),
             };
             seen.downloads.extend(standing.map(|standing| (at, standing)));

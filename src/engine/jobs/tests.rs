@@ -394,6 +394,25 @@ fn the_mesh_is_asked_for_two_tracks_at_a_time_and_again_when_it_had_too_much_to_
 }
 
 #[test]
+fn what_a_rule_holds_is_not_called_slow() {
+    let mut world = with_mesh(&[0]);
+    while world.asked.is_empty() {
+        world.step(&[]);
+    }
+    let left = |world: &mut World, standing: Standing| {
+        world.live = vec![(0, standing)];
+        world.step(&[]).iter().any(|order| matches!(order, Order::LeaveMesh(_)))
+    };
+    for _ in 0..3 {
+        world.now = world.now.plus(PATIENCE);
+        assert!(!left(&mut world, Standing::Held(100)), "nobody was asked for more");
+    }
+    assert!(!left(&mut world, Standing::Live(100)), "it may go on from now");
+    world.now = world.now.plus(PATIENCE);
+    assert!(left(&mut world, Standing::Live(100)), "with what came of it");
+}
+
+#[test]
 fn a_file_that_is_not_put_in_its_place_ends_its_track() {
     let mut world = World::new(spec("Some Band", "Their Album", &[track(1, 1, "First Song", "", 100)]));
     let found = [response("a", &ALL[..1])];
