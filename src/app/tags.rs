@@ -35,6 +35,9 @@ pub enum TagsError {
     /// The new file cannot be measured, or is not the same sound.
     #[error("its tags were not changed: with others {0}")]
     Sound(String),
+    /// There is nothing to measure it with now, as without memory for a worker: another time there may be.
+    #[error("its tags were not changed: it could not be measured now: {0}")]
+    NotNow(String),
     /// It is another file now.
     #[error("its tags were not changed: somebody else changed the file meanwhile")]
     Changed,
@@ -144,7 +147,8 @@ impl Tags {
         match self.measure.sound(self.measure.open(path)?, &name, stop) {
             None => Err(TagsError::Stopped),
             Some(Outcome::Measured(measured)) => Ok(measured),
-            Some(Outcome::Broken(why) | Outcome::GaveUp(why) | Outcome::Unsupported(why) | Outcome::NotTried(why)) => {
+            Some(Outcome::NotTried(why)) => Err(TagsError::NotNow(why)),
+            Some(Outcome::Broken(why) | Outcome::GaveUp(why) | Outcome::Unsupported(why)) => {
                 Err(TagsError::Sound(format!("it could not be measured: {why}")))
             }
         }

@@ -186,7 +186,7 @@ impl Repair {
     pub fn not_undone_because(&self) -> Option<&'static str> {
         match (&self.state, self.manner) {
             (RepairState::Fetching | RepairState::Swapping, _) => Some("it is under way: cancel its job instead"),
-            (RepairState::Failed(_), _) => Some("it failed, and nothing was replaced"),
+            (RepairState::Failed(_), _) => Some("it failed, and there is nothing to be put back"),
             (RepairState::Undone, _) => Some("it was undone already"),
             (RepairState::Done, Manner::Add) => Some("it added tracks to the album and replaced nothing"),
             (RepairState::Done, Manner::Beside) => Some("it replaced nothing: the new file lies beside the old one"),

@@ -205,7 +205,7 @@ def test_what_no_user_has_comes_from_the_mesh(house, music, tmp_path):
         for place in [(2, 1), (2, 2)]:
             until("its recording was told of", lambda place=place: box.call(
                 "GET", f"/api/audio/canonical/{known[place][2]}").status_code == 200)
-        job, got = house.over(house.start(constraints={"use_overlay": True}))
+        job, got = house.over(house.start(constraints={"use_overlay": True, "overlay_bandwidth_kbps": 4000}))
         assert job["status"] == "failed" and "1 of 4" in job["error"] and title in job["error"], job
         assert got[2, 1]["status"] == "failed", "the mesh had another take under its name"
         assert got[2, 2]["status"] == "completed" and got[2, 2]["verified_by"] == "acoustid", got[2, 2]
@@ -219,6 +219,42 @@ def test_what_no_user_has_comes_from_the_mesh(house, music, tmp_path):
     finally:
         honest.stop()
         liar.stop()
+
+
+def test_a_job_takes_no_more_from_the_mesh_than_the_day_allows(house, music, tmp_path):
+    for m, p, _, _, recording in tracks(house.found):
+        house.catalogs.knows(recording, music[m, p])
+    recording = next(recording for m, p, _, _, recording in tracks(house.found) if (m, p) == (2, 2))
+    share = tmp_path / "music of honest"
+    share.mkdir()
+    file = shutil.copy(music[2, 2], share / "copy.flac")
+    subprocess.run(["metaflac", f"--set-tag=MUSICBRAINZ_TRACKID={recording}", str(file)], check=True)
+    subprocess.run(["metaflac", "--dont-use-padding", "--add-padding=2000000", str(file)], check=True)
+    day = 1 << 20
+    assert Path(file).stat().st_size > day
+    honest = MeshNode(tmp_path, "honest", share).start().measure()
+    try:
+        box = house.box(**{"mesh.enabled": "true", "mesh.address": "127.0.0.1", "mesh.port": free_udp_port(), "mesh.peers": honest.named,
+                           "transfers.rescue_mode.guardrails.max_overlay_mb_per_day": 1})
+        until("its recording was told of", lambda: box.call("GET", f"/api/audio/canonical/{recording}").status_code == 200)
+        ident = house.start(constraints={"use_overlay": True}, tracks=[recording])
+
+        def held():
+            fetches = box.get("/api/mesh/fetches")
+            return [fetch for fetch in fetches if fetch["bytes_done"] and "max_overlay_mb_per_day" in fetch["waits_for"]]
+        fetch = until("the day's bytes are used up", held, 300)[0]
+        moved = lambda: box.get("/api/mesh/traffic-stats?window=24h")["windows"]["24h"]["overlay_download_bytes"]  # noqa: E731
+        until("what moved is counted", lambda: moved() >= fetch["bytes_done"])
+        assert moved() <= day, (fetch, moved())
+        # Nor does the next start begin the day anew.
+        box.process.stop()
+        box.start()
+        until("it is held again", held, 300)
+        assert house.job(ident)["status"] == "running", house.job(ident)
+        assert box.call("POST", f"/api/jobs/{ident}/cancel").json()["status"] == "cancelled"
+        until("nothing of it is left", lambda: box.get("/api/mesh/fetches") == [] and not list(box.home.rglob("*.mesh")))
+    finally:
+        honest.stop()
 
 
 def test_pause_resume_kill_and_cancel(house, music):

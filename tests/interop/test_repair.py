@@ -269,6 +269,39 @@ def test_the_keys_say_what_becomes_of_the_old_file(house, home, music):  # noqa:
     assert Path(repair["new_path"]).parent == static.parent and not list(static.parent.glob("*.bak"))
 
 
+def test_suspected_transcodes_are_mended_by_themselves_where_the_owner_wants_that(house, home, music):  # noqa: F811
+    house.peer("nicotine", "whole", lambda share: house.album(share, ALL))
+    home.start(**{"library_health.remediation.auto_fix_transcodes": "true"})
+    library, box = home.library, home.box
+    # Nothing is there yet to be found: what follows is the scans' doing, not the start's. It is over within a moment.
+    aside = library.root.rename(library.root.with_name("aside"))
+    library.root.mkdir()
+    home.scan()
+    library.root.rmdir()
+    aside.rename(library.root)
+    home.scan()
+    ident = home.issues(types="SuspectedTranscode", statuses="Detected,Fixing,Resolved")[0]["issue_id"]
+
+    def by_itself():
+        answer = box.call("GET", f"{HEALTH}/issues/{ident}/repair")
+        return answer.json() if answer.status_code == 200 else None
+    assert until("it begins by itself after one scan", by_itself)["by_itself"]
+    issue, repair = home.over(ident)
+    assert (issue["status"], repair["state"], repair["manner"]) == ("Resolved", "done", "backup"), (issue, repair)
+    assert sha256(library.files[1, 1]) == sha256(music[1, 1])
+    others = {issue["type"]: issue["status"] for issue in home.issues() if issue["issue_id"] != ident}
+    assert set(others.values()) == {"Detected"} and len(others) == 3, "others wait to be asked for"
+    # What was just put back can be wished for again at once; what the owner takes back is not done once more by itself.
+    box.call("POST", f"{HEALTH}/issues/{ident}/undo").raise_for_status()
+    home.fix(ident)
+    issue, repair = home.over(ident)
+    assert (issue["status"], repair["state"], repair["by_itself"]) == ("Resolved", "done", False), (issue, repair)
+    box.call("POST", f"{HEALTH}/issues/{ident}/undo").raise_for_status()
+    home.scan()
+    home.scan()
+    assert home.repair(ident)["state"] == "undone" and sha256(library.files[1, 1]) == library.before[1, 1]
+
+
 def test_what_cannot_be_fixed_is_refused_with_its_reason(house, home, music):  # noqa: F811
     home.start()
     (home.library.album / "CD1" / "03 ruin.flac").write_bytes(b"fLaC" + bytes(5000))

@@ -93,6 +93,8 @@ struct Inner {
     running: Mutex<Running>,
     changed: Notify,
     progress: watch::Sender<Progress>,
+    /// Scans that came to their end since the start, however they ended.
+    ended: watch::Sender<u64>,
     counters: Counters,
     easel: Easel,
     /// Transfers under way, as the publisher last said.
@@ -114,6 +116,7 @@ impl Doctor {
             running: Mutex::default(),
             changed: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
+            ended: watch::Sender::new(0),
             counters: Counters::default(),
             easel: Easel::default(),
             transfers: AtomicU64::new(0),
@@ -138,6 +141,11 @@ impl Doctor {
     /// The running scan, as it goes.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.inner.progress.subscribe()
+    }
+
+    /// How many scans came to their end since the start, however they ended: of a short one nobody may see that it ran.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.inner.ended.subscribe()
     }
 
     /// Figures since the start.
@@ -267,6 +275,7 @@ impl Doctor {
             self.count(&mut told, counts);
         };
         *self.running() = Running::default();
+        self.inner.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
         match outcome {
             Ok(Ok(scan)) => {
                 self.count(&mut told, scan.counts);

@@ -53,6 +53,8 @@ enum Done {
     Checked(Checked),
     /// Its name, and what is to be said of it besides.
     Placed(Result<(String, Option<String>), String>),
+    /// It is not put where it was to go, and will not be: why.
+    Refused(String),
     /// The file has another size than is on record: its tags were written.
     Sized(u64),
 }
@@ -67,6 +69,9 @@ pub(super) struct Lead<'a> {
     busy: BTreeMap<JobId, BTreeSet<usize>>,
     checks: JoinSet<(JobId, usize, Done)>,
     permits: Arc<Semaphore>,
+    /// When it was said last how much the mesh may bring, and what of that was not counted yet.
+    ration_at: Option<Duration>,
+    rationed: u64,
 }
 
 impl<'a> Lead<'a> {
@@ -79,6 +84,8 @@ impl<'a> Lead<'a> {
             busy: BTreeMap::new(),
             checks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(limits::JOB_CHECKS)),
+            ration_at: None,
+            rationed: 0,
         }
     }
 
@@ -298,6 +305,7 @@ impl<'a> Lead<'a> {
     // ---- Rounds ----
 
     async fn look(&mut self) -> Result<(), StoreError> {
+        self.ration();
         let running = self.live.values().filter(|(state, _)| *state == JobState::Running).count();
         let mut room = limits::JOBS_AT_ONCE.saturating_sub(running);
         let ids: Vec<(JobId, JobState)> = self.live.iter().map(|(id, (state, _))| (id.clone(), *state)).collect();
@@ -399,7 +407,7 @@ impl<'a> Lead<'a> {
             }
             let standing = match (&track.fetching, &track.mesh) {
                 (Some(fetching), _) => self.standing(fetching).await?,
-                (None, Some(mesh)) => self.mesh_standing(mesh).await,
+                (None, Some(mesh)) => self.mesh_standing(mesh, job).await,
                 (None, None) => Some(Standing::Unknown),
             };
             seen.downloads.extend(standing.map(|standing| (at, standing)));
@@ -462,6 +470,10 @@ impl<'a> Lead<'a> {
             Done::Checked(Checked::Later(why) | Checked::Unsure(why)) => {
                 tracing::info!(job = %id, why, "a finished file could not be measured yet");
                 Vec::new()
+            }
+            Done::Refused(why) => {
+                tracing::warn!(job = %id, why, "a finished file is not put in its place");
+                plan::on_refused(&mut job, &mut work, track, why)
             }
             Done::Sized(size) => {
                 plan::on_sized(&mut job, track, size);

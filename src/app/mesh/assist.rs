@@ -77,7 +77,7 @@ impl Brake {
     }
 }
 
-/// Bytes that all rescues together may still bring. What is asked for is set aside until its run is over, and what runs
+/// Bytes that all rescues, or all jobs, together may still bring. What is asked for is set aside until its run is over, and what runs
 /// brought that are over counts until it is in what is set: so it is never passed.
 #[derive(Debug, Default)]
 pub struct Quota(Mutex<Left>);
@@ -112,7 +112,7 @@ impl Quota {
     }
 
     /// Room for one run, if there is.
-    fn set_aside(self: &Arc<Self>) -> Option<SetAside> {
+    pub(super) fn set_aside(self: &Arc<Self>) -> Option<SetAside> {
         let mut quota = locked(&self.0);
         if quota.left() < RUN_LEN {
             return None;
@@ -138,7 +138,7 @@ pub(super) struct SetAside {
 
 impl SetAside {
     /// A run of so many bytes is asked for.
-    fn ask(&mut self, bytes: u64) {
+    pub(super) fn ask(&mut self, bytes: u64) {
         let mut quota = locked(&self.quota.0);
         quota.aside = quota.aside.saturating_sub(self.bytes).saturating_add(bytes);
         drop(quota);
@@ -265,12 +265,6 @@ impl Assist {
     /// Room for a run, if one may be asked for now.
     pub(super) fn open(&self) -> Option<SetAside> {
         if self.brake.is_open() { self.quota.set_aside() } else { None }
-    }
-
-    /// A run of so many bytes is asked for.
-    pub(super) fn spend(&self, aside: &mut SetAside, bytes: u64) {
-        self.brake.spend(bytes);
-        aside.ask(bytes);
     }
 
     /// Whether the finished file may be put in its place. A fetch that is called off waits for no answer: whoever would
@@ -507,15 +501,15 @@ mod tests {
         let (assist, _asked) = Assist::new(Username::new("u"), Arc::clone(&quota));
         let mut first = assist.open().unwrap();
         assert_eq!(quota.left(), 3 * RUN_LEN / 2);
-        assist.spend(&mut first, PIECE_LEN);
+        first.ask(PIECE_LEN);
         let second = assist.open().unwrap();
         assert_eq!(quota.left(), 3 * RUN_LEN / 2 - PIECE_LEN);
         drop(second);
         assert_eq!((quota.left(), quota.over()), (5 * RUN_LEN / 2 - PIECE_LEN, 0), "it was not asked for");
         let mut second = assist.open().unwrap();
-        assist.spend(&mut second, RUN_LEN);
+        second.ask(RUN_LEN);
         let mut third = assist.open().unwrap();
-        assist.spend(&mut third, RUN_LEN);
+        third.ask(RUN_LEN);
         assert!(assist.open().is_none(), "{}", quota.left());
         // What is over counts on until it was heard what came.
         drop((first, second));

@@ -25,6 +25,7 @@ use self::feed::Feed;
 use self::land::{Follower, Landing};
 use self::swarm::Swarm;
 use super::assist::Assist;
+use super::leash::Leash;
 use super::{Running, locked};
 use crate::app::pump::{PlaceOrder, Placing, count};
 use crate::app::traces::TraceJob;
@@ -147,6 +148,7 @@ pub(super) async fn run(
         soulseek::call_off(&running.parts, fetch.content, &cancel).await;
     }
     let assist = locked(&running.assists).get(&fetch.content).cloned();
+    let leash = running.leashes.of(&fetch.folder);
     let trace = running.parts.traces.begin(fetch.content.to_string(), fetch.name.clone());
     let mut work = Work {
         running: Arc::clone(&running),
@@ -156,6 +158,7 @@ pub(super) async fn run(
         trace: trace.clone(),
         users: Vec::new(),
         assist,
+        leash,
         recording: None,
     };
     let called_off = || {
@@ -208,6 +211,8 @@ struct Work {
     users: Vec<(Username, WireText)>,
     /// The download from Soulseek that it helps.
     assist: Option<Arc<Assist>>,
+    /// What the job that it is for lets it take.
+    leash: Option<Arc<Leash>>,
     /// What it is fetched as.
     recording: Option<u128>,
 }
@@ -547,6 +552,7 @@ pub(super) async fn find_list(
         trace: TraceJob::default(),
         users: Vec::new(),
         assist: None,
+        leash: None,
         recording: None,
     };
     let Ok((found, liars)) = asking.list_of(asking.cheapest_first()).await else { return nobody };

@@ -3,8 +3,7 @@
 //! Connections are `net::mesh`'s, rules `engine::mesh`'s, the choice of pieces `engine::swarm`'s. This room brings them
 //! together with the store, the share index and the disk: [`serve`] answers peers, [`fetch`] brings one file home,
 //! [`choose`] says which copy of a recording that is, [`gossip`] tells peers about recordings and keeps what they tell,
-//! [`assist`] is what a fetch
-//! knows of a download from Soulseek that it helps,
+//! [`assist`] is what a fetch knows of a download from Soulseek that it helps, [`leash`] what it may take on behalf of a job,
 //! [`meet`] finds peers by the DHT and on the own network, [`announce`] knows what may be told there, [`key`] keeps our
 //! key. What the owner asked for is kept in the store and goes on after a restart.
 
@@ -14,6 +13,7 @@ pub(in crate::app) mod choose;
 mod fetch;
 mod gossip;
 mod key;
+mod leash;
 mod meet;
 mod serve;
 
@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use self::assist::{Assist, Brake};
 use self::fetch::Progress;
+use self::leash::Leashes;
 use self::meet::Board;
 use self::serve::{Opening, Uploading};
 use super::doctor::Measure;
@@ -110,6 +111,8 @@ struct Running {
     seeking: Notify,
     /// Fetches that help downloads from Soulseek. Short and synchronous; as many as there are fetches.
     assists: Mutex<BTreeMap<ContentHash, Arc<Assist>>>,
+    /// Hold the fetches of jobs.
+    leashes: Leashes,
     /// Holds all fetches back while this node gives too little.
     fair: Brake,
     /// No new uploads to peers.
@@ -233,6 +236,7 @@ impl MeshService {
             sought: Mutex::default(),
             seeking: Notify::new(),
             assists: Mutex::default(),
+            leashes: Leashes::default(),
             fair: Brake::default(),
             refusing: AtomicBool::new(false),
         });

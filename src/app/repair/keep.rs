@@ -55,6 +55,8 @@ impl Mender {
                     Err(TagsError::Disk(error)) if error.kind() == io::ErrorKind::StorageFull => {
                         return Err(error.to_string());
                     }
+                    // There was nothing to measure it with: that says nothing of the file.
+                    Err(TagsError::NotNow(why)) => return Err(why),
                     Err(error) => Kept::No(error.to_string()),
                 }
             }

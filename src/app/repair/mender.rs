@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use heed::RwTxn;
 use tokio::sync::Notify;
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     pub(super) improvement_min: f32,
     /// Held while files change places: one at a time.
     hands: Mutex<()>,
+    /// How often the disk refused the finished file of a track, of jobs that are not over.
+    refused: Mutex<BTreeMap<(JobId, usize), u32>>,
     /// Something is to be told to library and shares.
     pub(super) news: Notify,
 }
@@ -56,6 +59,10 @@ pub enum Placed {
     Swapped(String, String),
     /// No file is to be replaced by it, or none can be: it goes where the job's files go.
     AsUsual,
+    /// The disk refuses it, and why; to be tried again after this pause.
+    Later(String, Duration),
+    /// The same, and it was tried often enough: its repairs have failed, and nobody needs the file.
+    Refused(String),
 }
 
 pub(super) fn os(path: &LocalPath) -> &Path {
@@ -105,13 +112,24 @@ pub(super) fn write(txn: &mut RwTxn<'_>, tables: &Tables, row: &Repair, now: Uni
 impl Mender {
     /// For files inside of these folders. `improvement_min`, 0..=1, is what a better copy must be better by.
     pub fn new(ground: Ground, roots: Vec<PathBuf>, improvement_min: f32) -> Self {
-        let inner = Inner { ground, roots, improvement_min, hands: Mutex::new(()), news: Notify::new() };
+        let inner = Inner {
+            ground,
+            roots,
+            improvement_min,
+            hands: Mutex::default(),
+            refused: Mutex::default(),
+            news: Notify::new(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
     /// While it is held nobody else changes places, or rows of files.
     pub(super) fn hands(&self) -> MutexGuard<'_, ()> {
         self.inner.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn refused(&self) -> MutexGuard<'_, BTreeMap<(JobId, usize), u32>> {
+        self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -185,13 +203,19 @@ impl Mender {
         let waiting: BTreeSet<_> = rows.iter().filter(|row| row.state.is_live()).map(|row| row.issue).collect();
         let mut swapped = None;
         for group in groups(rows) {
-            if let Some(Repair { state: RepairState::Done, places: Some(places), old: Some(old), .. }) =
-                self.swap(group, Some(finished))?
-            {
-                swapped = Some((text(places.new.name()), told(&old.path, &places)));
+            match self.swap(group, Some(finished)) {
+                Ok(Some(Repair { state: RepairState::Done, places: Some(places), old: Some(old), .. })) => {
+                    swapped = Some((text(places.new.name()), told(&old.path, &places)));
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    drop(hands);
+                    return self.put_off(job, track, finished, why);
+                }
             }
         }
         drop(hands);
+        self.refused().remove(&(job.clone(), track));
         let Some((name, told)) = swapped else {
             let mut failed = self.rows(job, track).map_err(|error| error.to_string())?;
             failed.retain(|row| row.state.failure().is_some() && waiting.contains(&row.issue));
@@ -225,6 +249,7 @@ impl Mender {
         rows.retain(|row| matches!(row.state, RepairState::Fetching | RepairState::Swapping));
         self.end(rows, Some(job))?;
         drop(hands);
+        self.refused().retain(|(known, _), _| *known != job.id);
         let over = job_number(&job.id);
         self.orphans(move |number| over == Some(number))
     }
@@ -246,7 +271,7 @@ impl Mender {
     }
 
     /// Takes back a swap that was begun, or brings it to its end where the new file is in its place.
-    fn let_go(&self, mut rows: Vec<Repair>) -> Result<(), String> {
+    pub(super) fn let_go(&self, mut rows: Vec<Repair>) -> Result<(), String> {
         rows.retain(|row| row.state == RepairState::Swapping);
         let Some(Repair { old: Some(old), new: Some(new), places: Some(places), manner, .. }) = rows.first().cloned()
         else {
@@ -382,7 +407,7 @@ impl Mender {
 
     /// Whether a folder may be on a disk that is not plugged in: what it lies in is not there either, or has nothing in
     /// it.
-    fn is_away(&self, folder: &Path) -> bool {
+    pub(super) fn is_away(&self, folder: &Path) -> bool {
         let is_empty = |root: &Path| std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
         self.inner.roots.iter().filter(|root| folder.starts_with(root)).any(|root| is_empty(root))
     }
@@ -432,8 +457,7 @@ impl Mender {
         rows.retain(|other| other.state == row.state && other.places == row.places && other.old.is_some());
         rows.sort_by_key(|other| other.issue != row.issue);
         let io = |error: std::io::Error| format!("{}: {error}", text(old.path.folder()));
-        let mut folder =
-            Folder::open(os(&LocalPath(old.path.folder().to_vec())), &self.inner.roots).map_err(|e| e.to_string())?;
+        let mut folder = self.folder_of(row, &mut rows)?;
         let mut at = Names { aside: None, ..names(&old.path, &places) };
         if row.state == RepairState::Done {
             // The owner may have written new tags since: what lies there is kept, whatever it is.
@@ -535,7 +559,7 @@ fn pair(old: &OldFile, new: &NewFile) -> Pair {
 }
 
 /// Rows by their old file.
-fn groups(rows: Vec<Repair>) -> Vec<Vec<Repair>> {
+pub(super) fn groups(rows: Vec<Repair>) -> Vec<Vec<Repair>> {
     let mut groups: BTreeMap<LocalPath, Vec<Repair>> = BTreeMap::new();
     for row in rows {
         let Some(path) = row.old.as_ref().map(|old| old.path.clone()) else { continue };

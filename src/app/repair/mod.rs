@@ -10,6 +10,7 @@ mod keep;
 mod look;
 mod mender;
 mod news;
+mod refused;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::bench::Bench;
@@ -34,6 +36,7 @@ use super::jobs::{Jobs, new_id, new_job};
 use super::sharing::Sharing;
 use crate::engine::library::merge;
 use crate::engine::repair::plan::{self, Planned};
+use crate::engine::repair::turn::Turn;
 use crate::model::config::Remediation;
 use crate::model::health::{Issue, IssueFilter, IssueKind, IssueStatus};
 use crate::model::id::IssueId;
@@ -46,9 +49,11 @@ use crate::store::StoreError;
 
 /// Between two looks at what is to be told, and at what is to be begun by itself.
 const LOOK: Duration = Duration::from_secs(5);
+/// A wish waits so long for what is still to be told; then it is looked at as things are.
+const UNTOLD: Duration = Duration::from_secs(20);
 /// Rows told at once.
 const TOLD_AT_ONCE: usize = 16;
-/// Issues looked at for one that may be begun by itself; those that were refused come again after the next scan.
+/// Issues looked at for one that may be begun by itself; those that were refused come again later, see [`Turn`].
 const CANDIDATES: usize = 256;
 
 /// What repairs are done with.
@@ -87,10 +92,12 @@ pub struct RepairSettings {
 struct Inner {
     parts: Parts,
     settings: RepairSettings,
-    /// Issues that could not be begun by themselves, since the last scan.
+    /// Issues that could not be begun by themselves, since they were last looked at anew.
     refused: Mutex<BTreeSet<IssueId>>,
     /// Held while issues become jobs: catalogs are asked for one wish after the other.
     wishes: tokio::sync::Mutex<()>,
+    /// How many rows library and shares were told of.
+    told: watch::Sender<u64>,
 }
 
 /// The handle. Cheap to clone.
@@ -125,6 +132,7 @@ impl RepairService {
                 settings,
                 refused: Mutex::default(),
                 wishes: tokio::sync::Mutex::default(),
+                told: watch::Sender::default(),
             }),
         }
     }
@@ -183,6 +191,9 @@ impl RepairService {
             let most = limits::FIX_AT_ONCE;
             return Err(Refusal::Invalid(format!("one to {most} issues are mended at once, not {}", unique.len())));
         }
+        if !wish.by_itself {
+            self.until_told(&unique).await?;
+        }
         let _one = self.inner.wishes.lock().await;
         let mut begun = Begun::default();
         let mut cases = Vec::new();
@@ -206,6 +217,29 @@ impl RepairService {
             }
         }
         Ok(begun)
+    }
+
+    /// Waits a moment for the library to know what repairs did last to the files of these issues: of a file just put back it
+    /// would say that it has changed.
+    async fn until_told(&self, issues: &[IssueId]) -> Result<(), Refusal> {
+        let mut told = self.inner.told.subscribe();
+        let wait = async {
+            loop {
+                told.borrow_and_update();
+                let (store, of) = (self.mender().store().clone(), issues.to_vec());
+                let untold = move || {
+                    store.read(|txn, tables| tables.repairs.those(txn, |row| !row.told && of.contains(&row.issue)))
+                };
+                if blocking(untold).await?.map_err(unreadable)?.is_empty() {
+                    return Ok(());
+                }
+                self.mender().inner.news.notify_one();
+                if told.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(UNTOLD, wait).await.unwrap_or(Ok(()))
     }
 
     fn manner(&self, strategy: Strategy) -> Manner {
@@ -346,6 +380,7 @@ impl RepairService {
             }
             let mender = self.mender().clone();
             blocking(move || mender.told(&row)).await?.map_err(unreadable)?;
+            self.inner.told.send_modify(|told| *told = told.wrapping_add(1));
         }
         Ok(())
     }
@@ -402,26 +437,28 @@ impl RepairService {
 /// The store cannot be used; the supervisor begins again.
 pub async fn run(service: RepairService, cancel: CancellationToken) -> Result<(), String> {
     let reins = Arc::new(Reins::default());
-    let progress = service.inner.parts.doctor.progress();
-    // What was found before the start is worked off too.
-    let (mut scanning, mut due) = (false, service.inner.settings.remediation.auto_fix_transcodes);
+    // Before the first look: no scan ends unseen in between.
+    let mut ended = service.inner.parts.doctor.ended();
+    let mut turn = service.inner.settings.remediation.auto_fix_transcodes.then(Turn::default);
     loop {
         service.tell(&reins, &cancel).await.map_err(plain)?;
-        let scans = progress.borrow().scan.is_some();
-        if scanning && !scans && service.inner.settings.remediation.auto_fix_transcodes {
-            service.refused().clear();
-            due = true;
-        }
-        scanning = scans;
-        if due && !scans {
-            tokio::select! {
-                more = service.begin_by_itself() => due = more.map_err(plain)?,
-                () = cancel.cancelled() => return Ok(()),
+        if let Some(turn) = &mut turn {
+            let now = service.mender().inner.ground.clock.now().mono;
+            let scans = *ended.borrow_and_update();
+            if turn.look(scans, now) {
+                service.refused().clear();
+            }
+            if turn.is_due() {
+                tokio::select! {
+                    more = service.begin_by_itself() => turn.went(more.map_err(plain)?),
+                    () = cancel.cancelled() => return Ok(()),
+                }
             }
         }
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = service.mender().inner.news.notified() => {}
+            Ok(()) = ended.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use crate::engine::repair::swap::{self, Lies, Sight, Step, Want, Why};
@@ -106,6 +106,14 @@ fn copy(from: &mut File, out: &mut File, before: Before<'_>) -> io::Result<()> {
         }
         before()?;
         out.write_all(buffer.get(..n).unwrap_or_default())?;
+    }
+}
+
+/// Gives a new file the owner and the group of an old one, as far as the system lets us: most often the group at best.
+fn own_as(file: &File, uid: u32, gid: u32) {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    if rustix::fs::fchown(file, Some(uid), Some(gid)).is_err() {
+        let _ = rustix::fs::fchown(file, None, Some(gid));
     }
 }
 
@@ -272,6 +280,7 @@ impl Folder {
         }
         // Whoever may read the old one may read the new one; a disk without such rights has none to give.
         if let Ok(found) = rustix::fs::statat(&self.handle, name(&names.old), AtFlags::SYMLINK_NOFOLLOW) {
+            own_as(&out, found.st_uid, found.st_gid);
             let _ = rustix::fs::fchmod(&out, Mode::from_raw_mode(found.st_mode & 0o777));
         }
         out.sync_all()

@@ -1,3 +1,5 @@
+mod refused;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -276,6 +278,13 @@ impl World {
 
     fn repair(&self, name: &str) -> Repair {
         self.mender.store().repair(self.issue(name).id).unwrap().unwrap()
+    }
+
+    /// That of a file which may be gone.
+    fn repair_of(&self, folder: &Path) -> Repair {
+        let rows = self.mender.store().repairs_of(&self.job).unwrap();
+        let is_in = |row: &&Repair| row.old.as_ref().is_some_and(|old| old.path.folder() == from_path(folder).0);
+        rows.iter().find(is_in).unwrap().clone()
     }
 
     fn job_in(&self, state: JobState) -> Job {

@@ -60,6 +60,8 @@ impl Default for Rules {
 pub enum Standing {
     /// It goes on; bytes that are there.
     Live(u64),
+    /// The same, and a rule keeps it from going on for now: bytes that are there.
+    Held(u64),
     /// It lies there.
     Finished(String),
     /// It ended without the file, and why.
@@ -342,9 +344,9 @@ fn download(job: &mut Job, work: &mut Work, at: usize, standing: &Standing, now:
         (None, None) => return again(job, work, at, None),
     };
     match standing {
-        Standing::Live(bytes) => {
-            // Fewer: the program was started again, and looks at what is there.
-            if *bytes != *bytes_then {
+        Standing::Live(bytes) | Standing::Held(bytes) => {
+            // Fewer: the program was started again, and looks at what is there. Patience is with those who could send.
+            if *bytes != *bytes_then || matches!(standing, Standing::Held(_)) {
                 (*bytes_then, *since) = (*bytes, now);
             }
             let leave = leave.filter(|_| now.since(*since) >= PATIENCE);
@@ -542,6 +544,17 @@ pub fn on_placed(job: &mut Job, work: &mut Work, at: usize, outcome: Result<(Str
         // The disk may be full: it is tried again at the next tick.
         Err(why) => with(&mut job.children, at, |child| child.note = Some(why)),
     }
+}
+
+/// A finished file is not put in the place that it was fetched for, and will not be: why.
+pub fn on_refused(job: &mut Job, work: &mut Work, at: usize, why: String) -> Vec<Order> {
+    let Some(track) = work.tracks.get_mut(at) else { return Vec::new() };
+    let gone = std::mem::take(track).local.map(Order::Discard);
+    with(&mut job.children, at, |child| {
+        child.state = TrackState::Failed;
+        child.note = Some(why);
+    });
+    gone.into_iter().collect()
 }
 
 /// Downloads and files to let go of when a job is called off; with `keep` (a pause) downloads stop and all stays, but what

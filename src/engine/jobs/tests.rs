@@ -394,6 +394,42 @@ fn the_mesh_is_asked_for_two_tracks_at_a_time_and_again_when_it_had_too_much_to_
 }
 
 #[test]
+fn what_a_rule_holds_is_not_called_slow() {
+    let mut world = with_mesh(&[0]);
+    while world.asked.is_empty() {
+        world.step(&[]);
+    }
+    let left = |world: &mut World, standing: Standing| {
+        world.live = vec![(0, standing)];
+        world.step(&[]).iter().any(|order| matches!(order, Order::LeaveMesh(_)))
+    };
+    for _ in 0..3 {
+        world.now = world.now.plus(PATIENCE);
+        assert!(!left(&mut world, Standing::Held(100)), "nobody was asked for more");
+    }
+    assert!(!left(&mut world, Standing::Live(100)), "it may go on from now");
+    world.now = world.now.plus(PATIENCE);
+    assert!(left(&mut world, Standing::Live(100)), "with what came of it");
+}
+
+#[test]
+fn a_file_that_is_not_put_in_its_place_ends_its_track() {
+    let mut world = World::new(spec("Some Band", "Their Album", &[track(1, 1, "First Song", "", 100)]));
+    let found = [response("a", &ALL[..1])];
+    while world.job.children[0].state != TrackState::Checking {
+        world.step(&found);
+        if world.job.children[0].state == TrackState::Downloading {
+            world.live = vec![(0, Standing::Finished("a:0".to_owned()))];
+        }
+    }
+    let orders = plan::on_refused(&mut world.job, &mut world.work, 0, "read-only".to_owned());
+    assert_eq!(orders, [Order::Discard("a:0".to_owned())]);
+    assert_eq!(world.job.children[0].note.as_deref(), Some("read-only"));
+    world.step(&found);
+    assert_eq!(world.job.state, JobState::Failed, "and so its job, which has no other");
+}
+
+#[test]
 fn a_pause_leaves_the_mesh_and_it_is_asked_anew() {
     let mut world = with_mesh(&[2]);
     while world.job.children[2].state != TrackState::Downloading {

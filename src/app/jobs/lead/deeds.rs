@@ -1,6 +1,7 @@
 //! Does what was decided: searches, asks for files, has finished ones measured and moved.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -217,7 +218,7 @@ impl Lead<'_> {
             };
             let checked = patiently(AGAIN, &cancel, look).await;
             if matches!(checked, Checked::Later(_)) {
-                rest(&cancel).await;
+                rest(&cancel, AGAIN).await;
             }
             (id, track, Done::Checked(checked))
         });
@@ -247,27 +248,30 @@ impl Lead<'_> {
             let finished = PathBuf::from(&path);
             let stop = cancel.clone();
             let swap = move || {
-                let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled())? {
-                    Kept::Yes => None,
-                    Kept::No(why) => Some(format!("the old tags are not in it: {why}")),
-                    Kept::Stopped => return Ok(None),
+                let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled()) {
+                    Ok(Kept::Yes) => None,
+                    Ok(Kept::No(why)) => Some(format!("the old tags are not in it: {why}")),
+                    Ok(Kept::Stopped) => return Ok(None),
+                    Err(why) => return mender.put_off(&of, track, &finished, why).map(|placed| Some((placed, None))),
                 };
                 Ok(Some((mender.place(&of, track, &finished)?, left)))
             };
-            let done = match tokio::task::spawn_blocking(swap).await.unwrap_or_else(|error| Err(error.to_string())) {
+            match tokio::task::spawn_blocking(swap).await.unwrap_or_else(|error| Err(error.to_string())) {
                 Ok(None) => return (id, track, Done::Checked(Checked::Later("the program ends".to_owned()))),
-                Ok(Some((Placed::AsUsual, _))) => None,
+                Ok(Some((Placed::AsUsual, _))) => {}
                 Ok(Some((Placed::Swapped(name, told), left))) => {
                     trace.record(TraceKind::Note(told));
-                    Some(Ok((name, left)))
+                    return (id, track, Done::Placed(Ok((name, left))));
                 }
-                Err(why) => Some(Err(why)),
-            };
-            if let Some(done) = done {
-                if done.is_err() {
-                    rest(&cancel).await;
+                Ok(Some((Placed::Later(why, pause), _))) => {
+                    rest(&cancel, pause).await;
+                    return (id, track, Done::Placed(Err(why)));
                 }
-                return (id, track, Done::Placed(done));
+                Ok(Some((Placed::Refused(why), _))) => return (id, track, Done::Refused(why)),
+                Err(why) => {
+                    rest(&cancel, AGAIN).await;
+                    return (id, track, Done::Placed(Err(why)));
+                }
             }
             // A file that is gone was moved before a crash: with the size that is on record, since it was there first.
             let mut left = None;
@@ -293,7 +297,7 @@ impl Lead<'_> {
             };
             let placed = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()));
             if placed.is_err() {
-                rest(&cancel).await;
+                rest(&cancel, AGAIN).await;
             }
             (id, track, Done::Placed(placed.map(|name| (name, left))))
         });
@@ -307,10 +311,10 @@ impl Lead<'_> {
 }
 
 /// Before another attempt.
-async fn rest(cancel: &CancellationToken) {
+async fn rest(cancel: &CancellationToken, pause: Duration) {
     tokio::select! {
         () = cancel.cancelled() => {}
-        () = tokio::time::sleep(AGAIN) => {}
+        () = tokio::time::sleep(pause) => {}
     }
 }
 

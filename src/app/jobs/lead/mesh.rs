@@ -1,16 +1,47 @@
 //! What no user has, from mesh peers: within the guardrails of rescue and the rules of fairness.
 
+use std::time::Duration;
+
 use super::{Lead, STAGING};
+use crate::app::mesh::assist::RUN_LEN;
 use crate::engine::jobs::plan::{self, Meshing, Standing};
 use crate::engine::jobs::work::{Meshed, TrackWork, Work};
 use crate::model::id::ContentHash;
-use crate::model::job::Job;
+use crate::model::job::{Job, JobId};
 use crate::model::mesh::{FetchState, FetchView, MeshAnswer, MeshRequest, RecordingRequest};
 use crate::model::rescue::Guardrail;
 use crate::model::view::Refusal;
 use crate::store::StoreError;
 
+/// Between two looks at how much the mesh may still bring. What moved is counted once a second: in this time it surely was.
+const RATION: Duration = Duration::from_secs(3);
+
+/// Where the files of a job wait to be checked, below the downloads folder.
+fn folder_of(job: &JobId) -> String {
+    format!("{STAGING}/{job}")
+}
+
+/// Of kilobits per second.
+fn bytes_per_second(kbps: u32) -> u64 {
+    u64::from(kbps) * 1_000 / 8
+}
+
 impl Lead<'_> {
+    /// Says what all jobs may still bring from the mesh today.
+    pub(super) fn ration(&mut self) {
+        let Some(quota) = self.tools.mesh.quota_of_jobs() else { return };
+        let now = self.tools.doctor.ground().clock.now().mono;
+        if self.ration_at.is_some_and(|at| now.saturating_sub(at) < RATION) {
+            return;
+        }
+        self.ration_at = Some(now);
+        let traffic = self.tools.rescue.traffic();
+        let (_, daily) = traffic.rescue_left;
+        // What was over the last time is in what moved by now.
+        quota.set(daily.saturating_sub(traffic.windows[0].overlay_down), self.rationed);
+        self.rationed = quota.over();
+    }
+
     /// Asks mesh peers for the recording of a track.
     pub(super) async fn ask_mesh(&mut self, at: usize, job: &mut Job, work: &mut Work) -> Result<(), StoreError> {
         let Some(track) = job.spec.tracks.get(at) else { return Ok(()) };
@@ -32,7 +63,16 @@ impl Lead<'_> {
                 return Meshing::Nothing(Some(format!("mesh peers are not asked: {rule}")));
             }
         }
-        let folder = format!("{STAGING}/{}", job.id);
+        let slow = job.spec.constraints.overlay_bandwidth_kbps;
+        if slow == Some(0) {
+            return Meshing::Nothing(Some("mesh peers are not asked: overlay_bandwidth_kbps is 0".to_owned()));
+        }
+        if self.tools.mesh.quota_of_jobs().is_some_and(|quota| quota.left() < RUN_LEN) {
+            let rule = Guardrail::DailyCap.key();
+            return Meshing::Nothing(Some(format!("mesh peers are not asked: {rule}")));
+        }
+        let folder = folder_of(&job.id);
+        self.tools.mesh.slow_down(&folder, slow.map(bytes_per_second));
         let request = RecordingRequest { recording, mode: None, name: String::new(), folder, even_if_here: true, but };
         let content = match self.tools.mesh.answer(MeshRequest::StartRecording(request)).await {
             Ok(MeshAnswer::Chosen { content, .. }) => content,
@@ -56,11 +96,15 @@ impl Lead<'_> {
     }
 
     /// `None`: the mesh cannot be asked now.
-    pub(super) async fn mesh_standing(&self, mesh: &Meshed) -> Option<Standing> {
+    pub(super) async fn mesh_standing(&self, mesh: &Meshed, job: &Job) -> Option<Standing> {
+        let folder = folder_of(&job.id);
+        // One that goes on after a restart waits for this.
+        self.tools.mesh.slow_down(&folder, job.spec.constraints.overlay_bandwidth_kbps.map(bytes_per_second));
         let Some(content) = mesh.content else { return Some(Standing::Unknown) };
         let view = self.mesh_fetch(content).await.ok()?;
         Some(match view.map(|view| (view.fetch.state, view.bytes)) {
             None => Standing::Unknown,
+            Some((FetchState::Running, bytes)) if self.tools.mesh.holds(&folder) => Standing::Held(bytes),
             Some((FetchState::Running, bytes)) => Standing::Live(bytes),
             Some((FetchState::Done(path), _)) => Standing::Finished(path),
             Some((FetchState::Failed(why), _)) => Standing::Ended(why),
@@ -77,7 +121,7 @@ impl Lead<'_> {
         if lost.is_empty() {
             return;
         }
-        let folder = format!("{STAGING}/{}", job.id);
+        let folder = folder_of(&job.id);
         let Ok(begun) = self.tools.mesh.into_folders(|of| of == folder).await else { return };
         for (at, recording) in lost {
             if let Some((fetch, _)) = begun.iter().find(|(_, of)| *of == Some(recording)) {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Running;
 use super::super::assist::{Assist, SetAside};
+use super::super::leash::Leash;
 use super::land::Landing;
 use super::soulseek::Called;
 use crate::app::pump::count;
@@ -84,8 +85,12 @@ pub(super) struct Run {
     pub(super) until: Instant,
     pub(super) stop: StopCode,
     pub(super) permit: OwnedSemaphorePermit,
-    /// The download that the fetch helps, and what of its quota is set aside for this run.
-    pub(super) assist: Option<(Arc<Assist>, SetAside)>,
+    /// The download that the fetch helps.
+    pub(super) assist: Option<Arc<Assist>>,
+    /// What the job that it is for lets it take.
+    pub(super) leash: Option<Arc<Leash>>,
+    /// What of the quota of either is set aside for this run, as long as it lives.
+    pub(super) _aside: Option<SetAside>,
 }
 
 impl Run {
@@ -175,10 +180,19 @@ impl Run {
     ) -> Result<usize, Broken> {
         let wanted = len - block.len();
         let limit = &self.running.parts.pump.limiter().down;
-        if limit.rate() > 0 {
+        let own = self.leash.as_ref().map(|leash| &leash.down).filter(|own| own.rate() > 0);
+        if limit.rate() > 0 || own.is_some() {
             self.land(run, batch).await?;
-            let wanted = wanted.min(STEP);
-            let granted = limit.take(wanted).await.clamp(1, wanted);
+            let mut granted = wanted.min(STEP);
+            // A job's own first: whoever waits for that does not keep what others could use.
+            if let Some(own) = own {
+                granted = own.take(granted).await.clamp(1, granted);
+            }
+            let of_all = limit.take(granted).await.clamp(1, granted);
+            if let Some(own) = own {
+                own.give_back(granted - of_all);
+            }
+            let granted = of_all;
             return Ok(self.took(body.fill(&mut block.spare()[..granted]).await?));
         }
         if !batch.blocks.is_empty() {
@@ -196,7 +210,7 @@ impl Run {
     fn took(&self, bytes: usize) -> usize {
         let traffic = &self.running.parts.pump.limiter().traffic;
         count(&traffic.overlay_down, bytes);
-        if let Some((assist, _)) = &self.assist {
+        if let Some(assist) = &self.assist {
             assist.count(bytes);
             count(&traffic.rescue_down, bytes);
         }

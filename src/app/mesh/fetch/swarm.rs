@@ -192,11 +192,13 @@ impl<'a> Swarm<'a> {
         let mut served = Instant::now();
         while self.scheduler.left() > 0 {
             self.look_for_sources();
-            if self.work.running.parts.pump.limiter().down.is_short() {
+            let slowed = self.work.leash.as_ref().is_some_and(|leash| leash.down.is_short());
+            if slowed || self.work.running.parts.pump.limiter().down.is_short() {
                 self.scheduler.limited(self.now());
             }
             // What may not be asked for now lets others try.
-            let held = self.work.assist.as_ref().is_some_and(|assist| assist.is_held());
+            let held = self.work.assist.as_ref().is_some_and(|assist| assist.is_held())
+                || self.work.leash.as_ref().is_some_and(|leash| leash.is_held());
             if !held && (self.scheduler.here() > 0 || self.called.is_some()) {
                 served = Instant::now();
             } else if !held {
@@ -392,13 +394,15 @@ impl<'a> Swarm<'a> {
         self.scheduler.tick(self.now());
         let starved = loop {
             self.take_back();
-            let aside = match &self.work.assist {
-                None => None,
-                Some(assist) => match assist.open() {
-                    // Held back: looked at again soon.
-                    None => break true,
-                    aside => aside,
-                },
+            let (assist, leash) = (self.work.assist.clone(), self.work.leash.clone());
+            let room = match (&assist, &leash) {
+                (Some(assist), _) => Some(assist.open()),
+                (None, leash) => leash.as_ref().map(|leash| leash.open()),
+            };
+            let mut aside = match room {
+                // Held back: looked at again soon.
+                Some(None) => break true,
+                room => room.flatten(),
             };
             let held = !self.work.running.fair.is_open();
             let Ok(permit) = Arc::clone(&self.work.running.runs).try_acquire_owned() else { break true };
@@ -424,11 +428,16 @@ impl<'a> Swarm<'a> {
             self.transfer(peer, Event::Picked);
             let length = self.length(&assignment.pieces);
             self.work.running.fair.spend(length);
+            if let Some(assist) = &assist {
+                assist.brake.spend(length);
+            }
+            if let Some(aside) = &mut aside {
+                aside.ask(length);
+            }
             let run = Run {
-                assist: self.work.assist.clone().zip(aside).map(|(assist, mut aside)| {
-                    assist.spend(&mut aside, length);
-                    (assist, aside)
-                }),
+                assist,
+                leash,
+                _aside: aside,
                 link,
                 list: Arc::clone(&self.list),
                 landing: self.landing.clone(),

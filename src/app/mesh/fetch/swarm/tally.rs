@@ -20,6 +20,9 @@ const MISSING: usize = 16;
 /// They are looked for so often.
 const GAPS: Duration = Duration::from_millis(500);
 
+/// What a fetch waits for that the rules keep from going on.
+const LEASHED: &str = "it waits for its job, or max_overlay_mb_per_day is used up";
+
 impl Swarm<'_> {
     /// Pieces of the download that this fetch helps were taken over, from this one on: so many bytes that were missing.
     pub(super) fn given(&mut self, first: usize, bytes: u64) {
@@ -145,6 +148,7 @@ impl Swarm<'_> {
         sources.extend(self.origin());
         let waits = match (self.scheduler.left(), self.scheduler.here()) {
             (0, _) => "the whole file is being checked",
+            _ if self.work.leash.as_ref().is_some_and(|leash| leash.is_held()) => LEASHED,
             (_, 0) if self.work.users.is_empty() => "no connected peer has the file",
             (_, 0) => "no connected peer has the file, and no Soulseek user sends it yet",
             _ => "",
