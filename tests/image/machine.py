@@ -226,7 +226,7 @@ class Machine:
             assert time.monotonic() < end, f"no page in {seconds} s\n{self.tail()}"
             time.sleep(0.2)
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(30)
             s.connect(self.monitor)

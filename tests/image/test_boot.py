@@ -67,7 +67,7 @@ def prepared(tmp_path, server=1):
     disk.put_music(music)
     settings = tmp_path / "slskdn.yml"
     settings.write_text(SETTINGS.replace("@SERVER@", str(server)))
-    disk.debugfs(f"write {settings} /slskdn/slskdn.yml", "sif /slskdn/slskdn.yml uid 989", "sif /slskdn/slskdn.yml gid 989")
+    disk.debugfs(f"write {settings} /slskdn/slskdn.yml", *(f"sif /slskdn/slskdn.yml {what}" for what in ("uid 989", "gid 989", "mode 0100600")))
     return disk
 
 

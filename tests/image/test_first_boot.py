@@ -65,6 +65,7 @@ def test_mistakes_on_a_full_card_with_a_wrong_clock(disk, tmp_path):
 
 def test_without_a_cable_the_screen_says_so(disk, tmp_path):
     with Machine(disk, tmp_path / "serial.log") as box:
+        box.wait("U-Boot")
         box.command("set_link", name="n", up=False)
         box.wait("no network: no cable in eth0")
         code_on(box)

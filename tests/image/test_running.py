@@ -98,7 +98,7 @@ def test_only_data_and_memory_are_written(box):
 
 
 def test_secrets_are_nobody_elses(box):
-    loose = box.shell.run("find /data/slskdn /data/ssh /data/update /root /etc/shadow /run/slskdn-card /boot/firmware -xdev "
+    loose = box.shell.run("find /data/slskdn /data/ssh /data/update /root/.ssh /etc/shadow /run/slskdn-card /boot/firmware -xdev "
                           "'(' -type f -o -type d ')' -perm /0007 -print 2>/dev/null || true").split()
     assert not loose, loose
     shadow = box.shell.run("cat /etc/shadow")
