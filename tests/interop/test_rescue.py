@@ -184,6 +184,89 @@ def test_a_nicotine_that_keeps_us_queued(house, catalog):
     assert [r["status"] for r in world.them.ctl(cmd="uploads") if r["user"] != "blocker"] == ["Queued"]
 
 
+@pytest.fixture
+def queued(house):
+    """A download that mesh peers finished while its user kept us queued; and what takes that one's slot."""
+    def build(kind="nicotine"):
+        world = house("--upload-slots", "1", "--upload-limit-kib", "4", kind=kind)
+        blocker = Node(world, "blocker")
+        path = world.box.search("Noise", lambda found: next(
+            (f["filename"] for r in found for f in r["files"] if r["username"] == "them"), None))
+        blocker.enqueue("them", [(path, world.song.stat().st_size)])
+        until("the slot is taken", lambda: has_upload(world, "blocker", "Transferring", "UPLOADING"))
+        row = rescued(world, ask(world), "QueuedTooLong")
+        assert row["rescue"]["soulseek_bytes"] == 0 and row["rescue"]["origin"] is None, row
+        world.blocker = blocker
+        return world, row
+    return build
+
+
+def has_upload(world, user, *states):
+    """Whether an upload to this user stands so, in the words of either program."""
+    if world.them.kind == "nicotine":
+        return any(row["user"] == user and row["status"] in states for row in world.them.ctl(cmd="uploads"))
+    told = [json.loads(line) for line in world.them.events()]
+    return any(e["event"] == "upload" and e["user"] == user and e["status"] in states for e in told)
+
+
+def comes_round(world):
+    """The slot is free: it is our turn, and the upload went well."""
+    world.blocker.process.stop()
+    until("our turn has come and is over", lambda: has_upload(world, "box", "Finished", "COMPLETE"))
+
+
+def notes(world, ident):
+    events = world.box.get(f"/api/jobs/{ident}/trace?limit=1000")["events"]
+    return [event["message"] for event in events if event["type"] == "Note"]
+
+
+def told_of_origin(world, ident, words):
+    until(f"the trace says: {words}", lambda: any(words in note for note in notes(world, ident)))
+
+
+@pytest.mark.parametrize("kind", ["nicotine", "aioslsk"])
+def test_a_user_who_gets_round_to_us_says_that_the_file_is_right(queued, kind):
+    """It sends the last 64 KiB, and has one upload that went well."""
+    world, row = queued(kind)
+
+    def came():
+        return world.box.get("/api/mesh/traffic-stats?window=24h")["windows"]["24h"]["soulseek_download_bytes"]
+    assert came() == 0
+    comes_round(world)
+    told_of_origin(world, row["id"], "ends as this one does")
+    after = world.box.get(f"/api/downloads/{row['id']}")
+    assert after["rescue"]["origin"] == "agrees", after
+    assert {**after, "rescue": None} == {**row, "rescue": None}, "the download is what it was"
+    if kind == "nicotine":
+        began = [line for line in uploads(world)[0] if "user box" in line]
+        assert len(began) == 1, began
+    until("what came is counted, and is no more than that", lambda: came() == 65_536)
+    assert sha256(row["local_path"]) == sha256(world.song)
+
+
+def test_a_nicotine_whose_file_ends_otherwise_changes_nothing(queued):
+    """Its file was another one of the same size all the while: that is said, and nothing else happens."""
+    world, row = queued()
+    theirs = world.tmp / "share-them" / "Nobody" / "Noise.flac"
+    bytes_ = bytearray(theirs.read_bytes())
+    bytes_[-40_000] ^= 1
+    theirs.write_bytes(bytes_)
+    comes_round(world)
+    told_of_origin(world, row["id"], "ends otherwise")
+    after = world.box.get(f"/api/downloads/{row['id']}")
+    assert after["rescue"]["origin"] == "differs" and after["state"] == "Completed, Succeeded", after
+    assert sha256(row["local_path"]) == sha256(world.song)
+
+
+def test_a_file_that_the_owner_moved_is_not_asked_about(queued):
+    """The Nicotine+ sees an upload that went well; here nothing is said of it."""
+    world, row = queued()
+    Path(row["local_path"]).rename(world.tmp / "elsewhere.flac")
+    comes_round(world)
+    told_of_origin(world, row["id"], "could not be compared")
+    assert world.box.get(f"/api/downloads/{row['id']}")["rescue"]["origin"] is None
+
+
 SLOW = {"global.download.speed_limit": 32}
 
 
