@@ -15,6 +15,7 @@ for folder in ("ops", "mesh"):
     sys.path.insert(0, str(HERE.parent / folder))
 
 from node import Node as MeshNode, free_udp_port  # noqa: E402
+from test_meeting import LOOPBACK, Dht, key  # noqa: E402
 from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
 
 RECORDING = "5b11f4ce-a62d-471e-81fc-a69a8278c7da"
@@ -369,3 +370,53 @@ def test_without_a_size_and_without_a_byte_nothing_is_joined(house):
     row = until("a copy is there", there)
     assert (row["rescue"]["manner"], row["rung"], row["is_over"]) == ("whole_variant", "rescued_copy", False), row
     assert "rescued copy" in row["local_path"] and sha256(row["local_path"]) == sha256(world.song)
+
+
+@pytest.fixture
+def dht():
+    found = Dht()
+    yield found
+    found.process.stdin.close()
+    found.process.wait()
+
+
+def test_a_peer_that_only_the_dht_knows_of_helps(holders, dht, tmp_path):
+    """Nobody is named and nobody meets anywhere: who has the recording is looked up by its key once the download hangs."""
+    made, _ = holders
+
+    def seeks(name, number):
+        return {"mesh.dht.enabled": "true", "mesh.dht.bootstrap_nodes": ";".join(dht.nodes[:3]),
+                "mesh.dht.announce_interval": 5, "mesh.dht.discovery_interval": 5, "network.private_ranges": LOOPBACK,
+                "mesh.address": f"127.{number}.0.1", "mesh.dht.rendezvous_keys": f"where {name} is alone"}
+    share = tmp_path / "music"
+    share.mkdir()
+    shutil.copy(made, share / "copy.flac")
+    holder = MeshNode(tmp_path, "holder", share, **seeks("holder", 1)).start()
+    world = World()
+    try:
+        holder.measure()
+        holder.stop()
+        # What is announced is looked up at the start.
+        holder.settings["mesh.dht.announce_content"] = "true"
+        holder.start()
+        until("it is in the DHT", lambda: dht.ask(5, key(f"slskdn-appliance-mb-v1:{RECORDING}")))
+        world.song = made
+        folder = world.tmp / "share-them" / "Nobody"
+        folder.mkdir(parents=True)
+        shutil.copy(made, folder / "Noise.flac")
+        world.them = Peer(world, "nicotine", "them", free_port(), "--upload-limit-kib", "64", files=False)
+        rescue = {f"transfers.rescue_mode.{name}": value for name, value in SHORT.items()}
+        world.box = Node(world, **{"mesh.enabled": "true", "mesh.port": free_udp_port(), **seeks("box", 2), **rescue,
+                                   "transfers.rescue_mode.guardrails.max_overlay_to_soulseek_ratio": 100})
+        ident = ask(world)
+        until("bytes come", lambda: world.box.get(f"/api/downloads/{ident}")["bytes_done"] > 200_000)
+        silent(world)
+        row = rescued(world, ident, "Stalled", "rescued_copy")
+        [peer] = [peer for peer in world.box.get("/api/mesh/peers") if peer["connected"]]
+        assert (peer["id"], peer["found_by"], peer["named"]) == (holder.id, "dht", False), peer
+        assert row["rescue"]["vouched_by"] is None and row["rescue"]["overlay_bytes"] > 0, row
+    finally:
+        if hasattr(world, "them"):
+            silent(world, signal.SIGCONT)
+        holder.stop()
+        world.close()
