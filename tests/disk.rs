@@ -3,4 +3,5 @@
 
 mod backends;
 mod killed;
+mod origin;
 mod pump;

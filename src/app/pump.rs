@@ -5,13 +5,14 @@
 //! received, because each transfer has one write under way at a time and room is reserved without changing the length;
 //! no byte beyond the wanted size is ever written; and what it reports as synced or complete is on the disk.
 
+mod compare;
 mod divert;
 mod limiter;
 mod place;
 mod receive;
 mod send;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub use self::divert::{Diversion, Diversions, Diverted};
 pub use self::limiter::{Bucket, Limiter, Traffic, count};
 pub use self::place::{Checks, ContainerCheck};
 use crate::disk::{Disk, DiskError};
-use crate::engine::soulseek::io::{Begin, FileEvent, Input, PlaceError, ReceiveEnd, SendEnd};
+use crate::engine::soulseek::io::{Begin, Compared, FileEvent, Input, PlaceError, ReceiveEnd, SendEnd};
 use crate::model::id::{Token, TransferId};
 use crate::model::units::MIB;
 
@@ -173,6 +174,18 @@ impl Pump {
         let end = send::send(self, stream, &order, &report, stop).await;
         report.send(FileEvent::Sent(end.clone())).await;
         end
+    }
+
+    /// Answers the token on a file connection with an offset near the end of a file that is here, lays what comes beside
+    /// it, and closes. Changes nothing; tells nobody but the caller.
+    pub async fn compare_end(
+        &self,
+        stream: tokio::net::TcpStream,
+        path: &Path,
+        size: u64,
+        stop: &CancellationToken,
+    ) -> Compared {
+        compare::compare(self, &stream, path, size, stop).await
     }
 
     /// Moves a complete partial file to its place, or chooses one. Never overwrites: a taken name gets a number. A file

@@ -24,8 +24,8 @@ use super::traces::transfers::Transfers;
 use crate::engine::soulseek::Settings;
 use crate::engine::soulseek::downloads::FINISHED;
 use crate::engine::soulseek::io::{
-    Action, Begin, Command, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal, Reply,
-    SendEnd, ShareAsk,
+    Action, Begin, Command, Compared, FileAction, FileEvent, Input, NetAction, Notice, PlaceError, ReceiveEnd, Refusal,
+    Reply, SendEnd, ShareAsk,
 };
 use crate::engine::soulseek::node::Node;
 use crate::engine::soulseek::session::Standing;
@@ -437,6 +437,18 @@ impl Task {
                     Some((transfer, generation))
                 });
             }
+            FileAction::Compare { conn, transfer, path, size } => {
+                let stop = self.cancel.child_token();
+                self.jobs.spawn(async move {
+                    let work = async {
+                        let stream = network.take_file_stream(conn).await?;
+                        Some(pump.compare_end(stream, path.as_ref(), size, &stop).await)
+                    };
+                    let compared = contained(work).await.flatten().unwrap_or(Compared::NOTHING);
+                    let _ = inputs.send(Input::File(transfer, FileEvent::Compared(compared))).await;
+                    None
+                });
+            }
             FileAction::Place { transfer, file, folder, name, size, check, meant } => {
                 // Where it goes must be on record before it is there.
                 let recorded = if meant.is_some() {
@@ -516,6 +528,7 @@ impl Task {
                 tracing::info!(%id, "download finished");
                 Event::DownloadFinished(id)
             }
+            Notice::OriginAsked { id, path, told } => return self.traced.on_origin(id, &path, told),
             Notice::SearchChanged(id) => Event::Search(id),
             Notice::MessageReceived(user) => Event::Message(user),
             Notice::ServerSays(text) => {

@@ -525,6 +525,10 @@ pub const RESCUES_FAILED: usize = 256;
 pub const RESCUE_LIARS: usize = 16;
 /// Copies that proved to be others, of one download; further ones are looked at again.
 pub const RESCUE_REFUTED: usize = 32;
+/// Users at once whose file is compared with one that mesh peers brought; who offers one more hears that it is complete.
+pub const ORIGINS_ASKED: usize = 4;
+/// Bytes of the file's end that such a user is asked for: one block of the pool; another one holds as much of its beginning.
+pub const ORIGIN_SAMPLE: u64 = 64 * KIB;
 
 // ---- The sum ----
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::id::{BatchId, TransferId, Username};
+use super::rescue::Origin;
 use super::time::UnixMs;
 use super::transfer::Transfer;
 
@@ -76,6 +77,8 @@ pub enum Change {
     WishGone(u64),
     /// New or replaced.
     Batch(Batch),
+    /// What the user said of a file that mesh peers brought; nothing where that is not kept any more.
+    Origin(TransferId, Origin),
     /// A named value: set-up state, password hash, secrets, owner's settings. `None` removes it.
     Setting(String, Option<Vec<u8>>),
 }

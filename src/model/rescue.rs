@@ -190,6 +190,37 @@ pub struct RescueJob {
     pub liars: Vec<Liar>,
 }
 
+/// What the user said, after the file had come from mesh peers, of the file that was wanted (DECISIONS 6). It changes nothing
+/// of the file that is here: two files are different then, and which of them is wrong nobody can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// The last bytes of its file are those of the file that is here.
+    Agrees,
+    /// They are others.
+    Differs,
+    /// Its file has this many bytes.
+    OtherSize(u64),
+}
+
+impl Origin {
+    /// For tools.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agrees => "agrees",
+            Self::Differs | Self::OtherSize(_) => "differs",
+        }
+    }
+
+    /// In words, for people.
+    pub fn words(self) -> String {
+        match self {
+            Self::Agrees => "the user\u{2019}s file ends as this one does".to_owned(),
+            Self::Differs => "the user\u{2019}s file ends otherwise: it is another one".to_owned(),
+            Self::OtherSize(bytes) => format!("the user\u{2019}s file is another one, of {bytes} bytes"),
+        }
+    }
+}
+
 impl RescueJob {
     /// Nothing more is to be done for this download: another copy is there beside it, or the owner wants no help.
     pub fn settles(&self) -> bool {
@@ -216,6 +247,8 @@ impl RescueJob {
 pub struct RescueView {
     /// What is kept.
     pub job: RescueJob,
+    /// What the user said of the file since.
+    pub origin: Option<Origin>,
     /// Bytes of the file that are there and verified.
     pub bytes: u64,
     /// Bytes per second from mesh peers now.

@@ -29,6 +29,7 @@ pub(super) fn apply(changes: &[Change], txn: &mut RwTxn<'_>, tables: &Tables) ->
                 tables.wishes.delete(txn, &id.to_be_bytes())?;
             }
             Change::Batch(batch) => put_batch(batch, txn, tables)?,
+            Change::Origin(id, origin) => tables.rescue.put_origin(txn, *id, *origin)?,
             Change::Setting(name, Some(value)) => {
                 let mut bytes = Vec::with_capacity(value.len() + 1);
                 bytes.push(SETTING_VERSION);

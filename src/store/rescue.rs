@@ -3,10 +3,12 @@
 //! | Table | Key | Value |
 //! |---|---|---|
 //! | `rescue-jobs-1` | transfer id | [`RescueJob`] |
+//! | `rescue-origins-1` | transfer id of a rescue | [`Origin`] |
 //! | `download-recordings-1` | transfer id | MusicBrainz recording, 16 bytes |
 //! | `traffic-1` | hour, 8 bytes | [`Moved`] |
 //! | `traffic-mark-1` | nothing, one byte | [`Mark`] |
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use heed::{RoTxn, RwTxn};
@@ -17,10 +19,15 @@ use super::{Store, StoreError};
 use crate::engine::fairness::{HOURS, Mark};
 use crate::model::id::TransferId;
 use crate::model::limits;
-use crate::model::rescue::{Moved, RescueJob, RescueState};
+use crate::model::rescue::{Moved, Origin, RescueJob, RescueState};
 
 impl Record for RescueJob {
     const NAME: &'static str = "rescue";
+    const VERSION: u8 = 1;
+}
+
+impl Record for Origin {
+    const NAME: &'static str = "word of an origin";
     const VERSION: u8 = 1;
 }
 
@@ -40,6 +47,7 @@ const MARK: &[u8] = &[0];
 #[derive(Clone, Copy, Debug)]
 pub struct RescueTables {
     jobs: Table,
+    origins: Table,
     recordings: Table,
     traffic: Table,
     mark: Table,
@@ -50,6 +58,7 @@ impl RescueTables {
     pub fn open(env: &Env, txn: &mut RwTxn<'_>) -> Result<Self, StoreError> {
         Ok(Self {
             jobs: open_table(env, txn, "rescue-jobs-1")?,
+            origins: open_table(env, txn, "rescue-origins-1")?,
             recordings: open_table(env, txn, "download-recordings-1")?,
             traffic: open_table(env, txn, "traffic-1")?,
             mark: open_table(env, txn, "traffic-mark-1")?,
@@ -78,9 +87,21 @@ impl RescueTables {
             let over = self.jobs(txn)?.into_iter().filter(|job| job.state != RescueState::Active);
             if let Some(oldest) = over.min_by_key(|job| job.ended_at) {
                 self.jobs.delete(txn, &oldest.transfer.0.to_be_bytes())?;
+                self.origins.delete(txn, &oldest.transfer.0.to_be_bytes())?;
             }
         }
         put(self.jobs, txn, &key, job)
+    }
+
+    /// What the user said of a file that a rescue brought.
+    pub fn origin(&self, txn: &RoTxn<'_>, transfer: TransferId) -> Result<Option<Origin>, StoreError> {
+        get(self.origins, txn, &transfer.0.to_be_bytes())
+    }
+
+    /// Keeps that, for as long as the rescue is kept.
+    pub fn put_origin(&self, txn: &mut RwTxn<'_>, transfer: TransferId, origin: Origin) -> Result<(), StoreError> {
+        let key = transfer.0.to_be_bytes();
+        if self.jobs.get(txn, &key)?.is_none() { Ok(()) } else { put(self.origins, txn, &key, &origin) }
     }
 
     /// The recording that a download is of.
@@ -129,6 +150,17 @@ impl RescueTables {
 }
 
 impl Store {
+    /// What users said of files that rescues brought, of these rescues.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn origins(&self, jobs: &[RescueJob]) -> Result<BTreeMap<TransferId, Origin>, StoreError> {
+        self.read(|txn, tables| {
+            let of = |job: &RescueJob| Ok(tables.rescue.origin(txn, job.transfer)?.map(|said| (job.transfer, said)));
+            jobs.iter().filter_map(|job| of(job).transpose()).collect()
+        })
+    }
+
     /// All rescues.
     ///
     /// # Errors
@@ -149,6 +181,9 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::id::ContentHash;
+    use crate::model::record::Change;
+    use crate::model::rescue::{Manner, Reason};
     use crate::model::time::UnixMs;
     use crate::store::StoreOptions;
 
@@ -168,5 +203,48 @@ mod tests {
         let (rows, mark) = store.read(|txn, tables| tables.rescue.traffic(txn)).unwrap();
         assert_eq!((rows.len() as u64, rows[0]), (HOURS, (79, moved(79))));
         assert_eq!(mark, Mark { hour: 799, into_ms: 5, wall: UnixMs(7) });
+    }
+
+    fn rescue(transfer: usize) -> RescueJob {
+        RescueJob {
+            transfer: TransferId(transfer as u128),
+            user: "bob".into(),
+            path: "a\\1.flac".into(),
+            recording: None,
+            reason: Reason::Stalled,
+            activated_at: UnixMs(0),
+            ended_at: Some(UnixMs(transfer as u64)),
+            state: RescueState::Completed,
+            content: ContentHash([0; 32]),
+            size: 1,
+            manner: Manner::Splice,
+            name: String::new(),
+            vouched_by: None,
+            overlay_bytes: 0,
+            soulseek_bytes: 0,
+            hits: Vec::new(),
+            told: String::new(),
+            local_path: None,
+            unwanted: false,
+            liars: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_origin_said_is_kept_with_its_rescue_and_without_one_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        store.put_rescue(rescue(1)).await.unwrap();
+        let said = |transfer| Change::Origin(TransferId(transfer), Origin::OtherSize(7));
+        store.apply(vec![said(1), said(2)]).await.unwrap();
+        let of = |transfer| store.read(|txn, tables| tables.rescue.origin(txn, TransferId(transfer))).unwrap();
+        assert_eq!((of(1), of(2)), (Some(Origin::OtherSize(7)), None));
+        let known = store.origins(&[rescue(1), rescue(2)]).unwrap();
+        assert_eq!(known, [(TransferId(1), Origin::OtherSize(7))].into());
+        // Forgotten together.
+        for transfer in 2..=limits::RESCUES_KEPT + 1 {
+            store.put_rescue(rescue(transfer)).await.unwrap();
+        }
+        assert_eq!((store.rescues().unwrap().len(), of(1)), (limits::RESCUES_KEPT, None));
     }
 }

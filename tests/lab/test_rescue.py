@@ -353,3 +353,22 @@ def test_one_fetch_helps_one_download(lab):
     finally:
         playing.kill()
         playing.wait()
+
+
+def test_partial_files_that_the_owner_deletes_meanwhile_are_made_anew(lab):
+    """That of the download and that of its fetch: what came is lost, and nothing else."""
+    playing = lab.begin(scenario("rate_kib_s: 500, stall_after_kib: 983", limit=240), "--json")
+    try:
+        being_rescued(lab, lambda rescue: rescue["bytes_done"] > 2 * MIB)
+        [folder] = lab.temp.glob("*/fetcher/incomplete")
+        gone = sorted(file.suffix for file in folder.iterdir() if file.unlink() is None)
+        assert gone == [".mesh", ".part"], gone
+        told, errors = playing.communicate(timeout=280)
+        report = json.loads(told)
+    finally:
+        playing.kill()
+        playing.wait()
+    rescue = report["rescue"]
+    assert report["completed"] and report["identical"], (report, errors)
+    assert (rescue["state"], rescue["manner"], rescue["rung"]) == ("Completed", "splice", "verified"), rescue
+    assert rescue["transfer"] == "Completed, Succeeded", rescue

@@ -176,6 +176,8 @@ async def source(peer, data, deed):
                 offset, rest = take(bytes(request[23 + 32:]))
                 count, _ = take(rest)
                 peer.say(frame(GRANTED, varint(count), id), stream)
+                if deed == "nothing":
+                    peer.say(data[offset:offset + count], stream, True)
                 if deed == "bad pieces":
                     body = bytearray(data[offset:offset + count])
                     body[len(body) // 2 % 65536] ^= 1

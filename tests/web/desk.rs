@@ -20,7 +20,7 @@ use slskdn::model::repair::{
     Begun, Manner as RepairManner, NewFile, OldFile, Places, Repair, RepairAnswer, RepairRequest, RepairState, Strategy,
 };
 use slskdn::model::rescue::{
-    Guardrail, Liar, Manner, Reason, RescueAnswer, RescueJob, RescueRequest, RescueState, RescueView,
+    Guardrail, Liar, Manner, Origin, Reason, RescueAnswer, RescueJob, RescueRequest, RescueState, RescueView,
 };
 use slskdn::model::swarm::Source;
 use slskdn::model::time::UnixMs;
@@ -199,6 +199,7 @@ fn rescues() -> Vec<RescueView> {
         };
         RescueView {
             job,
+            origin: Some(Origin::OtherSize(999)),
             bytes: 1_000,
             overlay_speed: 5_000,
             soulseek_speed: 0,

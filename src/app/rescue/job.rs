@@ -368,6 +368,7 @@ impl<'a> Rescue<'a> {
         let throttled_to = self.throttled;
         RescueView {
             job,
+            origin: None,
             bytes,
             overlay_speed,
             soulseek_speed,

@@ -397,17 +397,27 @@ impl Inner {
     /// Rescues, newest first: those under way as they are, the others as they were kept. All, or those of some downloads.
     async fn views(&self, only: Option<Vec<TransferId>>) -> Result<Vec<RescueView>, Refusal> {
         let store = self.parts.store.clone();
-        let kept = tokio::task::spawn_blocking(move || match only {
-            None => store.rescues(),
-            Some(ids) => store.read(|txn, tables| {
-                ids.into_iter().filter_map(|id| tables.rescue.job(txn, id).transpose()).collect::<Result<Vec<_>, _>>()
-            }),
+        let kept = tokio::task::spawn_blocking(move || {
+            let jobs = match only {
+                None => store.rescues(),
+                Some(ids) => store.read(|txn, tables| {
+                    ids.into_iter()
+                        .filter_map(|id| tables.rescue.job(txn, id).transpose())
+                        .collect::<Result<Vec<_>, _>>()
+                }),
+            }?;
+            let origins = store.origins(&jobs)?;
+            Ok((jobs, origins))
         });
-        let kept = kept.await.map_err(|error| Refusal::Full(error.to_string()))?.map_err(unreadable)?;
+        let kept = kept.await.map_err(|error| Refusal::Full(error.to_string()))?;
+        let (kept, origins) = kept.map_err(unreadable)?;
         let live: BTreeMap<TransferId, RescueView> =
             locked(&self.live).iter().filter_map(|(id, live)| Some((*id, locked(&live.view).clone()?))).collect();
         let mut views: Vec<RescueView> =
             kept.into_iter().map(|job| live.get(&job.transfer).cloned().unwrap_or_else(|| quiet(job))).collect();
+        for view in &mut views {
+            view.origin = origins.get(&view.job.transfer).copied();
+        }
         views.sort_by_key(|view| std::cmp::Reverse((view.job.activated_at, view.job.transfer)));
         Ok(views)
     }
@@ -417,6 +427,7 @@ impl Inner {
 fn quiet(job: RescueJob) -> RescueView {
     let bytes = if job.state == RescueState::Completed { job.size } else { 0 };
     RescueView {
+        origin: None,
         bytes,
         overlay_speed: 0,
         soulseek_speed: 0,

@@ -14,7 +14,7 @@ use crate::app::mesh::choose::extension as container_extension;
 use crate::engine::audio::quality::flac_key;
 use crate::engine::catalog::matching::is_called;
 use crate::engine::soulseek::io::Refusal;
-use crate::model::gossip::{Claim, HashEntry, Offered};
+use crate::model::gossip::{Claim, HashEntry, Offer, Offered};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::music::Attributes;
 use crate::model::transfer::Transfer;
@@ -80,6 +80,13 @@ impl Found {
         copy.score = copy.score.max(claim.quality_score);
         copy.extension = Some(container_extension(claim.container));
     }
+
+    /// A peer that was asked has a copy, whatever it told before.
+    fn offer(&mut self, offer: &Offer) {
+        let copy = self.copies.entry((offer.content, offer.size)).or_default();
+        copy.lossless = Some(offer.codec.is_lossless());
+        copy.peers.insert(offer.peer);
+    }
 }
 
 impl Inner {
@@ -103,11 +110,7 @@ impl Inner {
                 told.claims.iter().for_each(|claim| found.claim(*peer, claim));
             }
             // Nobody answers for a moment when others are being asked: their words will do.
-            for offer in self.mesh.offers_of(recording).await {
-                let copy = found.copies.entry((offer.content, offer.size)).or_default();
-                copy.lossless = Some(offer.codec.is_lossless());
-                copy.peers.insert(offer.peer);
-            }
+            self.mesh.offers_of(recording).await.iter().for_each(|offer| found.offer(offer));
             // Peers offer, and name by their hashes, what was found to be no copy of it as well.
             let contents: Vec<ContentHash> = found.copies.keys().map(|(content, _)| *content).collect();
             let disproved = self.parts.store.read(|txn, tables| {
@@ -270,5 +273,33 @@ pub(super) fn measure(
         Some(Outcome::Broken(why) | Outcome::Unsupported(why)) => Err(Unmeasured::Bad(why)),
         Some(Outcome::GaveUp(why) | Outcome::NotTried(why)) => Err(Unmeasured::NotNow(why)),
         None => Err(Unmeasured::NotNow("the program ends".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::variant::Codec;
+
+    #[test]
+    fn who_offers_a_copy_when_asked_is_as_good_as_who_told_of_it() {
+        let offer = |peer: u8, content: u8, codec| Offer {
+            peer: PeerId([peer; 32]),
+            recording: 7,
+            content: ContentHash([content; 32]),
+            size: 9,
+            codec,
+            bitrate_kbps: 900,
+        };
+        let told = CopyHere { peers: [PeerId([1; 32])].into(), score: 0.5, ..CopyHere::default() };
+        let mut found = Found { copies: [((ContentHash([1; 32]), 9), told)].into(), ..Found::default() };
+        for offer in [offer(2, 1, Codec::Flac), offer(3, 2, Codec::Mp3), offer(3, 2, Codec::Mp3)] {
+            found.offer(&offer);
+        }
+        let copy = |content| found.copies[&(ContentHash([content; 32]), 9)].clone();
+        assert_eq!(copy(1).peers, [PeerId([1; 32]), PeerId([2; 32])].into());
+        assert!((copy(1).score - 0.5).abs() < f32::EPSILON, "what was told of it stays");
+        assert_eq!((copy(2).peers.len(), copy(2).lossless, copy(2).is_suspect()), (1, Some(false), false));
+        assert!(copy(2).same.is_empty(), "nobody said that these are the very bytes");
     }
 }

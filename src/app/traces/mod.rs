@@ -118,13 +118,23 @@ impl Traces {
 
     /// The same for a job that was asked for earlier.
     pub fn begin_since(&self, job: String, title: String, since: Option<UnixMs>) -> TraceJob {
+        let trace = self.job(job, title, since);
+        if let Some((_, name)) = &trace.to {
+            trace.tell(Told::Begin(Arc::clone(name)));
+        }
+        trace
+    }
+
+    /// For what is heard of a job later: one that was completed stays the same job.
+    pub fn afterwards(&self, job: String, title: String) -> TraceJob {
+        self.job(job, title, None)
+    }
+
+    fn job(&self, job: String, title: String, since: Option<UnixMs>) -> TraceJob {
         let Some(inner) = &self.inner else { return TraceJob::default() };
         let job = cut(job, limits::TRACE_NAME_LEN);
         let name = Name { job, title: cut(title, limits::TRACE_TEXT_LEN), since, lost: AtomicU64::new(0) };
-        let name = Arc::new(name);
-        let trace = TraceJob { to: Some((Arc::clone(inner), Arc::clone(&name))) };
-        trace.tell(Told::Begin(name));
-        trace
+        TraceJob { to: Some((Arc::clone(inner), Arc::new(name))) }
     }
 
     /// Waits until everything recorded so far can be read.

@@ -6,8 +6,10 @@ use super::{TraceJob, Traces};
 use crate::engine::soulseek::io::FileEvent;
 use crate::engine::trace::transfer::{About, Attempt};
 use crate::model::id::TransferId;
+use crate::model::music::WireText;
 use crate::model::record::Change;
 use crate::model::time::Now;
+use crate::model::trace::TraceKind;
 use crate::model::transfer::Direction;
 
 /// Follows the downloads whose bytes flow: as many as there are slots.
@@ -54,6 +56,13 @@ impl Transfers {
         job.record_at(about.requested_at, start);
         job.record_at(queued_at.unwrap_or(about.requested_at), discovered);
         self.moving.insert(transfer, (job, Attempt::new(&about, now.mono)));
+    }
+
+    /// A user was asked about a file that had come from mesh peers.
+    pub fn on_origin(&self, transfer: TransferId, path: &WireText, told: String) {
+        tracing::info!(%transfer, told, "a user got round to a download that mesh peers had finished");
+        let job = self.traces.afterwards(transfer.to_string(), path.base_name().to_owned());
+        job.record(TraceKind::Note(told));
     }
 
     /// What happens to a file.

@@ -23,6 +23,7 @@
 mod endings;
 mod files;
 mod grants;
+mod origin;
 mod owner;
 mod people;
 mod rescue;
@@ -33,12 +34,13 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+pub use self::origin::COMPARE;
 pub use self::owner::{FILE_SIZE_MAX, UNSHARED_DOWNLOADS};
 use self::timers::{Timer, Timers};
 use super::Settings;
 use super::chance::Chance;
 use super::effect::{Effect, Effects};
-use super::io::{Action, FileAction, Notice};
+use super::io::{Action, Compared, FileAction, Notice};
 use super::transfer::{self, TransferEvent};
 use crate::model::id::{CommandId, Token, TransferId, Username};
 use crate::model::limits;
@@ -104,6 +106,8 @@ pub struct Downloads {
     seeking: BTreeSet<TransferId>,
     seekers: BTreeSet<TransferId>,
     finished: VecDeque<rescue::Finished>,
+    /// Users who are being asked about a finished file, by its download.
+    asked_origins: BTreeMap<TransferId, origin::Asked>,
     /// Users who banned us, and until when that is believed.
     refusing: BTreeMap<Username, Duration>,
     places: BTreeMap<CommandId, TransferId>,
@@ -264,6 +268,7 @@ impl Downloads {
                     }
                 }
                 Timer::Place(command) => self.answer_place(command, turn.out),
+                Timer::Origin(id) => self.on_origin(id, Compared::Unknown("no connection came".to_owned()), turn),
                 Timer::Disk if self.disk == Disk::Full => self.disk = Disk::Probing(None),
                 Timer::Disk | Timer::Pace => {}
             }

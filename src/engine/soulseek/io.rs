@@ -101,6 +101,19 @@ pub enum FileEvent {
     Meant(String),
     /// A finished file lies in its place: folder synced, or it does not.
     Placed(Result<String, PlaceError>),
+    /// What came of `FileAction::Compare`; its connection is done with.
+    Compared(Compared),
+}
+
+/// How the end of a user's file compares with that of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compared {
+    /// Every byte asked for came, and is ours.
+    Same,
+    /// What came is neither that nor the beginning of the file, which some send whatever they are asked for.
+    Other,
+    /// Nobody knows, and why.
+    Unknown(String),
 }
 
 /// How receiving ended.
@@ -157,6 +170,11 @@ pub enum PlaceError {
     DiskFull,
     /// Another refusal of the file system.
     Disk(String),
+}
+
+impl Compared {
+    /// There was nobody to ask, or nothing to ask with.
+    pub const NOTHING: Self = Self::Unknown(String::new());
 }
 
 /// What the share index found.
@@ -306,6 +324,18 @@ pub enum FileAction {
         /// On our disk. Not a `String`: a path need not be text.
         local_path: PathBuf,
         /// Indexed size: the file must still have it.
+        size: u64,
+    },
+    /// Answer the token on a `FileIn` connection with an offset near the end, and lay the bytes that follow beside those of
+    /// a file that lies in its place. `Compared` follows.
+    Compare {
+        /// The connection.
+        conn: ConnId,
+        /// The download, which is over.
+        transfer: TransferId,
+        /// Our file, absolute.
+        path: String,
+        /// Bytes of the whole file.
         size: u64,
     },
     /// Move a complete partial file to its place below the downloads folder. Never overwrites: a taken name gets a
@@ -518,6 +548,15 @@ pub enum Notice {
     TransferChanged(TransferId, Direction),
     /// A download lies in its place.
     DownloadFinished(TransferId),
+    /// A user was asked about a file that had come from mesh peers, see `Change::Origin`.
+    OriginAsked {
+        /// The download.
+        id: TransferId,
+        /// The file, as the user names it.
+        path: WireText,
+        /// What came of it, in one sentence.
+        told: String,
+    },
     /// A search got results or ended.
     SearchChanged(SearchId),
     /// A private message came.

@@ -388,7 +388,11 @@ impl Uploads {
                 self.end(id, ending, reason, now, out);
                 self.fill_slots(settings, now, out);
             }
-            FileEvent::Synced { .. } | FileEvent::Received(_) | FileEvent::Meant(_) | FileEvent::Placed(_) => {}
+            FileEvent::Synced { .. }
+            | FileEvent::Received(_)
+            | FileEvent::Meant(_)
+            | FileEvent::Placed(_)
+            | FileEvent::Compared(_) => {}
         }
     }
 

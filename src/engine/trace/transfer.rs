@@ -104,7 +104,11 @@ impl Attempt {
                 self.ended = true;
                 out.push(TraceKind::PeerDisconnected(self.source.clone(), why));
             }
-            FileEvent::Synced { .. } | FileEvent::Sent(_) | FileEvent::Meant(_) | FileEvent::Placed(_) => {}
+            FileEvent::Synced { .. }
+            | FileEvent::Sent(_)
+            | FileEvent::Meant(_)
+            | FileEvent::Placed(_)
+            | FileEvent::Compared(_) => {}
         }
     }
 

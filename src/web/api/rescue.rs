@@ -14,7 +14,7 @@ use super::{Answer, Done, Problem};
 use crate::model::health::uuid_text;
 use crate::model::id::{BatchId, TransferId};
 use crate::model::mesh::SourceView;
-use crate::model::rescue::{Liar, Moved, RescueAnswer, RescueRequest, RescueView};
+use crate::model::rescue::{Liar, Moved, Origin, RescueAnswer, RescueRequest, RescueView};
 use crate::model::swarm::Source;
 use crate::model::transfer::{Direction, Transfer};
 use crate::web::routes::{Route, route};
@@ -68,7 +68,7 @@ pub(crate) fn view(view: &RescueView) -> Value {
         "guardrails_hit": job.hits.iter().map(|rail| rail.key()).collect::<Vec<_>>(),
         "missing_ranges": view.missing, "overlay_peers": view.sources.iter().map(source).collect::<Vec<_>>(),
         "local_path": job.local_path, "unwanted": job.unwanted,
-        "not_the_file": job.liars.iter().map(liar).collect::<Vec<_>>(),
+        "origin": view.origin.map(Origin::name), "not_the_file": job.liars.iter().map(liar).collect::<Vec<_>>(),
     })
 }
 

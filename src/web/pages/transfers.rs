@@ -105,6 +105,9 @@ impl Rescue {
         if active && !view.waits.is_empty() {
             words = format!("{words}; {}", show::visible(&view.waits));
         }
+        if let Some(origin) = view.origin {
+            words = format!("{words}; {}", origin.words());
+        }
         if let Some(path) = view.job.copy_beside() {
             words = format!("{words} ({})", show::visible(path));
         }

@@ -62,6 +62,7 @@ impl Downloads {
                 }
                 self.pump(turn);
             }
+            FileEvent::Compared(compared) => self.on_origin(id, compared, turn),
             FileEvent::Sent(_) => {}
         }
     }
@@ -188,7 +189,7 @@ impl Downloads {
                     // Their queue has room again.
                     user.paused = false;
                 }
-                self.remember(name, path, turn.now, Duration::ZERO);
+                self.remember(name, path, None, turn.now, Duration::ZERO);
                 self.disk_works(id, turn);
                 self.finish(id, Ending::Succeeded, None, turn);
                 turn.out.notice(Notice::DownloadFinished(id));

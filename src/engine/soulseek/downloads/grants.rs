@@ -60,8 +60,7 @@ impl Downloads {
     /// The user is ready to send a file. Only what we want from this user under this path is taken.
     fn on_offer(&mut self, user: &Username, token: Token, path: &WireText, size: Option<u64>, turn: &mut Turn<'_>) {
         let Some(id) = self.wanted(user, path) else {
-            let ours = self.has_finished(user, path.as_str(), turn.now);
-            answer(user, token, Err(if ours { "Complete" } else { "Cancelled" }), About::Nothing, turn);
+            self.on_late_offer(user, token, path, size, turn);
             return;
         };
         let about = About::Download(id);
@@ -217,7 +216,9 @@ impl Downloads {
     /// The uploader's token on a file connection. `false` where we agreed to no such transfer: the connection is
     /// nobody's.
     pub fn on_file_token(&mut self, user: &Username, conn: ConnId, token: Token, turn: &mut Turn<'_>) -> bool {
-        let Some(id) = self.tokens.get(&(user.clone(), token)).copied() else { return false };
+        let Some(id) = self.tokens.get(&(user.clone(), token)).copied() else {
+            return self.on_origin_token(user, conn, token, turn);
+        };
         let Some(download) = self.live.get_mut(&id) else { return false };
         self.tokens.remove(&(user.clone(), token));
         let begin = begin(&mut download.record, download.solo);
@@ -240,7 +241,7 @@ impl Downloads {
     }
 }
 
-fn answer(user: &Username, token: Token, answer: Result<(), &str>, about: About, turn: &mut Turn<'_>) {
+pub(super) fn answer(user: &Username, token: Token, answer: Result<(), &str>, about: About, turn: &mut Turn<'_>) {
     let answer = answer.map(|()| None).map_err(WireText::from);
     turn.out.user(user, PeerMessage::TransferResponse { token, answer }, about);
 }
@@ -265,7 +266,7 @@ fn begin(record: &mut Transfer, solo: bool) -> Begin {
 /// The size to expect, or `None` where the offer is another file.
 ///
 /// Old clients write sizes past 2 or 4 GiB wrongly, in search answers or in offers: 0, cut to 32 bits, or with a sign.
-fn agreed_size(wanted: u64, offered: Option<u64>) -> Option<u64> {
+pub(super) fn agreed_size(wanted: u64, offered: Option<u64>) -> Option<u64> {
     const LOW: u64 = 0xffff_ffff;
     let Some(offered) = offered else { return Some(wanted) };
     if wanted == 0 {

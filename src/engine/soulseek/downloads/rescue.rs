@@ -9,7 +9,7 @@ use crate::engine::swarm::rescue::{Seen, Stage};
 use crate::model::id::{CommandId, TransferId, Username};
 use crate::model::limits;
 use crate::model::time::Now;
-use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
+use crate::model::transfer::{Direction, Ending, Rung, Transfer, TransferState};
 
 impl Download {
     /// Mesh peers help with it.
@@ -18,16 +18,37 @@ impl Download {
     }
 }
 
-/// So long an uploader who gets round to a finished download hears that it is complete: its queue may still hold us
-/// (DECISIONS 6).
+/// So long it is remembered that a download is finished, for an uploader who gets round to it: its queue may still hold us
+/// (DECISIONS 6). What is said then is [`super::origin`]'s.
 const HIDDEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A download that is finished, as its uploader knows it.
 #[derive(Debug)]
 pub(super) struct Finished {
-    user: Username,
-    path: String,
+    pub(super) user: Username,
+    pub(super) path: String,
     until: Duration,
+    /// Mesh peers brought it, and its user was not asked about it yet.
+    pub(super) unasked: Option<Unasked>,
+}
+
+/// A file that mesh peers brought.
+#[derive(Debug)]
+pub(super) struct Unasked {
+    pub(super) id: TransferId,
+    /// Where it lies, absolute.
+    pub(super) file: String,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+impl Unasked {
+    /// None of a file that its own user sent.
+    fn of(record: &Transfer) -> Option<Self> {
+        let rescued = matches!(record.rung, Some(Rung::Verified | Rung::RescuedCopy));
+        let file = record.local_path.clone().filter(|_| rescued)?;
+        Some(Self { id: record.id, file, size: record.size })
+    }
 }
 
 /// Put behind all others of their user.
@@ -125,8 +146,8 @@ impl Downloads {
         record.bytes_done = file.size;
         record.local_path = Some(file.path);
         record.rung = Some(file.rung);
-        let (user, path) = (record.user.clone(), record.path.as_str().to_owned());
-        self.remember(user, path, turn.now, Duration::ZERO);
+        let (user, path, unasked) = (record.user.clone(), record.path.as_str().to_owned(), Unasked::of(record));
+        self.remember(user, path, unasked, turn.now, Duration::ZERO);
         self.finish(id, Ending::Succeeded, None, turn);
         turn.out.notice(Notice::DownloadFinished(id));
         turn.out.reply(command, Reply::Done);
@@ -135,12 +156,12 @@ impl Downloads {
     }
 
     /// What is finished is not taken a second time; it was finished so long ago.
-    pub(super) fn remember(&mut self, user: Username, path: String, now: Now, ago: Duration) {
+    pub(super) fn remember(&mut self, user: Username, path: String, unasked: Option<Unasked>, now: Now, ago: Duration) {
         let Some(left) = HIDDEN.checked_sub(ago).filter(|left| !left.is_zero()) else { return };
         if self.finished.len() >= FINISHED {
             self.finished.pop_front();
         }
-        self.finished.push_back(Finished { user, path, until: now.in_(left) });
+        self.finished.push_back(Finished { user, path, until: now.in_(left), unasked });
     }
 
     /// Those among them that were finished within the last day are remembered. A calendar that jumped back makes one of
@@ -153,13 +174,15 @@ impl Downloads {
         finished.sort_by_key(|transfer| transfer.ended_at);
         for transfer in finished {
             let ago = transfer.ended_at.map_or(HIDDEN, |at| now.wall.since(at));
-            self.remember(transfer.user.clone(), transfer.path.as_str().to_owned(), now, ago);
+            let path = transfer.path.as_str().to_owned();
+            self.remember(transfer.user.clone(), path, Unasked::of(transfer), now, ago);
         }
     }
 
-    /// Whether this user's file was finished within the last day.
-    pub(super) fn has_finished(&self, user: &Username, path: &str, now: Now) -> bool {
-        self.finished.iter().any(|done| done.user == *user && done.path == path && now.mono < done.until)
+    /// This user's file, if it was finished within the last day: the last time, if there were several.
+    pub(super) fn finished(&mut self, user: &Username, path: &str, now: Now) -> Option<&mut Finished> {
+        let is_it = |done: &&mut Finished| done.user == *user && done.path == path && now.mono < done.until;
+        self.finished.iter_mut().rev().find(is_it)
     }
 }
 

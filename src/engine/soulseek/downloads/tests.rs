@@ -13,6 +13,7 @@ use crate::engine::soulseek::peer::PeerMessage;
 use crate::engine::soulseek::server::ToServer;
 use crate::model::id::{BatchId, ConnId};
 use crate::model::record::Batch;
+use crate::model::rescue::Origin;
 use crate::model::time::UnixMs;
 
 const MIB: u64 = 1024 * 1024;
@@ -27,6 +28,7 @@ struct Desk {
     stored: BTreeMap<TransferId, Transfer>,
     batches: Vec<Batch>,
     finished: Vec<TransferId>,
+    origins: Vec<(TransferId, Origin)>,
     begins: Vec<Begin>,
     ids: Vec<TransferId>,
 }
@@ -63,6 +65,7 @@ impl Desk {
             stored: BTreeMap::new(),
             batches: Vec::new(),
             finished: Vec::new(),
+            origins: Vec::new(),
             begins: Vec::new(),
             ids: Vec::new(),
         }
@@ -139,6 +142,7 @@ impl Desk {
                     self.stored.insert(record.id, *record);
                 }
                 Change::Batch(batch) => self.batches.push(batch),
+                Change::Origin(id, origin) => self.origins.push((id, origin)),
                 other => panic!("{other:?}"),
             }
         }
@@ -155,6 +159,7 @@ impl Desk {
                 self.begins.push(begin);
                 format!("receive {} {name} {size}", conn.0)
             }
+            FileAction::Compare { conn, path, size, .. } => format!("compare {} {path} {size}", conn.0),
             FileAction::Place { folder, name, meant: Some(path), .. } => format!("place {folder}/{name} to {path}"),
             FileAction::Place { folder, name, check, .. } => format!("place {folder}/{name} {check}"),
             FileAction::Discard { .. } => "discard".to_owned(),

@@ -14,6 +14,8 @@ pub(super) enum Timer {
     User(Username),
     /// Somebody wants to know a place in queue.
     Place(CommandId),
+    /// A user is asked about a finished file.
+    Origin(TransferId),
     /// The disk was full.
     Disk,
     /// Enough was asked for in this second.

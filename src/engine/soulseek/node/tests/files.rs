@@ -125,6 +125,7 @@ impl World {
                     self.stations[at].jobs.tell(transfer, FileEvent::Started { offset });
                 }
             }
+            FileAction::Compare { .. } => panic!("nothing came from a mesh"),
             FileAction::Send { conn, transfer, token, local_path, size } => {
                 if !self.hold(at, conn, transfer) {
                     let end = SendEnd::Closed { position: 0 };
@@ -324,7 +325,7 @@ impl Kept {
             Change::WishGone(id) => {
                 self.wishes.remove(&id);
             }
-            Change::MessagesRead(_) | Change::Batch(_) | Change::Setting(..) => {}
+            Change::MessagesRead(_) | Change::Batch(_) | Change::Setting(..) | Change::Origin(..) => {}
         }
     }
 }
