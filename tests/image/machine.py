@@ -158,7 +158,7 @@ class Machine:
     box reaches programs of loopback at 10.0.2.2. With `on_cable` it has a network card of its own instead, and what the
     card's `network` says: addresses and ports are the box's own. Without `has_card` there is no network card at all."""
 
-    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", on_cable=False, has_card=True, more=()):
+    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", on_cable=False, has_card=True, firmware=None, more=()):
         self.disk, self.log = disk, Path(log)
         if on_cable:
             cable()
@@ -183,7 +183,7 @@ class Machine:
                         f"console=ttyAMA0 net.ifnames=0 panic=5 quiet loglevel=5 systemd.show_status=0 "
                         f"systemd.journald.forward_to_console=1 {append}"]
         else:
-            command += ["-bios", folder / "u-boot.bin"]
+            command += ["-bios", firmware or folder / "u-boot.bin"]
         self.monitor = monitor
         self.out = open(self.log, "ab")
         self.since = self.log.stat().st_size

@@ -1,4 +1,4 @@
-"""Other kernels and machines: pages of 16 KiB, a Raspberry Pi 3. Run by tests/soak; SLSKDN_IMAGE_MORE=1 switches them on."""
+"""Other kernels and machines: pages of 16 KiB, a Raspberry Pi 3, EFI. Run by tests/soak; SLSKDN_IMAGE_MORE=1 switches them on."""
 import os
 import re
 import subprocess
@@ -54,3 +54,17 @@ def test_a_raspberry_pi_3(tmp_path):
     finally:
         box.kill()
         box.wait()
+
+
+def test_efi(tmp_path):
+    """The firmware of PCs and servers starts the one EFI program; the initrd counts, since this firmware cannot."""
+    disk = Disk("generic-arm64", tmp_path / "card.img")
+    for tries in (2, 2):
+        with Machine(disk, tmp_path / "serial.log", firmware="/usr/share/qemu-efi-aarch64/QEMU_EFI.fd") as box:
+            box.wait(r"slskdn-initrd: slot A, \S+, on /dev/vda2")
+            assert disk.slots() == ("A B", tries, 0)
+            box.up(2 * LONG)
+            # Found good: all tries again.
+            until("the slot is found good", lambda: b"BOOT_A_LEFT=3" in disk.read("slots.txt"), LONG)
+            box.shut_down()
+    assert disk.slots() == ("A B", 3, 0)

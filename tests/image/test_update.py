@@ -150,5 +150,6 @@ def settled(box):
         found = api(box, "/appliance")["systems"]
     except requests.RequestException:
         return None
-    running = next(slot for slot in found["slots"] if slot["name"] == found["running"])
-    return running if running["tries_left"] == 3 else None
+    # Nothing is told of them before the start was looked at.
+    running = next((slot for slot in found["slots"] if slot["name"] == found["running"]), None)
+    return running if running and running["tries_left"] == 3 else None

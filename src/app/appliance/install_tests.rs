@@ -342,7 +342,7 @@ fn malformed_bundles_are_refused_and_touch_nothing() {
         assert!(outcome.is_err(), "{what}");
         // The same one without that look: nothing of it is ever started.
         let mut card = world.card.clone();
-        let outcome = unlooked(&mut card, Slot::A, &bytes, &world.key);
+        let outcome = unlooked(&mut card, Slot::A, bytes, &world.key);
         assert!(outcome.is_err() || what.starts_with("slot"), "{what}");
         assert_eq!(card.boot(&world.key).0, "0.1.0", "{what}");
         refused += 1;
