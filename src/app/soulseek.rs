@@ -444,7 +444,7 @@ impl Task {
                         let stream = network.take_file_stream(conn).await?;
                         Some(pump.compare_end(stream, path.as_ref(), size, &stop).await)
                     };
-                    let compared = contained(work).await.flatten().unwrap_or(Compared::NOTHING);
+                    let compared = contained(work).await.flatten().unwrap_or_else(Compared::stopped);
                     let _ = inputs.send(Input::File(transfer, FileEvent::Compared(compared))).await;
                     None
                 });

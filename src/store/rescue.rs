@@ -98,10 +98,11 @@ impl RescueTables {
         get(self.origins, txn, &transfer.0.to_be_bytes())
     }
 
-    /// Keeps that, for as long as the rescue is kept.
+    /// Keeps that, for as long as the rescue is kept. What was said first stays.
     pub fn put_origin(&self, txn: &mut RwTxn<'_>, transfer: TransferId, origin: Origin) -> Result<(), StoreError> {
         let key = transfer.0.to_be_bytes();
-        if self.jobs.get(txn, &key)?.is_none() { Ok(()) } else { put(self.origins, txn, &key, &origin) }
+        let is_known = self.origins.get(txn, &key)?.is_some();
+        if is_known || self.jobs.get(txn, &key)?.is_none() { Ok(()) } else { put(self.origins, txn, &key, &origin) }
     }
 
     /// The recording that a download is of.

@@ -3,23 +3,18 @@ import os
 import re
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from machine import IMAGES, LONG, Disk, Machine
 from test_boot import TONES, api, card, of, shared, until  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="tests/soak runs it")
 
 
 def test_pages_of_16_kib(card, tmp_path):  # noqa: F811
     """Store, disk and scan under a kernel of larger pages."""
-    out = tmp_path / "wide"
-    subprocess.run([ROOT / "image/build", "--plain", "--kernel", "kernel-16k", "--key", os.environ["SLSKDN_IMAGE_KEY"],
-                    "--binary", os.environ["SLSKDN_IMAGE_BINARY"], "--out", out, "qemu-virt"], check=True, capture_output=True)
     # The card of the common tests, with this kernel's slot on it.
-    card.put_slot("A", out / "slot")
+    card.put_slot("A", IMAGES / "more" / "kernel-16k" / "slot")
     with Machine(card, tmp_path / "serial.log", cpu="cortex-a76") as box:
         box.up()
         assert api(box, "/status")["disk"]["backend"] == "io_uring"

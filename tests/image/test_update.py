@@ -13,7 +13,7 @@ from test_boot import KEY, SEED, api, card, until  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNING = os.environ.get("SLSKDN_IMAGE_KEY", "")
-CUTS = int(os.environ.get("SLSKDN_SOAK_CUTS", "2"))
+CUTS = int(os.environ.get("SLSKDN_SOAK_CUTS", "1"))
 
 
 def bundle(tmp_path, source, version, key=SIGNING):

@@ -74,6 +74,9 @@ pub fn network(places: &Places) -> ExitCode {
             .args(["-oneline", "address", "show", "up", "scope", "global"])
             .stdin(Stdio::null())
             .output()?;
+        if !shown.status.success() {
+            return Err(io::Error::other(format!("ip: {}", String::from_utf8_lossy(&shown.stderr).trim())));
+        }
         Ok(sentence(&cards(places)?, &addresses(&String::from_utf8_lossy(&shown.stdout)), &host_name(places)))
     };
     let now = match look() {

@@ -199,8 +199,18 @@ impl Appliance {
         let Some(runtime) = self.runtime.as_ref().filter(|_| self.places.running().is_some()) else {
             return Err(Refusal::Invalid("this is not the appliance: the machine is yours to switch off".to_owned()));
         };
+        // The start that is being looked at has no other try: one more would be taken for a failure.
+        let systems = self.places.systems();
+        if !systems.slots.iter().any(|slot| slot.name == systems.running && slot.tries_left > 0) {
+            return Err(Refusal::Full("this start is still being looked at: try again in a minute".to_owned()));
+        }
         tracing::info!(what = power.word(), "the box goes down, as its page was asked to");
-        std::fs::write(runtime.join(POWER), power.word()).map_err(|error| Refusal::Full(error.to_string()))
+        // As a whole: whoever waits for it reads it at once.
+        let temporary = runtime.join("power.new");
+        let written = std::fs::write(&temporary, power.word());
+        written
+            .and_then(|()| std::fs::rename(&temporary, runtime.join(POWER)))
+            .map_err(|error| Refusal::Full(error.to_string()))
     }
 
     /// Looks at an upload and hands it on; what comes of it is in `progress`. Root looks at it again.

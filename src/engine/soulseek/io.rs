@@ -174,7 +174,9 @@ pub enum PlaceError {
 
 impl Compared {
     /// There was nobody to ask, or nothing to ask with.
-    pub const NOTHING: Self = Self::Unknown(String::new());
+    pub fn stopped() -> Self {
+        Self::Unknown("the connection was gone".to_owned())
+    }
 }
 
 /// What the share index found.
