@@ -77,6 +77,13 @@ def api(box, path, method="GET", **kw):
     return answer.json() if answer.content else None
 
 
+def switched_off(box):
+    url = f"http://{box.host}:{box.tools}/api/appliance/off"
+    answer = requests.post(url, headers={"X-API-Key": KEY}, timeout=60)
+    assert answer.status_code in (204, 429), answer.text
+    return answer.status_code == 204
+
+
 def shared(box):
     return until("the shares are indexed", lambda: (n := api(box, "/status")["shares"]["files"]) == TONES and n, 120)
 
@@ -147,7 +154,9 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
         shared(box)
         assert measured(box) == before
         assert finished(box, path)
-        box.shut_down()
+        # As the page does it, once the start was looked at.
+        until("the box is switched off", lambda: switched_off(box), LONG)
+        box.process.wait(LONG)
 
 
 def test_without_its_data_the_box_does_not_look_healthy(tmp_path):
