@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::id::{RecordingId, ReleaseId};
+use super::limits;
 use super::time::UnixMs;
 use super::variant::Codec;
 
@@ -187,8 +188,18 @@ pub struct Constraints {
     pub prefer_canonical: bool,
     /// Mesh peers are asked for what no Soulseek user has.
     pub use_overlay: bool,
-    /// Kilobits per second they may give. Kept for manifests; see `docs/jobs.md`.
+    /// Kilobits per second they may give: 0 (they are not asked), or from [`limits::JOB_OVERLAY_KBPS_MIN`] on.
     pub overlay_bandwidth_kbps: Option<u32>,
+}
+
+impl Constraints {
+    /// Why these mesh peers' kilobits per second cannot be had; `None`: they can.
+    pub fn too_slow(&self) -> Option<String> {
+        let least = limits::JOB_OVERLAY_KBPS_MIN;
+        let kbps = self.overlay_bandwidth_kbps.filter(|kbps| (1..least).contains(kbps))?;
+        let choice = format!("0 asks no mesh peers, {least} is the least otherwise");
+        Some(format!("`overlay_bandwidth_kbps` is {kbps}, too little to bring a file: {choice}"))
+    }
 }
 
 impl Default for Constraints {

@@ -429,6 +429,9 @@ pub const JOB_OFFERED_FILES: usize = 400;
 pub const JOB_TRIED: usize = 32;
 /// Finished files being measured at once for jobs; further ones wait.
 pub const JOB_CHECKS: usize = 2;
+/// Least kilobits per second that a job may give its fetches from the mesh, but for 0, which is none. Chosen: with less, two
+/// fetches from several peers at once may prove no piece within the time after which one that does not move is left.
+pub const JOB_OVERLAY_KBPS_MIN: u32 = 16;
 /// Orders waiting for the one who does the jobs; who has one more waits.
 pub const JOB_ORDERS: usize = 16;
 /// Bytes of one text of a job: a title, a note; a longer one is cut, in a manifest refused.

@@ -11,6 +11,7 @@ use crate::engine::jobs::plan::Rules;
 use crate::engine::manifest;
 use crate::model::id::{RecordingId, ReleaseId};
 use crate::model::job::{Child, Constraints, Job, JobId, JobState, JobTrack, MbRelease, Proof, TrackState};
+use crate::model::limits;
 use crate::model::time::UnixMs;
 use crate::model::variant::Codec;
 
@@ -81,16 +82,17 @@ fn track() -> impl Strategy<Value = JobTrack> {
 fn constraints() -> impl Strategy<Value = Constraints> {
     let codecs = prop::sample::subsequence(Codec::ALL.to_vec(), 0..=Codec::ALL.len());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (codecs, flags, option::of(any::<u32>()), option::of(any::<u32>())).prop_map(
-        |(preferred_codecs, flags, most, kbps)| Constraints {
+    let kbps = prop_oneof![Just(0), limits::JOB_OVERLAY_KBPS_MIN..];
+    (codecs, flags, option::of(any::<u32>()), option::of(kbps)).prop_map(|(preferred_codecs, flags, most, kbps)| {
+        Constraints {
             preferred_codecs,
             allow_lossy: flags.0,
             max_lossy_tracks: most,
             prefer_canonical: flags.1,
             use_overlay: flags.2,
             overlay_bandwidth_kbps: kbps,
-        },
-    )
+        }
+    })
 }
 
 fn child() -> impl Strategy<Value = Child> {
@@ -235,6 +237,9 @@ fn malformed_and_malicious_manifests_are_refused_with_line_and_reason() {
         ("allow_lossy: true", "allow_lossy: yes", "neither true nor false"),
         ("preferred_codecs: [FLAC]", "preferred_codecs: [FLAC, EXE]", "no codec"),
         ("preferred_codecs: [FLAC]", "preferred_codecs: [FLAC,FLAC,FLAC,FLAC,FLAC,FLAC,FLAC,FLAC]", "at most 7"),
+        ("overlay_bandwidth_kbps: 500", "overlay_bandwidth_kbps: 1", "too little"),
+        ("overlay_bandwidth_kbps: 500", "overlay_bandwidth_kbps: 15", "16 is the least"),
+        ("overlay_bandwidth_kbps: 500", "overlay_bandwidth_kbps: 4294967296", "not a number from 0"),
         ("verified_by: acoustid", "verified_by: trust_me", "no proof"),
     ] {
         let text = good.replacen(from, to, 1);

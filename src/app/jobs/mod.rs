@@ -32,7 +32,9 @@ use crate::engine::jobs::{place as places, reference};
 use crate::engine::manifest;
 use crate::model::catalog::{Release, TrackInRelease};
 use crate::model::config::Config;
-use crate::model::job::{Child, Job, JobAnswer, JobId, JobRequest, JobState, JobTrack, JobView, MbRelease, NewJob};
+use crate::model::job::{
+    Child, Constraints, Job, JobAnswer, JobId, JobRequest, JobState, JobTrack, JobView, MbRelease, NewJob,
+};
 use crate::model::limits;
 use crate::model::time::UnixMs;
 use crate::model::view::Refusal;
@@ -235,6 +237,9 @@ impl Jobs {
     /// A job for the release that was named.
     async fn create(&self, new: NewJob) -> Result<Job, Refusal> {
         let invalid = |text: String| Refusal::Invalid(text);
+        if let Some(why) = new.constraints.as_ref().and_then(Constraints::too_slow) {
+            return Err(invalid(why));
+        }
         let catalog = &self.inner.tools.catalog;
         let id = match reference::parse(&new.reference).map_err(|error| invalid(error.to_string()))? {
             reference::Reference::MusicBrainz(id) => id,

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::mender::{Mender, os};
-use super::swap;
+use super::swap::{self, Bytes};
 use crate::app::tags::{self, Tags, TagsError};
 use crate::model::job::JobId;
 use crate::model::repair::{Repair, RepairState};
@@ -18,17 +19,41 @@ pub enum Kept {
     Yes,
     /// The new file keeps its own tags, and why.
     No(String),
+    /// Why not now; to be tried again after this pause.
+    Later(String, Duration),
     /// The program ends.
     Stopped,
 }
 
 impl Mender {
     /// Gives the finished file of a track the tags of the file that it replaces, if the owner wants that. The sound stays bit
-    /// for bit the same, or nothing is changed. Blocks; durable when it returns.
+    /// for bit the same, or nothing is changed. After many attempts it keeps its own: a file that was found to be right is
+    /// worth more than its tags. Blocks; durable when it returns.
     ///
     /// # Errors
-    /// Why not now, in one sentence: it is to be tried again.
+    /// The store cannot be used.
     pub fn keep_tags(
+        &self,
+        job: &JobId,
+        track: usize,
+        finished: &Path,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Kept, String> {
+        let why = match self.carry_tags(job, track, finished, stop) {
+            Err(why) => why,
+            kept => return kept,
+        };
+        if let (_, Some(pause)) = self.count(job, track) {
+            return Ok(Kept::Later(why, pause));
+        }
+        self.tags_are_kept(job, track, swap::bytes_of(finished).ok())?;
+        // What the disk refuses from here on is another matter.
+        self.refused().remove(&(job.clone(), track));
+        Ok(Kept::No(why))
+    }
+
+    /// `Err`: why not now.
+    fn carry_tags(
         &self,
         job: &JobId,
         track: usize,
@@ -65,16 +90,21 @@ impl Mender {
         // What an attempt that was killed has left.
         tags::forget(finished).map_err(|error| error.to_string())?;
         let now = swap::bytes_of(finished).map_err(|error| error.to_string())?;
+        self.tags_are_kept(job, track, Some(now))?;
+        Ok(kept)
+    }
+
+    /// No more is done about the tags of a track's file, which is now these bytes; `None`: it is not known.
+    fn tags_are_kept(&self, job: &JobId, track: usize, now: Option<Bytes>) -> Result<(), String> {
         let _hands = self.hands();
         // The owner may have called it off meanwhile.
         let mut rows = self.rows(job, track).map_err(|error| error.to_string())?;
         rows.retain(|row| row.state == RepairState::Fetching);
         self.mark(&mut rows, |row| {
             row.tags_kept = true;
-            if let Some(new) = &mut row.new {
+            if let (Some(new), Some(now)) = (&mut row.new, now) {
                 (new.content, new.size) = (now.content, now.size);
             }
-        })?;
-        Ok(kept)
+        })
     }
 }

@@ -15,11 +15,13 @@ use heed::RwTxn;
 use tokio::sync::Notify;
 
 use super::bench::{Bench, Waiting};
+use super::refused::Hindrance;
 use super::swap::{Bytes, Folder, NAMES, Names, Outcome, Pair};
 use crate::app::doctor::Ground;
 use crate::engine::library::merge::{self, Mended};
 use crate::engine::repair::judge::Bar;
 use crate::engine::repair::swap::{self, Fate, Want, Why};
+use crate::engine::repair::turn;
 use crate::model::health::{IssueFilter, IssueStatus, LocalPath, parse_uuid};
 use crate::model::id::IssueId;
 use crate::model::job::{Job, JobId, JobState};
@@ -59,7 +61,7 @@ pub enum Placed {
     Swapped(String, String),
     /// No file is to be replaced by it, or none can be: it goes where the job's files go.
     AsUsual,
-    /// The disk refuses it, and why; to be tried again after this pause.
+    /// The disk refuses it or is not there, and why; to be tried again after this pause.
     Later(String, Duration),
     /// The same, and it was tried often enough: its repairs have failed, and nobody needs the file.
     Refused(String),
@@ -188,7 +190,8 @@ impl Mender {
         self.write(rows)
     }
 
-    /// Puts the finished file of a track where it belongs. Blocks; durable when it returns.
+    /// Puts the finished file of a track where it belongs; what hinders it at one place keeps it from no other. Blocks;
+    /// durable when it returns.
     ///
     /// # Errors
     /// Why not now, in one sentence: it is to be tried again.
@@ -201,20 +204,26 @@ impl Mender {
         }
         let rows = self.without_dismissed(rows)?;
         let waiting: BTreeSet<_> = rows.iter().filter(|row| row.state.is_live()).map(|row| row.issue).collect();
-        let mut swapped = None;
+        let (mut swapped, mut refused, mut away) = (None, Vec::new(), None);
         for group in groups(rows) {
+            let issues: Vec<IssueId> = group.iter().map(|row| row.issue).collect();
             match self.swap(group, Some(finished)) {
                 Ok(Some(Repair { state: RepairState::Done, places: Some(places), old: Some(old), .. })) => {
                     swapped = Some((text(places.new.name()), told(&old.path, &places)));
                 }
                 Ok(_) => {}
-                Err(why) => {
-                    drop(hands);
-                    return self.put_off(job, track, finished, why);
-                }
+                Err(Hindrance::Refused(why)) => refused.extend(issues.into_iter().map(|issue| (issue, why.clone()))),
+                Err(Hindrance::Away(why)) => away = away.or(Some(why)),
             }
         }
         drop(hands);
+        if !refused.is_empty() {
+            return self.put_off(job, track, finished, &refused);
+        }
+        // Nobody refused anything: it is waited for, however long that takes.
+        if let Some(why) = away {
+            return Ok(Placed::Later(why, turn::PAUSE_MAX));
+        }
         self.refused().remove(&(job.clone(), track));
         let Some((name, told)) = swapped else {
             let mut failed = self.rows(job, track).map_err(|error| error.to_string())?;
@@ -348,7 +357,7 @@ impl Mender {
     // ---- Swaps ----
 
     /// Brings the rows of one old file to their end; the first of them as it then is. `Err`: it is to be tried again.
-    fn swap(&self, mut rows: Vec<Repair>, finished: Option<&Path>) -> Result<Option<Repair>, String> {
+    fn swap(&self, mut rows: Vec<Repair>, finished: Option<&Path>) -> Result<Option<Repair>, Hindrance> {
         rows.retain(|row| matches!(row.state, RepairState::Fetching | RepairState::Swapping | RepairState::Done));
         let Some(first) = rows.first().cloned() else { return Ok(None) };
         if first.state == RepairState::Done {
@@ -358,7 +367,7 @@ impl Mender {
         let at = os(&LocalPath(old.path.folder().to_vec())).to_owned();
         let mut folder = match Folder::open(&at, &self.inner.roots) {
             Ok(folder) => folder,
-            Err(error) if self.is_away(&at) => return Err(error.to_string()),
+            Err(error) if self.is_away(&at) => return Err(Hindrance::Away(error.to_string())),
             Err(error) => {
                 let now = self.now();
                 self.mark(&mut rows, |row| {
@@ -402,7 +411,7 @@ impl Mender {
             }
             return Ok(rows.first().cloned());
         }
-        Err("every name for the backup is taken".to_owned())
+        Err("every name for the backup is taken".to_owned().into())
     }
 
     /// Whether a folder may be on a disk that is not plugged in: what it lies in is not there either, or has nothing in
@@ -526,7 +535,7 @@ impl Mender {
                 let work = job.as_ref().and_then(|(_, work)| work.tracks.get(track));
                 let finished = work.and_then(|track| track.local.clone()).map(PathBuf::from);
                 if let Err(why) = self.swap(group, finished.as_deref()) {
-                    tracing::warn!(job = %id, why, "a repair could not be brought to its end yet");
+                    tracing::warn!(job = %id, %why, "a repair could not be brought to its end yet");
                 }
             }
             for group in groups(rows.extract_if(.., |row| row.state == RepairState::Undoing).collect()) {

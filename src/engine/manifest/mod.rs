@@ -347,16 +347,19 @@ fn constraints(node: &Node) -> Result<Constraints, Problem> {
         Some((_, Value::Text(word, false))) if word == "false" => false,
         Some((line, _)) => return Err(problem(line, "`prefer_canonical` is neither true nor false")),
     };
+    let speed = section.take("overlay_bandwidth_kbps");
+    let line = speed.map_or(node.line, |node| node.line);
+    let speed = speed.map(|node| number(node, "overlay_bandwidth_kbps", u32::MAX.into())).transpose()?;
     let read = Constraints {
         preferred_codecs,
         allow_lossy: flag(&mut section, "allow_lossy")?.unwrap_or(usual.allow_lossy),
         max_lossy_tracks: small(&mut section, "max_lossy_tracks_per_album")?,
         prefer_canonical,
         use_overlay: flag(&mut section, "use_overlay")?.unwrap_or(usual.use_overlay),
-        overlay_bandwidth_kbps: small(&mut section, "overlay_bandwidth_kbps")?,
+        overlay_bandwidth_kbps: speed.and_then(|number| u32::try_from(number).ok()),
     };
     section.end()?;
-    Ok(read)
+    read.too_slow().map_or(Ok(read), |why| Err(problem(line, why)))
 }
 
 fn read_status(node: &Node, job: &mut Job) -> Result<(), Problem> {

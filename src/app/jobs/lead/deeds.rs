@@ -248,11 +248,11 @@ impl Lead<'_> {
             let finished = PathBuf::from(&path);
             let stop = cancel.clone();
             let swap = move || {
-                let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled()) {
-                    Ok(Kept::Yes) => None,
-                    Ok(Kept::No(why)) => Some(format!("the old tags are not in it: {why}")),
-                    Ok(Kept::Stopped) => return Ok(None),
-                    Err(why) => return mender.put_off(&of, track, &finished, why).map(|placed| Some((placed, None))),
+                let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled())? {
+                    Kept::Yes => None,
+                    Kept::No(why) => Some(format!("the old tags are not in it: {why}")),
+                    Kept::Later(why, pause) => return Ok(Some((Placed::Later(why, pause), None))),
+                    Kept::Stopped => return Ok(None),
                 };
                 Ok(Some((mender.place(&of, track, &finished)?, left)))
             };

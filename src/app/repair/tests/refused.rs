@@ -3,35 +3,15 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
 use super::*;
+use crate::app::repair::Kept;
+use crate::engine::repair::turn;
 
 #[test]
 fn what_the_disk_refuses_is_given_up_in_the_end() {
-    let world = World::new(&[("a/song.flac", BAD), ("a/again.flac", BAD)]);
-    world.begin(&["a/song.flac", "a/again.flac"], Manner::Backup);
-    let blocked = world.at("a/.song.flac.slskdn-new");
-    // Nothing can be written under that name.
-    fs::create_dir(&blocked).unwrap();
-    let mut pauses = Vec::new();
-    let why = loop {
-        match world.place() {
-            Placed::Later(_, pause) => pauses.push(pause),
-            // The other file has its new one all the same.
-            Placed::Swapped(name, _) => break name,
-            other => panic!("{other:?} after {pauses:?}"),
-        }
-        assert_eq!(world.repair("a/song.flac").state, RepairState::Swapping);
-        assert!(pauses.len() < 20);
-    };
-    assert_eq!((why.as_str(), pauses.len()), ("again.flac", 8));
-    assert!(pauses.is_sorted() && pauses[0] < pauses[7], "{pauses:?}");
-    assert_eq!(world.content("a/song.flac").as_deref(), Some(BAD));
-    assert_eq!(world.content("a/again.flac").as_deref(), Some(GOOD));
-    let repair = world.repair("a/song.flac");
-    assert!(repair.state.failure().is_some_and(|why| why.contains("tried 9 times")), "{repair:?}");
-    assert_eq!(
-        (world.issue("a/song.flac").status, world.repair("a/again.flac").state),
-        (IssueStatus::Failed, RepairState::Done)
-    );
+    // One comes after the other, whichever it is.
+    for (blocked, other) in [("song.flac", "again.flac"), ("again.flac", "song.flac")] {
+        one_of_two_is_given_up(blocked, other);
+    }
 
     // Alone.
     let world = World::new(&[("a/song.flac", BAD)]);
@@ -46,6 +26,97 @@ fn what_the_disk_refuses_is_given_up_in_the_end() {
     assert!(matches!(world.place(), Placed::Later(..)));
     fs::remove_dir(&blocked).unwrap();
     assert!(matches!(world.place(), Placed::Swapped(..)));
+}
+
+fn one_of_two_is_given_up(blocked: &str, other: &str) {
+    let (song, again) = (format!("a/{blocked}"), format!("a/{other}"));
+    let world = World::new(&[(&song, BAD), (&again, BAD)]);
+    world.begin(&[&song, &again], Manner::Backup);
+    // Nothing can be written under that name.
+    fs::create_dir(world.at(&format!("a/.{blocked}.slskdn-new"))).unwrap();
+    let mut pauses = Vec::new();
+    let why = loop {
+        match world.place() {
+            Placed::Later(_, pause) => pauses.push(pause),
+            // The other file has its new one all the same.
+            Placed::Swapped(name, _) => break name,
+            other => panic!("{other:?} after {pauses:?}"),
+        }
+        assert_eq!(world.repair(&song).state, RepairState::Swapping);
+        assert_eq!(world.content(&again).as_deref(), Some(GOOD), "{other} waits for {blocked}");
+        assert!(pauses.len() < 20);
+    };
+    assert_eq!((why.as_str(), pauses.len()), (other, 8));
+    assert!(pauses.is_sorted() && pauses[0] < pauses[7], "{pauses:?}");
+    assert_eq!(world.content(&song).as_deref(), Some(BAD));
+    let repair = world.repair(&song);
+    assert!(repair.state.failure().is_some_and(|why| why.contains("tried 9 times")), "{repair:?}");
+    assert_eq!((world.issue(&song).status, world.repair(&again).state), (IssueStatus::Failed, RepairState::Done));
+}
+
+#[test]
+fn a_disk_that_is_not_plugged_in_is_waited_for_and_counts_for_nothing() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let (finished, root) = (world.fetched(), world.at(""));
+    let elsewhere = root.with_extension("unplugged");
+    fs::rename(&root, &elsewhere).unwrap();
+    for _ in 0..20 {
+        let placed = world.mender.place(&world.job, 0, &finished).unwrap();
+        assert!(matches!(placed, Placed::Later(_, turn::PAUSE_MAX)), "{placed:?}");
+    }
+    fs::rename(&elsewhere, &root).unwrap();
+    assert!(matches!(world.place(), Placed::Swapped(..)));
+}
+
+#[test]
+fn what_a_swap_left_on_the_disk_is_not_forgotten() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let blocked = world.at("a/.song.flac.slskdn-new");
+    fs::create_dir(&blocked).unwrap();
+    world.place();
+    // The files have changed places, and the folder cannot be tidied up.
+    fs::rename(world.at("a/song.flac"), world.at("a/song.flac.bak")).unwrap();
+    fs::write(world.at("a/song.flac"), GOOD).unwrap();
+    (0..12).for_each(|_| assert!(matches!(world.place(), Placed::Later(..))));
+    let last = world.place();
+    assert!(matches!(last, Placed::Later(_, turn::PAUSE_MAX)), "{last:?}");
+    let row = world.repair("a/song.flac");
+    assert!(row.state == RepairState::Swapping && row.places.is_some(), "{row:?}");
+    fs::remove_dir(&blocked).unwrap();
+    assert!(matches!(world.place(), Placed::Swapped(..)));
+    assert_eq!(world.mender.undo(&world.repair("a/song.flac")).unwrap().state, RepairState::Undone);
+    assert_eq!(world.content("a/song.flac").as_deref(), Some(BAD));
+}
+
+#[test]
+fn a_file_whose_tags_cannot_be_carried_over_goes_to_its_place_in_the_end() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let finished = world.fetched();
+    let row = Repair { keep_tags: true, ..world.repair("a/song.flac") };
+    world.mender.store().write_blocking(move |txn, tables| tables.repairs.put(txn, &row)).unwrap();
+    // What is in the way of the copy that would get the tags.
+    let name = blake3::hash(b"new.flac").to_hex();
+    fs::create_dir(world.at(&format!(".{}.tags", &name[..32]))).unwrap();
+    let keep = || world.mender.keep_tags(&world.job, 0, &finished, &|| false).unwrap();
+    let mut pauses = Vec::new();
+    while let Kept::Later(_, pause) = keep() {
+        assert_eq!(world.repair("a/song.flac").state, RepairState::Fetching);
+        pauses.push(pause);
+        assert!(pauses.len() < 20);
+    }
+    assert_eq!(pauses.len(), 8);
+    assert_eq!(keep(), Kept::Yes, "nothing more is done about them");
+    // The disk has its own nine attempts.
+    let blocked = world.at("a/.song.flac.slskdn-new");
+    fs::create_dir(&blocked).unwrap();
+    let place = || world.mender.place(&world.job, 0, &finished).unwrap();
+    assert!(matches!(place(), Placed::Later(..)));
+    fs::remove_dir(&blocked).unwrap();
+    assert!(matches!(place(), Placed::Swapped(..)));
+    assert_eq!(world.content("a/song.flac").as_deref(), Some(GOOD));
 }
 
 #[test]
