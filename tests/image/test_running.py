@@ -121,7 +121,7 @@ def test_idle(box):
           f"slskdn {memory >> 20} MiB with its pages of the disk, {int(free) >> 10} MiB of 512 to be had")
 
 
-@pytest.mark.skipif("SLSKDN_IMAGE_FATRACE" not in os.environ, reason="tests/soak runs it")
+@pytest.mark.skipif("SLSKDN_IMAGE_FATRACE" not in os.environ, reason="by hand: SLSKDN_IMAGE_FATRACE names an Arm fatrace")
 def test_under_fatrace(box):
     """Every file that is opened for writing or written while it scans, searches and idles lies on /data or in memory."""
     import base64
