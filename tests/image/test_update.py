@@ -13,7 +13,7 @@ from test_boot import KEY, SEED, api, card, until  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNING = os.environ.get("SLSKDN_IMAGE_KEY", "")
-CUTS = int(os.environ.get("SLSKDN_SOAK_CUTS", "1"))
+CUTS = int(os.environ.get("SLSKDN_SOAK_CUTS", "0"))
 
 
 def bundle(tmp_path, source, version, key=SIGNING):
@@ -105,6 +105,7 @@ def await_moment(box, step, part, version):
     raise AssertionError(f"the update never came to {step}\n{box.tail()}")
 
 
+@pytest.mark.skipif(CUTS == 0, reason="takes four minutes a cut: tests/soak runs it, tests/ops cuts updates on a folder")
 def test_the_plug_is_pulled_during_an_update(card, tmp_path):  # noqa: F811
     """Whatever moment it is, the next start needs no hand, and what it starts is one of the two versions, whole."""
     print(f"SOAK_SEED={SEED} CUTS={CUTS}")
