@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -31,12 +32,20 @@ impl Drop for Node {
     }
 }
 
+/// A port below those that the kernel hands out (32768 on), so that nobody gets it before it is listened on.
+fn port_that(is_free: impl Fn(u16) -> bool) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 20_000).unwrap_or_default();
+    let next = || 12_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    std::iter::repeat_with(next).take(1_000).find(|port| is_free(*port)).expect("a free port")
+}
+
 pub(crate) fn free_udp_port() -> u16 {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    port_that(|port| std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok())
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    port_that(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 fn spawn(arguments: &[OsString], home: &Path) -> Child {

@@ -47,19 +47,21 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
-    /// Whether it may be kept for a second delivery, and there was none. Large answers are not: whoever asked is still
-    /// talking. Nor is the answer to an offer: heard twice it makes Nicotine+ 3.3.11 open two file connections, and fail.
-    fn kept(&self) -> bool {
-        !matches!(
-            self,
-            Self::Again(_)
-                | Self::Message(
-                    PeerMessage::TransferResponse { .. }
-                        | PeerMessage::FileSearchResponse(_)
-                        | PeerMessage::FolderContentsResponse { .. }
-                        | PeerMessage::UserInfoResponse(_)
-                )
-        )
+    /// Whether it may be kept for a second delivery, and there was none; on a stale connection even if there was one, for
+    /// of several that a program left behind each may swallow it. Large answers are not: whoever asked is still talking.
+    /// Nor is the answer to an offer: heard twice it makes Nicotine+ 3.3.11 open two file connections, and fail.
+    fn kept(&self, stale: bool) -> bool {
+        match self {
+            Self::Again(item) => stale && item.kept(stale),
+            Self::ShareList => true,
+            Self::Message(message) => !matches!(
+                message,
+                PeerMessage::TransferResponse { .. }
+                    | PeerMessage::FileSearchResponse(_)
+                    | PeerMessage::FolderContentsResponse { .. }
+                    | PeerMessage::UserInfoResponse(_)
+            ),
+        }
     }
 }
 
@@ -151,7 +153,8 @@ impl Connections {
     /// A peer connection was closed by the other side: what was sent on it just now and may be lost is sent once more.
     pub(super) fn redeliver(&mut self, user: &Username, unheard: Vec<Unheard>, now: Now, out: &mut Effects) {
         for Unheard { item, about, .. } in unheard.into_iter().filter(|unheard| unheard.until > now.mono) {
-            self.deliver(user, Waiting::Again(Box::new(item)), about, now, out);
+            let again = if matches!(item, Waiting::Again(_)) { item } else { Waiting::Again(Box::new(item)) };
+            self.deliver(user, again, about, now, out);
         }
     }
 
@@ -208,7 +211,7 @@ impl Connections {
             let silent = now.mono.saturating_sub(conn.last) > SILENT || !conn.unheard.is_empty();
             let doubtful = silent || twins || conn.stale;
             let room = kept < limits::UNHEARD_MESSAGES && conn.unheard.len() < limits::WAITING_PER_USER;
-            if doubtful && room && item.kept() {
+            if doubtful && room && item.kept(conn.stale) {
                 conn.unheard.push(Unheard { item: item.clone(), about, until: now.in_(NEWS) });
             }
             conn.last = now.mono;

@@ -70,6 +70,29 @@ fn what_was_said_to_a_user_who_came_back_is_said_on_a_new_connection() {
     }
 }
 
+/// Both connections of a race may have stood when their program ended.
+#[test]
+fn what_every_old_connection_swallows_is_said_on_a_new_one() {
+    let mut rig = Rig::new();
+    let first = rig.bob();
+    let second = rig.call_in("bob", BOB, ConnectionType::Peer);
+    rig.says(first);
+    rig.did();
+    rig.events();
+    rig.it.on_user_status(&"bob".into());
+    rig.send("bob");
+    assert_eq!(rig.did(), [message(first)]);
+    rig.conn(first, gone(false));
+    assert_eq!(rig.did(), [message(second)]);
+    rig.conn(second, gone(false));
+    let (dial, _) = rig.racing();
+    rig.conn(dial, ConnEvent::Dialled);
+    assert!(rig.did().contains(&message(dial)));
+    // The new one is nobody's left behind.
+    rig.conn(dial, gone(false));
+    assert_eq!((rig.did(), rig.events()), (vec![], vec![]));
+}
+
 #[test]
 fn what_cannot_be_sent_again_is_reported() {
     let mut rig = Rig::new();
