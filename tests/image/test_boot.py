@@ -3,6 +3,7 @@ import math
 import os
 import random
 import secrets
+import socket
 import struct
 import time
 import wave
@@ -85,7 +86,7 @@ def switched_off(box):
 
 
 def shared(box):
-    return until("the shares are indexed", lambda: (n := api(box, "/status")["shares"]["files"]) == TONES and n, 120)
+    return until("the shares are indexed", lambda: (n := api(box, "/status")["shares"]["files"]) == TONES and n, LONG)
 
 
 def search(box, text, want):
@@ -128,6 +129,9 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
         # What people type.
         assert mdns("slskdn.local") == BOX_IS
         assert box.get("/", box.page, headers={"Host": "slskdn.local"}).ok, "port 80"
+        # Nobody gave it a key.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((BOX_IS, 22), timeout=60)
         shared(box)
         scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
         ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)

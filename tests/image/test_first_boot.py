@@ -1,4 +1,5 @@
 """First starts on cards that somebody filled in wrongly, or without a network: the box comes up and says what is wrong."""
+import os
 import re
 
 import pytest
@@ -75,6 +76,7 @@ def test_without_a_cable_the_screen_says_so(disk, tmp_path):
         box.up()
 
 
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
 def test_without_a_network_card(disk, tmp_path):
     with Machine(disk, tmp_path / "serial.log", has_card=False) as box:
         box.wait("no network: this box has no network card")

@@ -1,4 +1,5 @@
 """A running box, looked at from inside by its owner's key: who listens, what may be written, who can read secrets, what it costs."""
+import base64
 import os
 import re
 import shlex
@@ -121,10 +122,9 @@ def test_idle(box):
           f"slskdn {memory >> 20} MiB with its pages of the disk, {int(free) >> 10} MiB of 512 to be had")
 
 
-@pytest.mark.skipif("SLSKDN_IMAGE_FATRACE" not in os.environ, reason="by hand: SLSKDN_IMAGE_FATRACE names an Arm fatrace")
+@pytest.mark.skipif("SLSKDN_IMAGE_FATRACE" not in os.environ, reason="ten minutes: tests/soak runs it")
 def test_under_fatrace(box):
     """Every file that is opened for writing or written while it scans, searches and idles lies on /data or in memory."""
-    import base64
     program = base64.b64encode(open(os.environ["SLSKDN_IMAGE_FATRACE"], "rb").read()).decode()
     for at in range(0, len(program), 60_000):
         box.shell.run(f"printf %s {shlex.quote(program[at : at + 60_000])} >>/run/fatrace.b64")

@@ -1,0 +1,82 @@
+"""Disks on USB, plugged in while the box runs: mounted by udev, seen by the program in its sandbox, let go of when pulled out."""
+import os
+import subprocess
+
+import pytest
+from machine import LONG, NETWORK, Machine, tool
+from test_boot import TONES, api, prepared, tone, until
+from test_running import Shell
+
+MIB = 1 << 20
+# Name of the disk: how its file system is made, and what the kernel calls it. The last two want more packages.
+KINDS = {"ext4": "ext4", "vfat": "vfat"} | ({"exfat": "exfat", "ntfs": "ntfs3"} if os.environ.get("SLSKDN_IMAGE_MORE") == "1" else {})
+
+
+def stick(kind, path):
+    """A disk without partitions and with a label. Only ext4 can be filled without being mounted."""
+    subprocess.run(["truncate", "-s", str(96 * MIB), path], check=True)
+    label = f"Music {kind}"
+    if kind == "ext4":
+        (path.parent / "on it").mkdir()
+        tone(path.parent / "on it" / "ext4.wav", 900)
+        tool("mkfs.ext4", "-q", "-L", label, "-d", path.parent / "on it", path)
+    elif kind == "vfat":
+        tool("mformat", "-i", path, "-F", "-v", "MUSIC VFAT", "::")
+    elif kind == "exfat":
+        tool("mkfs.exfat", "-q", "-L", label, path)
+    else:
+        tool("mkntfs", "-q", "-Q", "-F", "-L", label, path)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("usb")
+    card = prepared(folder)
+    card.write("network", NETWORK.encode())
+    shell = Shell(folder)
+    card.write("authorized_keys", shell.public)
+    with Machine(card, folder / "serial.log", on_cable=True, more=["-device", "qemu-xhci,id=usb"]) as box:
+        box.up()
+        box.shell, box.folder = shell, folder
+        until("SSH answers", lambda: shell.run("true", check=False).returncode == 0, LONG)
+        yield box
+
+
+def disks(box):
+    return {disk["name"].lower(): disk for disk in api(box, "/appliance")["disks"]}
+
+
+def share(box, *folders):
+    api(box, "/settings", "POST", json={"shares.directories": "\n".join(folders)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_is_plugged_in_shared_and_pulled_out(box, kind):
+    path = box.folder / f"{kind}.img"
+    stick(kind, path)
+    assert api(box, "/appliance")["disks"] == []
+    box.command("blockdev-add", **{"driver": "raw", "node-name": kind, "file": {"driver": "file", "filename": str(path)}})
+    box.command("device_add", driver="usb-storage", id=f"stick-{kind}", drive=kind, bus="usb.0")
+    [name] = until("the box offers it", lambda: disks(box), LONG)
+    disk = disks(box)[name]
+    assert name == f"music-{kind}" and disk["kind"] == KINDS[kind] and disk["shared"] is False and disk["total"] > 64 * MIB, disk
+
+    # The program has it, in a namespace of its own; nothing on it runs, and nothing of it is a device.
+    options = box.shell.run(f"findmnt --noheadings --output OPTIONS '{disk['path']}'").split(",")
+    assert {"nosuid", "nodev", "noexec"} <= {option.strip() for option in options}, options
+    if kind != "ext4":
+        box.shell.run(f"cp /data/music/0-tone.wav '{disk['path']}/{kind}.wav' && sync")
+        # Files without owners are the program's, and nobody else reads them; nothing is run from there in any case.
+        assert box.shell.run(f"stat -c '%u %a' '{disk['path']}/{kind}.wav'").split() == ["989", "750"]
+
+    # What the page's button does.
+    share(box, "/data/music", f"[{name}]{disk['path']}")
+    until("its file is shared", lambda: api(box, "/status")["shares"]["files"] == TONES + 1, LONG)
+    assert disks(box)[name]["shared"] is True
+
+    box.command("device_del", id=f"stick-{kind}")
+    until("it is gone", lambda: not disks(box), LONG)
+    assert not box.shell.run("ls -A /data/media").strip()
+    share(box, "/data/music")
+    until("only the card's are left", lambda: api(box, "/status")["shares"]["files"] == TONES, LONG)
+    assert box.shell.run("systemctl is-active slskdn.service").strip() == "active"
