@@ -81,7 +81,7 @@ fatwrite ${part} ${work_at} slots.txt 200
 
 # Sums against damage only: U-Boot unpacks a broken kernel without a word, and half of it would run.
 echo "slskdn-boot: slot ${slot}, tries left A ${BOOT_A_LEFT} B ${BOOT_B_LEFT}"
-setenv bootargs "@COMMAND_LINE@ slskdn.slot=${slot}"
+setenv bootargs "@COMMAND_LINE@ slskdn.slot=${slot} slskdn.from=${devtype}"
 setenv tree ${fdt_addr}
 if test -n "${fdtfile}" && load ${part} ${tree_at} ${slot}/dtbs/${fdtfile}; then
     setenv tree ${tree_at}

@@ -20,6 +20,7 @@ EXPECTED = {
     "rpi5": ["boot.scr", "u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
     "generic-arm64": ["EFI/BOOT/BOOTAA64.EFI"],
 }
+CONSOLE = {"qemu-virt": "console=ttyAMA0", "rpi3": "console=ttyS1,115200", "rpi5": "console=ttyAMA10,115200"}
 
 
 @pytest.fixture(params=BOARDS, scope="module")
@@ -57,7 +58,10 @@ def test_boot_files(disk):
     if disk.has("boot.scr"):
         script = disk.read("boot.scr").decode(errors="replace")
         assert "@" not in script.split("setenv kernel_at")[1].split("\n")[0], "a word of the meta file is missing"
-        assert "slskdn.slot=${slot}" in script
+        said = re.search(r'setenv bootargs "(.*)"', script)[1].split(" ")
+        assert said[-2:] == ["slskdn.slot=${slot}", "slskdn.from=${devtype}"], said
+        # The serial line on this board's pins; names of network cards as `network` on the card expects them.
+        assert {CONSOLE[disk.board], "net.ifnames=0"} <= set(said) and any(word.startswith("panic=") for word in said), said
 
 
 def test_nothing_secret_and_no_way_in(disk, tmp_path):

@@ -3,7 +3,7 @@ import os
 import subprocess
 
 import pytest
-from machine import LONG, NETWORK, Machine, tool
+from machine import LONG, NETWORK, Disk, Machine, tool
 from test_boot import TONES, api, prepared, tone, until
 from test_running import Shell
 
@@ -80,3 +80,18 @@ def test_a_disk_is_plugged_in_shared_and_pulled_out(box, kind):
     share(box, "/data/music")
     until("only the card's are left", lambda: api(box, "/status")["shares"]["files"] == TONES, LONG)
     assert box.shell.run("systemctl is-active slskdn.service").strip() == "active"
+
+
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
+def test_another_card_in_a_reader_is_not_taken_for_this_one(tmp_path):
+    """Both have the same names and numbers. What U-Boot started from counts."""
+    card, other = Disk("qemu-virt", tmp_path / "card.img"), Disk("qemu-virt", tmp_path / "other.img")
+    before = other.slots(), other.path.read_bytes()[: 8 * MIB]
+    reader = ["-device", "qemu-xhci,id=usb", "-drive", f"if=none,id=r,file={other.path},format=raw", "-device", "usb-storage,drive=r,bus=usb.0"]
+    for _ in range(2):
+        with Machine(card, tmp_path / "serial.log", more=reader) as box:
+            box.wait(r"slskdn-initrd: slot A, \S+, on /dev/vda2")
+            box.up()
+            box.shut_down()
+    assert (other.slots(), other.path.read_bytes()[: 8 * MIB]) == before
+    assert card.has("set-up-code.txt") and not other.has("set-up-code.txt")
