@@ -52,18 +52,43 @@ def test_an_update_is_written_tried_and_kept(card, tmp_path):  # noqa: F811
     assert card.slots() == ("B A", 3, 3)
 
 
-@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="builds another image: tests/soak runs it")
-def test_a_program_that_does_not_start_leads_back(card, tmp_path):  # noqa: F811
+# Starts three times in vain, and is all there otherwise: the real program lies behind the script.
+UNHEALTHY = """#!/bin/sh
+case " $* " in *" serve "*) echo "this version does not start" >&2; exit 1 ;; esac
+[ -x /run/slskdn-real ] || { tail -c +@AT@ "$0" >/run/slskdn-real.$$ && chmod 755 /run/slskdn-real.$$ && mv /run/slskdn-real.$$ /run/slskdn-real; }
+exec /run/slskdn-real "$@"
+"""
+
+
+def unhealthy(path):
+    # The number that takes the word's place is as long as the word.
+    script = UNHEALTHY.replace("@AT@", f"{len(UNHEALTHY) + 1:04}").encode()
+    path.write_bytes(script + Path(os.environ["SLSKDN_IMAGE_BINARY"]).read_bytes())
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="builds other images: tests/soak runs it")
+@pytest.mark.parametrize("what", ["cannot be run", "fails"])
+def test_a_program_that_does_not_start_leads_back(card, tmp_path, what):  # noqa: F811
+    """By the version's own rescue service and its check of health, or, where its program is none, by systemd alone."""
     broken = tmp_path / "broken"
-    subprocess.run([ROOT / "image/build", "--plain", "--key", SIGNING, "--binary", "/bin/false", "--out", broken, "qemu-virt"],
+    program = "/bin/false" if what == "cannot be run" else unhealthy(tmp_path / "unhealthy")
+    subprocess.run([ROOT / "image/build", "--plain", "--key", SIGNING, "--binary", program, "--out", broken, "qemu-virt"],
                    check=True, capture_output=True)
     update = bundle(tmp_path, broken, "9.0.0")
     with Machine(card, tmp_path / "serial.log") as box:
         box.up()
         assert install(box, update).ok
         box.wait(r"slskdn-initrd: slot B, 9\.0\.0, on /dev/vda3")
-        box.wait(r"slskdn-initrd: slot A, ", times=2)
+        if what == "fails":
+            # Three times, then what shows the log and restores.
+            box.wait("this version does not start", LONG, times=3)
+            box.wait(r"[Ss]tarted slskdn-rescue\.service|[Ss]tarting slskdn-rescue\.service")
+        box.wait(r"slskdn-initrd: slot A, ", 2 * LONG, times=2)
         box.up()
+        told = str(api(box, "/appliance"))
+        assert "9.0.0" in told, told
         box.shut_down()
     order, a, b = card.slots()
     assert (order, b) == ("B A", 0), (order, a, b)
