@@ -32,6 +32,8 @@ const PASSWORD: &str = "web.password";
 const CONFIGURED: &str = "web.configured_password";
 const SECRET: &str = "web.session_secret";
 const SESSIONS: &str = "web.sessions";
+/// While there is no password: who reads the code on the card has to switch the box off for that.
+const CODE: &str = "web.set_up_code";
 /// The configuration's key.
 const KEY: &str = "web.authentication.password";
 /// Letters of a set-up code: no vowels (no words), nothing that looks alike. 10 of 24 letters are 45 bits, against five
@@ -154,7 +156,7 @@ fn read_sessions(bytes: &[u8]) -> Vec<Session> {
 }
 
 impl Auth {
-    /// Fetches what is kept; makes and keeps a secret on the first run. Makes a set-up code while there is no password.
+    /// Fetches what is kept; makes and keeps a secret on the first run, and a set-up code while there is no password.
     pub async fn load(desk: Desk, settings: &WebSettings) -> Result<Self, LoadError> {
         let InForce { password, configured, changed } = InForce::find(&desk, settings).await?;
         let kept = desk.value(SECRET).await.map_err(LoadError::Desk)?;
@@ -173,7 +175,17 @@ impl Auth {
             let hash = password.clone().filter(|_| configured).map(String::into_bytes);
             desk.keep_value(CONFIGURED, hash).await.map_err(LoadError::Desk)?;
         }
-        let setup_code = if password.is_none() { Some(new_code().map_err(LoadError::Random)?) } else { None };
+        let code = desk.value(CODE).await.map_err(LoadError::Desk)?;
+        let known = code.as_ref().and_then(|bytes| String::from_utf8(bytes.clone()).ok());
+        let setup_code = match (&password, known) {
+            (Some(_), _) => None,
+            (None, Some(known)) => Some(known),
+            (None, None) => Some(new_code().map_err(LoadError::Random)?),
+        };
+        let wanted = setup_code.clone().map(String::into_bytes);
+        if wanted != code {
+            desk.keep_value(CODE, wanted).await.map_err(LoadError::Desk)?;
+        }
         Ok(Self {
             desk,
             clock: settings.clock.clone(),
@@ -288,7 +300,9 @@ impl Auth {
         let hashed = tokio::task::spawn_blocking(move || password::hash(&new, salt, cost)).await;
         let Ok(Ok(phc)) = hashed else { return Err(SignInError::NotKept) };
         // The secret goes first: should the second fail, the old password is still there and only sessions are lost.
-        for (name, value) in [(SECRET, Some(secret.to_vec())), (SESSIONS, None), (PASSWORD, Some(phc.clone().into()))] {
+        let values =
+            [(SECRET, Some(secret.to_vec())), (SESSIONS, None), (PASSWORD, Some(phc.clone().into())), (CODE, None)];
+        for (name, value) in values {
             self.desk.keep_value(name, value).await.map_err(|refusal| {
                 tracing::error!(name, ?refusal, "a secret could not be kept");
                 SignInError::NotKept

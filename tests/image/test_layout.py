@@ -15,6 +15,8 @@ BOARDS = sorted(path.name for path in IMAGES.iterdir() if (path / "SHA256SUMS").
 EXPECTED = {
     "qemu-virt": ["boot.scr"],
     "rpi3": ["boot.scr", "u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
+             # What gpu_mem=16 starts; without them the board stays dark.
+             "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENCE.broadcom",
              "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb", "A/dtbs/broadcom/bcm2837-rpi-3-b-plus.dtb",
              "A/dtbs/broadcom/bcm2711-rpi-4-b.dtb"],
     "rpi5": ["boot.scr", "u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
@@ -60,6 +62,8 @@ def test_boot_files(disk):
         assert "@" not in script.split("setenv kernel_at")[1].split("\n")[0], "a word of the meta file is missing"
         said = re.search(r'setenv bootargs "(.*)"', script)[1].split(" ")
         assert said[-2:] == ["slskdn.slot=${slot}", "slskdn.from=${devtype}"], said
+        # What owners need comes on the last one: the screen. QEMU's board has none.
+        assert disk.board == "qemu-virt" or [word for word in said if word.startswith("console=")][-1] == "console=tty0", said
         # The serial line on this board's pins; names of network cards as `network` on the card expects them.
         assert {CONSOLE[disk.board], "net.ifnames=0"} <= set(said) and any(word.startswith("panic=") for word in said), said
 

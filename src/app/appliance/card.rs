@@ -92,6 +92,12 @@ pub fn read(places: &Places) -> ExitCode {
         }
         Err(why) => told.push(format!("slskdn.yml: {why}")),
     }
+    // What an editor makes of a name without an ending.
+    for name in ["slskdn.yml", "network", "authorized_keys", "hostname"] {
+        if fat.join(format!("{name}.txt")).exists() {
+            told.push(format!("{name}.txt: not read; its name has to be {name}, without .txt"));
+        }
+    }
     let lines = told.join("\n");
     let handed = for_the_program(places, "problems", lines.as_bytes());
     if told.is_empty() {
@@ -173,10 +179,8 @@ pub fn write_back(places: &Places) -> ExitCode {
     let asked = places.node().join("card");
     let code = read_plain(&asked.join(CODE), 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let code = code.map(|code| code.trim().to_owned());
-    let is_code =
-        |code: &&String| (1..=32).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let mut failed = Vec::new();
-    if let Err(error) = tell_code(places, code.as_ref().filter(is_code)) {
+    if let Err(error) = tell_code(places, code.as_ref().filter(|code| is_code(code))) {
         failed.push(format!("the set-up code could not be written on the boot partition: {error}"));
     }
     if let Ok(taken) = read_plain(&asked.join(TAKEN), 64)
@@ -220,6 +224,18 @@ pub fn host_name(places: &Places) -> String {
         return "slskdn".to_owned();
     }
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn is_code(code: &str) -> bool {
+    (1..=32).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// The code that stands on the boot partition: who has read it there will type it after the next start.
+pub fn told_code(places: &Places) -> Option<String> {
+    let text = read_plain(&places.fat().join("set-up-code.txt"), 4096).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let code = text.lines().find_map(|line| line.strip_prefix("    "))?.trim();
+    is_code(code).then(|| code.to_owned())
 }
 
 fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
@@ -341,7 +357,9 @@ mod tests {
         assert!(got("run/slskdn-card/slskdn.yml").contains("username: me"));
         assert!(!places.at("run/systemd/network/05-slskdn.network").exists());
         put("network", b"address=10.0.0.5/8\n");
+        put("hostname.txt", b"attic\n");
         read(&places);
+        assert!(got("run/slskdn-card/problems").contains("hostname.txt: not read"));
         assert!(got("run/systemd/network/05-slskdn.network").contains("Address=10.0.0.5/8"));
     }
 
@@ -353,10 +371,12 @@ mod tests {
         std::fs::write(&asked, "bcdfg-hjkmn").unwrap();
         assert_eq!(write_back(&places), ExitCode::SUCCESS);
         assert!(std::fs::read_to_string(&file).unwrap().contains("bcdfg-hjkmn"));
+        assert_eq!(told_code(&places).as_deref(), Some("bcdfg-hjkmn"));
         // Something else than a code is not written anywhere.
         std::fs::write(&asked, "../../etc\n[2J").unwrap();
         write_back(&places);
         assert!(!file.exists());
+        assert_eq!(told_code(&places), None);
         std::fs::write(&asked, "bcdfg-hjkmn").unwrap();
         write_back(&places);
         std::fs::remove_file(&asked).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::card::{CODE, SOURCE, TAKEN, mark, secrets};
+use super::card::{self, CODE, SOURCE, TAKEN, mark, secrets};
 use super::install;
 use super::places::{Health, Places, read_plain, write_note};
 use super::usb;
@@ -102,6 +102,11 @@ impl Appliance {
         if let Err(error) = written() {
             tracing::warn!(%error, name, "nothing could be left for the boot partition");
         }
+    }
+
+    /// The code that an earlier start left on the boot partition.
+    pub fn told_code(&self) -> Option<String> {
+        card::told_code(&self.places)
     }
 
     /// Keeps the set-up code on the screen and the boot partition until it was used, and tells when disks come and go.

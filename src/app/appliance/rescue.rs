@@ -64,7 +64,10 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     if listeners.is_empty() {
         return Err("no port can be had".to_owned());
     }
-    let code = crate::web::auth::new_code().map_err(|error| error.to_string())?;
+    let code = match appliance.told_code() {
+        Some(code) => code,
+        None => crate::web::auth::new_code().map_err(|error| error.to_string())?,
+    };
     let key = crate::web::auth::new_code().map_err(|error| error.to_string())?;
     appliance.leave(CODE, Some(&code));
     say(&format!("the rescue page runs; its code is {code}"));
