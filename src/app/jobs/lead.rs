@@ -298,6 +298,8 @@ impl<'a> Lead<'a> {
             self.sweep(&job.id).await;
         }
         if from == JobState::Paused && to == JobState::Pending {
+            // Whoever lets it go on does not want to wait for what the disk refused.
+            self.tools.mender.hurry(&job.id, None);
             for fetching in work.tracks.iter().filter_map(|track| track.fetching.as_ref()) {
                 self.revive(fetching).await;
             }

@@ -243,7 +243,7 @@ impl Lead<'_> {
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let (id, cancel, mender) = (job.id.clone(), self.cancel.clone(), self.tools.mender.clone());
         let trace = self.trace(job);
-        let of = id.clone();
+        let (of, waits) = (id.clone(), mender.clone());
         self.checks.spawn(async move {
             // What was fetched for a repair has its place, and goes there as it came.
             let finished = PathBuf::from(&path);
@@ -265,7 +265,10 @@ impl Lead<'_> {
                     return (id, track, Done::Placed(Ok((name, left))));
                 }
                 Ok(Some((Placed::Later(why, pause), _))) => {
-                    rest(&cancel, pause).await;
+                    tokio::select! {
+                        () = cancel.cancelled() => {}
+                        () = waits.rest(&id, track, pause) => {}
+                    }
                     return (id, track, Done::Placed(Err(why)));
                 }
                 Ok(Some((Placed::Refused(why), _))) => return (id, track, Done::Refused(why)),
