@@ -32,6 +32,9 @@ pub enum Ending {
     Aborted,
 }
 
+/// Begins the reason of a download that the disk of this machine refused.
+pub const OWN_DISK: &str = "disk: ";
+
 /// Where a transfer stands. Text forms are slskd's, see `TransferState::name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TransferState {

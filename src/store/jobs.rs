@@ -8,14 +8,21 @@
 //!
 //! At most `limits::JOBS`: for a new one the oldest that is over is forgotten. Its manifest stays where it is.
 
+use std::time::Duration;
+
 use heed::{RoTxn, RwTxn};
 
 use super::records::{Record, decode, get, put};
-use super::tables::{Env, Table, open_table};
+use super::tables::{Env, Table, Tables, open_table};
 use super::{Store, StoreError};
 use crate::engine::jobs::work::Work;
+use crate::engine::swarm::metrics::SourceMetrics;
+use crate::engine::swarm::reputation::Reputation;
+use crate::model::id::Username;
 use crate::model::job::{Job, JobId};
 use crate::model::limits;
+use crate::model::swarm::Source;
+use crate::model::time::UnixMs;
 
 impl Record for Job {
     const NAME: &'static str = "job";
@@ -123,11 +130,30 @@ impl Store {
     pub async fn put_job(&self, job: Job, work: Work) -> Result<(), StoreError> {
         self.write(move |txn, tables| tables.jobs.put(txn, &job, &work).map(drop)).await
     }
+
+    /// Writes a job, and what it learned of users by now, both or neither; waits until it is durable.
+    pub async fn put_job_and_learn(
+        &self,
+        job: Job,
+        work: Work,
+        deeds: Vec<(Username, Reputation)>,
+        now: UnixMs,
+        half_life: Duration,
+    ) -> Result<(), StoreError> {
+        let of = |(user, deed)| (Source::Soulseek(user), SourceMetrics::default(), deed);
+        let records: Vec<_> = deeds.into_iter().map(of).collect();
+        let both = move |txn: &mut RwTxn<'_>, tables: &Tables| {
+            tables.jobs.put(txn, &job, &work)?;
+            if records.is_empty() { Ok(()) } else { tables.mesh.learn(txn, &records, now, half_life) }
+        };
+        self.write(both).await
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::jobs::deed::Deed;
     use crate::model::id::{RecordingId, ReleaseId};
     use crate::model::job::{Child, Constraints, JobState, JobTrack, MbRelease};
     use crate::model::time::UnixMs;
@@ -196,5 +222,27 @@ mod tests {
             .unwrap();
         let kept = ids(&store);
         assert_eq!((kept.len() as u64, kept.last(), kept.contains(&2)), (limits::JOBS, Some(&1), false));
+    }
+
+    #[tokio::test]
+    #[allow(clippy::float_cmp, reason = "ones and halves are exact")]
+    async fn what_a_job_learned_of_users_is_kept_with_it_and_fades() {
+        let folder = tempfile::tempdir().unwrap();
+        let half_life = Duration::from_secs(7 * 24 * 3_600);
+        let week = u64::try_from(half_life.as_millis()).unwrap();
+        let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+        let known = |user: &str| store.source(&Source::Soulseek(user.into())).unwrap().1;
+        let deeds = |list: &[(&str, Deed)]| list.iter().map(|(user, deed)| ((*user).into(), deed.counted())).collect();
+        let put = |n, list: &[(&str, Deed)], now| {
+            store.put_job_and_learn(job(n, JobState::Running), Work::new(1), deeds(list), now, half_life)
+        };
+        put(1, &[("liar", Deed::Untrue), ("honest", Deed::Kept), ("liar", Deed::Untrue)], UnixMs(week)).await.unwrap();
+        put(2, &[], UnixMs(week)).await.unwrap();
+        assert_eq!((known("liar").corrupt, known("honest").successful), (2.0, 1.0));
+        assert_eq!(known("nobody"), Reputation::default());
+        assert!(store.job(&job(2, JobState::Running).id).unwrap().is_some());
+        // Another job, a week later.
+        put(2, &[("liar", Deed::Late)], UnixMs(2 * week)).await.unwrap();
+        assert_eq!((known("liar").corrupt, known("liar").timed_out), (1.0, 1.0));
     }
 }

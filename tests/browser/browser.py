@@ -132,6 +132,10 @@ class Browser:
     def value(self, label):
         return self._act(self._field(label), lambda element: element.get_attribute("value"))
 
+    def downloads_to(self, folder):
+        """From now on files that the browser is given lie there."""
+        self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+
     # ---- Complaints ----
 
     def complaints(self):

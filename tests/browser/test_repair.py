@@ -116,6 +116,30 @@ def test_an_issue_is_fixed_from_its_page_and_undone(page, scene):
     look(page, "repair-undone")
 
 
+def test_what_the_disk_refuses_is_tried_again_when_the_owner_says_so(page, scene):
+    issue = scene.as_it_was()
+    # Nothing can be written under that name.
+    blocked = scene.storm.with_name(f".{scene.storm.name}.slskdn-new")
+    blocked.mkdir()
+    scene.box.call("POST", f"{HEALTH}/issues/{issue['issue_id']}/fix").raise_for_status()
+    page.open(scene.page_of(issue))
+    page.until("it is refused", lambda: "the copy is there and is being put in its place" in page.text, 240)
+
+    def rests():
+        page.open(scene.page_of(issue))
+        page.click("Try again now")
+        page.until("an answer", lambda: "It will be tried again." in page.text or "it is being mended" in page.text, again=False)
+        return "It will be tried again." in page.text
+    # Just then an attempt may be under way.
+    page.until("it waits for the next attempt", rests, again=False)
+    look(page, "repair-refused")
+    assert sha256(scene.storm) == scene.library.before[1, 1]
+    blocked.rmdir()
+    page.open(scene.page_of(issue))
+    page.until("the file was replaced", lambda: "done: the file was replaced" in page.text, 240)
+    assert sha256(scene.storm) == scene.good and not page.has("//button[.='Try again now']")
+
+
 def test_some_of_the_list_are_fixed_at_once(page, scene):
     scene.as_it_was()
     page.open(f"{scene.box.url}/library/issues")

@@ -149,14 +149,49 @@ def test_a_whole_album_from_one_user(house, music, kind):
     assert any("searches for" in json.dumps(line) for line in trace["events"]), trace
 
 
-def test_two_users_a_wrong_take_a_transcode_and_a_missing_track(house, music):
+def files_from(house, user):
+    """The names of the files that this user was asked for, and how each ended."""
+    return {t["filename"].replace("\\", "/").rsplit("/", 1)[1]: t["state"] for t in house.node.transfers("downloads", user)}
+
+
+def told(house, job):
+    """The notes of a job's trace."""
+    return json.dumps(house.node.get(f"/api/jobs/{job['id']}/trace")["events"], ensure_ascii=False)
+
+
+def test_a_whole_album_from_two_users_of_whom_none_has_all(house, music):
+    known = {(m, p): (title, recording) for m, p, title, _, recording in tracks(house.found)}
+    for place, (_, recording) in known.items():
+        house.catalogs.knows(recording, music[place])
+    house.peer("nicotine", "first", lambda share: house.album(share, [(1, 1), (1, 2), (2, 1)]))
+    house.peer("aioslsk", "second", lambda share: house.album(share, [(2, 2)]))
+    house.box()
+    job, got = house.over(house.start())
+    assert job["status"] == "completed" and job["progress"]["tracks_done"] == 4, job
+    # Each gave what it has, and was asked for nothing else.
+    ended = "Completed, Succeeded"
+    assert files_from(house, "first") == {"01 - Storm.flac": ended, "02 - Static.flac": ended, "01 - Sleep.flac": ended}
+    assert files_from(house, "second") == {"02 - Antennas to Heaven.flac": ended}
+    for place in ALL:
+        assert got[place]["verified_by"] == "acoustid" and not got[place].get("note"), got[place]
+        file = placed(house, got[place])
+        assert samples(file) == samples(music[place]), got[place]
+        said = tags(file)
+        assert (said["TITLE"], said["MUSICBRAINZ_TRACKID"], said["MUSICBRAINZ_ALBUMID"]) == (*known[place], RELEASE), said
+        assert (int(said["DISC"]), int(said["TRACK"])) == place and said["DATE"] == "2000-10-09", said
+    assert sorted(p.name for p in house.folder().iterdir()) == [
+        "1-01 Storm.flac", "1-02 Static.flac", "2-01 Sleep.flac", "2-02 Antennas to Heaven.flac"]
+    assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "nothing stays behind"
+
+
+def test_a_wrong_take_a_transcode_and_a_missing_track(house, music):
     known = {(m, p): recording for m, p, _, _, recording in tracks(house.found)}
     for place in [(1, 1), (1, 2), (2, 1)]:
         house.catalogs.knows(known[place], music[place])
 
     def take(share):
-        """Better placed by its free slots, but its first track is another take and its second was an MP3."""
-        house.album(share, [(1, 1), (1, 2)])
+        """The folder with most of it, asked first: but its first track is another take and its second was an MP3."""
+        house.album(share, [(1, 1), (1, 2), (2, 1)])
         folder = next(share.rglob("CD1"))
         titles = {(m, p): (title, ms) for m, p, title, ms, _ in tracks(house.found)}
         title, ms = titles[1, 1]
@@ -170,15 +205,24 @@ def test_two_users_a_wrong_take_a_transcode_and_a_missing_track(house, music):
 
     house.peer("nicotine", "liar", take)
     house.peer("aioslsk", "half", lambda share: house.album(share, [(1, 1), (1, 2)]))
-    house.peer("nicotine", "rest", lambda share: house.album(share, [(2, 1)]))
     house.box()
     job, got = house.over(house.start())
     assert job["status"] == "failed" and "Antennas to Heaven" in job["error"], job
     assert "1 of 4" in job["error"]
     assert got[2, 2]["status"] == "failed"
+    # The traps were met: both files came whole, and were heard to be what they are.
+    ended = "Completed, Succeeded"
+    assert files_from(house, "liar") == {"01 - Storm.flac": ended, "02 - Static.flac": ended, "01 - Sleep.flac": ended}
+    trace = told(house, job)
+    assert "1-1 Storm is pending: AcoustID knows it as another recording" in trace, trace
+    assert "1-2 Static is pending: it was made of a lossy copy" in trace, trace
+    # So the other one was asked for them, and these are what lies there.
+    assert files_from(house, "half") == {"01 - Storm.flac": ended, "02 - Static.flac": ended}
+    assert trace.index("asks liar for 3 files") < trace.index("asks half for "), trace
     for place in [(1, 1), (1, 2), (2, 1)]:
         assert got[place]["status"] == "completed", got[place]
         assert samples(placed(house, got[place])) == samples(music[place]), got[place]
+    assert sorted(p.name for p in house.folder().iterdir()) == ["1-01 Storm.flac", "1-02 Static.flac", "2-01 Sleep.flac"]
     assert not list((house.node.downloads / ".jobs").rglob("*.flac")), "neither the wrong take nor the transcode stays"
 
 
@@ -213,8 +257,12 @@ def test_what_no_user_has_comes_from_the_mesh(house, music, tmp_path):
             assert samples(placed(house, got[place])) == samples(music[place]), got[place]
         assert tags(placed(house, got[2, 2]))["TITLE"] == known[2, 2][0]
         assert not list((box.downloads / ".jobs").rglob("*.flac")) and box.get("/api/mesh/fetches") == []
-        told = json.dumps(box.get(f"/api/jobs/{job['id']}/trace")["events"])
-        assert "no user has Antennas to Heaven" in told, told
+        trace = told(house, job)
+        assert "no user has Antennas to Heaven" in trace, trace
+        # The other take was really fetched, whole, and heard to be one.
+        assert f"2-1 {title} is pending: AcoustID knows it as another recording" in trace, trace
+        sent = "/api/mesh/traffic-stats?window=24h"
+        assert liar.get(sent)["windows"]["24h"]["overlay_upload_bytes"] >= live.stat().st_size
         assert honest.get("/api/mesh/traffic-stats?window=24h")["windows"]["24h"]["overlay_upload_bytes"] >= music[2, 2].stat().st_size
     finally:
         honest.stop()

@@ -9,6 +9,7 @@ use crate::app::catalog::fingerprint_text;
 use crate::app::doctor::{Ground, Outcome};
 use crate::app::repair::Mender;
 use crate::engine::audio::fingerprint::{self, Verdict as Likeness};
+use crate::engine::jobs::deed::Deed;
 use crate::engine::jobs::judge::{Found, Heard, LIKELY, Verdict, judge};
 use crate::model::health::MatchedBy;
 use crate::model::id::{ContentHash, RecordingId};
@@ -31,8 +32,8 @@ const LOOKS: u32 = 4;
 /// What came of measuring a file.
 #[derive(Debug, PartialEq)]
 pub(super) enum Checked {
-    /// It was judged, and how good it is, 0 to 1.
-    Judged(Verdict, f32),
+    /// It was judged, how good it is, 0 to 1, and what it says of the user it came from.
+    Judged(Verdict, f32, Option<Deed>),
     /// It could not be measured now, and why.
     Later(String),
     /// The same, and it may be the file's fault.
@@ -53,7 +54,8 @@ pub(super) async fn patiently<F: Future<Output = Checked>>(
             checked @ (Checked::Judged(..) | Checked::Later(_)) => return checked,
         };
         if looks >= LOOKS {
-            return Checked::Judged(Verdict::Wrong(why), 0.0);
+            // Whose fault it is, nobody knows.
+            return Checked::Judged(Verdict::Wrong(why), 0.0, None);
         }
         looks += 1;
         tokio::select! {
@@ -88,7 +90,8 @@ pub(super) async fn check(
     };
     let measured = match outcome {
         Outcome::Measured(measured) => measured,
-        Outcome::Broken(why) | Outcome::Unsupported(why) => return Checked::Judged(Verdict::Wrong(why), 0.0),
+        Outcome::Broken(why) => return Checked::Judged(Verdict::Wrong(why), 0.0, Some(Deed::Untrue)),
+        Outcome::Unsupported(why) => return Checked::Judged(Verdict::Wrong(why), 0.0, None),
         Outcome::GaveUp(why) => return Checked::Unsure(why),
         Outcome::NotTried(why) => return Checked::Later(why),
     };
@@ -103,8 +106,8 @@ pub(super) async fn check(
         is_whole: measured.integrity.is_whole(),
         score: judged.quality_score,
     };
-    let (verdict, score) = (judge(&track, &found, &constraints), judged.quality_score);
-    let Some((mender, job, at)) = mends else { return Checked::Judged(verdict, score) };
+    let ((verdict, deed), score) = (judge(&track, &found, &constraints), judged.quality_score);
+    let Some((mender, job, at)) = mends else { return Checked::Judged(verdict, score, deed) };
     let for_repair = move || {
         let Some(bench) = mender.bench(&job, at)? else { return Ok(verdict) };
         let (verdict, others) = bench.judge(verdict, &measured, score);
@@ -115,7 +118,7 @@ pub(super) async fn check(
         Ok::<_, StoreError>(verdict)
     };
     match tokio::task::spawn_blocking(for_repair).await {
-        Ok(Ok(verdict)) => Checked::Judged(verdict, score),
+        Ok(Ok(verdict)) => Checked::Judged(verdict, score, deed),
         Ok(Err(error)) => Checked::Later(format!("the store cannot be used: {error}")),
         Err(error) => Checked::Later(error.to_string()),
     }
@@ -187,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_be_the_machines_fault_is_looked_at_again_and_not_for_ever() {
-        let wrong = |why: &str| Checked::Judged(Verdict::Wrong(why.to_owned()), 0.0);
+        let wrong = |why: &str| Checked::Judged(Verdict::Wrong(why.to_owned()), 0.0, None);
         let later = || Checked::Later("no memory".to_owned());
         assert_eq!(looks(0, || wrong("it is noise")).await, (1, wrong("it is noise")));
         assert_eq!(looks(2, || wrong("it is noise")).await, (3, wrong("it is noise")));

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::check::Checked;
 use super::{JobSettings, Tools, cut, manifests, random};
 use crate::app::traces::TraceJob;
+use crate::engine::jobs::deed::{self, Deed};
 use crate::engine::jobs::plan::{self, Order, Seen, Standing};
 use crate::engine::jobs::work::{Fetching, Work};
 use crate::engine::soulseek::io::{Command, Reply};
-use crate::model::id::TransferId;
+use crate::model::id::{TransferId, Username};
 use crate::model::job::{Job, JobId, JobState, JobView, TrackState};
 use crate::model::limits;
 use crate::model::trace::TraceKind;
@@ -133,12 +134,25 @@ impl<'a> Lead<'a> {
     }
 
     async fn save(&mut self, job: &mut Job, work: &Work) -> Result<(), StoreError> {
+        self.save_and_learn(job, work, Vec::new()).await
+    }
+
+    /// Keeps a job, and with it what users did for it since it was kept last: each deed counts once, whenever the program
+    /// ends.
+    async fn save_and_learn(
+        &mut self,
+        job: &mut Job,
+        work: &Work,
+        deeds: Vec<(Username, Deed)>,
+    ) -> Result<(), StoreError> {
         job.updated_at = self.now();
         for child in &mut job.children {
             child.note = child.note.take().map(|note| cut(&note));
         }
         job.error = job.error.take().map(|error| cut(&error));
-        self.tools.store.put_job(job.clone(), work.clone()).await?;
+        let deeds = deeds.into_iter().map(|(user, deed)| (user, deed.counted())).collect();
+        let half_life = self.settings.reputation.half_life;
+        self.tools.store.put_job_and_learn(job.clone(), work.clone(), deeds, job.updated_at, half_life).await?;
         if job.state.is_over() {
             self.write_down(job).await;
             let (mender, over) = (self.tools.mender.clone(), job.clone());
@@ -284,6 +298,8 @@ impl<'a> Lead<'a> {
             self.sweep(&job.id).await;
         }
         if from == JobState::Paused && to == JobState::Pending {
+            // Whoever lets it go on does not want to wait for what the disk refused.
+            self.tools.mender.hurry(&job.id, None);
             for fetching in work.tracks.iter().filter_map(|track| track.fetching.as_ref()) {
                 self.revive(fetching).await;
             }
@@ -355,11 +371,11 @@ impl<'a> Lead<'a> {
         };
         let before = (job.clone(), work.clone());
         self.find_meshed(&mut job, &mut work).await;
-        let seen = self.see(&job, &work).await?;
+        let (seen, deeds) = self.see(&job, &work).await?;
         let orders = plan::tick(&mut job, &mut work, &seen, &self.settings.rules, self.now());
         if (&job, &work) != (&before.0, &before.1) {
             self.tell(&before.0, &job);
-            self.save(&mut job, &work).await?;
+            self.save_and_learn(&mut job, &work, deeds).await?;
         }
         if job.state.is_over() {
             self.over(&job).await;
@@ -387,7 +403,9 @@ impl<'a> Lead<'a> {
         }
     }
 
-    async fn see(&self, job: &Job, work: &Work) -> Result<Seen, StoreError> {
+    /// What there is to see, and what it says of users.
+    async fn see(&self, job: &Job, work: &Work) -> Result<(Seen, Vec<(Username, Deed)>), StoreError> {
+        let mut deeds = Vec::new();
         let mut seen = Seen { busy: self.busy.get(&job.id).cloned().unwrap_or_default(), ..Seen::default() };
         if let Some(search) = work.search {
             // Without its answers, which may be many.
@@ -406,13 +424,13 @@ impl<'a> Lead<'a> {
                 continue;
             }
             let standing = match (&track.fetching, &track.mesh) {
-                (Some(fetching), _) => self.standing(fetching).await?,
+                (Some(fetching), _) => self.standing(fetching, &mut deeds).await?,
                 (None, Some(mesh)) => self.mesh_standing(mesh, job).await,
                 (None, None) => Some(Standing::Unknown),
             };
             seen.downloads.extend(standing.map(|standing| (at, standing)));
         }
-        Ok(seen)
+        Ok((seen, deeds))
     }
 
     async fn record(&self, id: TransferId) -> Result<Option<Transfer>, StoreError> {
@@ -424,7 +442,11 @@ impl<'a> Lead<'a> {
     }
 
     /// `None`: the engine cannot be asked now.
-    async fn standing(&self, fetching: &Fetching) -> Result<Option<Standing>, StoreError> {
+    async fn standing(
+        &self,
+        fetching: &Fetching,
+        deeds: &mut Vec<(Username, Deed)>,
+    ) -> Result<Option<Standing>, StoreError> {
         let (user, path, id) = (fetching.user.clone(), fetching.path.clone(), fetching.transfer);
         let live = self.tools.node.look(move |node, _| match id {
             Some(id) => node.transfer(Direction::Download, id).cloned(),
@@ -444,7 +466,9 @@ impl<'a> Lead<'a> {
                     Some(path) => Standing::Finished(path),
                     None => Standing::Unknown,
                 },
-                TransferState::Completed(_) => {
+                TransferState::Completed(ending) => {
+                    let deed = deed::of_ending(ending, transfer.reason.as_deref());
+                    deeds.extend(deed.map(|deed| (transfer.user.clone(), deed)));
                     let reason = transfer.reason.unwrap_or_else(|| transfer.state.name().to_owned());
                     Standing::Ended(format!("{}: {reason}", transfer.user))
                 }
@@ -463,8 +487,14 @@ impl<'a> Lead<'a> {
             return Ok(());
         }
         let before = job.clone();
+        let mut deeds = Vec::new();
         let orders = match done {
-            Done::Checked(Checked::Judged(verdict, score)) => {
+            Done::Checked(Checked::Judged(verdict, score, deed)) => {
+                let fetching = work.tracks.get(track).and_then(|track| track.fetching.clone());
+                if let (Some(deed), Some(fetching)) = (deed, fetching) {
+                    let sender = self.sender(&fetching).await?;
+                    deeds.extend(sender.map(|user| (user, deed)));
+                }
                 plan::on_judged(&mut job, &mut work, track, verdict, score)
             }
             Done::Checked(Checked::Later(why) | Checked::Unsure(why)) => {
@@ -488,11 +518,18 @@ impl<'a> Lead<'a> {
             }
         };
         self.tell(&before, &job);
-        self.save(&mut job, &work).await?;
+        self.save_and_learn(&mut job, &work, deeds).await?;
         for order in orders {
             self.perform(order, &mut job, &mut work).await?;
         }
         Ok(())
+    }
+
+    /// The one user that a finished download came from: not always who was asked first. `None`: several, or mesh peers.
+    async fn sender(&self, fetching: &Fetching) -> Result<Option<Username>, StoreError> {
+        let Some(id) = fetching.transfer else { return Ok(None) };
+        let transfer = self.record(id).await?.filter(|transfer| deed::is_of_one(transfer.rung));
+        Ok(transfer.map(|transfer| transfer.user))
     }
 
     /// Nothing of a job that is over stays behind.

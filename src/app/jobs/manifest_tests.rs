@@ -9,6 +9,7 @@ use super::{JobSettings, place, yaml};
 use crate::app::apply::Folders;
 use crate::engine::jobs::plan::Rules;
 use crate::engine::manifest;
+use crate::engine::swarm::reputation::ReputationSettings;
 use crate::model::id::{RecordingId, ReleaseId};
 use crate::model::job::{Child, Constraints, Job, JobId, JobState, JobTrack, MbRelease, Proof, TrackState};
 use crate::model::limits;
@@ -20,7 +21,8 @@ const NOW: UnixMs = UnixMs(1_795_268_412_007);
 fn settings(dir: &std::path::Path) -> JobSettings {
     let folders = Folders { data: dir.into(), downloads: dir.join("downloads"), incomplete: dir.join("incomplete") };
     let manifests = Manifests::new(Some(dir.join("jobs")));
-    JobSettings { rules: Rules::default(), folders, roots: Vec::new(), manifests, write_tags: true }
+    let (rules, reputation) = (Rules::default(), ReputationSettings::default());
+    JobSettings { rules, folders, roots: Vec::new(), manifests, write_tags: true, reputation }
 }
 
 /// Any text that a job can hold, the nasty ones included.

@@ -22,7 +22,7 @@ use self::manifests::Manifests;
 use super::apply::Folders;
 use super::catalog;
 use super::doctor::service::Doctor;
-use super::mesh::MeshService;
+use super::mesh::{MeshService, reputation_settings};
 use super::repair::Mender;
 use super::rescue::RescueService;
 use super::soulseek::NodeHandle;
@@ -30,6 +30,7 @@ use super::traces::Traces;
 use crate::engine::jobs::plan::Rules;
 use crate::engine::jobs::{place as places, reference};
 use crate::engine::manifest;
+use crate::engine::swarm::reputation::ReputationSettings;
 use crate::model::catalog::{Release, TrackInRelease};
 use crate::model::config::Config;
 use crate::model::job::{
@@ -75,6 +76,8 @@ pub struct JobSettings {
     pub manifests: Manifests,
     /// The tags of finished files are written.
     pub write_tags: bool,
+    /// How users are trusted that jobs met before.
+    pub reputation: ReputationSettings,
 }
 
 impl JobSettings {
@@ -90,6 +93,7 @@ impl JobSettings {
             roots: shared.chain(library).collect(),
             manifests: Manifests::new(jobs.manifests.then(|| folders.data.join(&jobs.manifests_path))),
             write_tags: jobs.write_tags,
+            reputation: reputation_settings(config),
         }
     }
 }

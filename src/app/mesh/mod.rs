@@ -510,12 +510,18 @@ fn swarm_settings(config: &Config) -> SwarmSettings {
         rebalance_interval: Duration::from_secs(swarm.rebalance_interval_s),
         rebalance_chunks: swarm.rebalance_chunks,
         rebalance_threshold: of(swarm.rebalance_threshold_milli),
-        reputation: ReputationSettings {
-            enabled: swarm.reputation,
-            quarantine_threshold: of(swarm.quarantine_milli),
-            half_life: Duration::from_secs(swarm.half_life_days.saturating_mul(24 * 3_600)),
-        },
+        reputation: reputation_settings(config),
         seed: 1,
+    }
+}
+
+/// As the scheduler and jobs want it.
+pub(crate) fn reputation_settings(config: &Config) -> ReputationSettings {
+    let swarm = &config.swarm;
+    ReputationSettings {
+        enabled: swarm.reputation,
+        quarantine_threshold: f64::from(swarm.quarantine_milli) / 1_000.0,
+        half_life: Duration::from_secs(swarm.half_life_days.saturating_mul(24 * 3_600)),
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Inner {
     hands: Mutex<()>,
     /// How often the disk refused the finished file of a track, of jobs that are not over.
     refused: Mutex<BTreeMap<(JobId, usize), u32>>,
+    /// Those of them that wait for their next attempt, to be woken when the owner asks for it.
+    resting: Mutex<BTreeMap<(JobId, usize), Arc<Notify>>>,
     /// Something is to be told to library and shares.
     pub(super) news: Notify,
 }
@@ -120,6 +122,7 @@ impl Mender {
             improvement_min,
             hands: Mutex::default(),
             refused: Mutex::default(),
+            resting: Mutex::default(),
             news: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -132,6 +135,10 @@ impl Mender {
 
     pub(super) fn refused(&self) -> MutexGuard<'_, BTreeMap<(JobId, usize), u32>> {
         self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn resting(&self) -> MutexGuard<'_, BTreeMap<(JobId, usize), Arc<Notify>>> {
+        self.inner.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn store(&self) -> &Store {

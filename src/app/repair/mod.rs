@@ -198,6 +198,15 @@ impl RepairService {
         let mut begun = Begun::default();
         let mut cases = Vec::new();
         for issue in unique {
+            if !wish.by_itself
+                && let Some(job) = self.hurried(issue).await?
+            {
+                if !begun.jobs.contains(&job) {
+                    begun.jobs.push(job.clone());
+                }
+                begun.begun.push((issue, job));
+                continue;
+            }
             match look::look(self.mender(), &self.inner.parts.catalog, issue).await {
                 Ok(case) => cases.push(case),
                 Err(why) => begun.refused.push((issue, why)),
@@ -217,6 +226,17 @@ impl RepairService {
             }
         }
         Ok(begun)
+    }
+
+    /// If the repair of an issue rests because the disk refused it, it is tried again now: by this job.
+    async fn hurried(&self, issue: IssueId) -> Result<Option<JobId>, Refusal> {
+        let store = self.mender().store().clone();
+        let row = blocking(move || store.repair(issue)).await?.map_err(unreadable)?;
+        let Some(row) = row.filter(|row| matches!(row.state, RepairState::Fetching | RepairState::Swapping)) else {
+            return Ok(None);
+        };
+        let Some(track) = row.track.and_then(|track| usize::try_from(track).ok()) else { return Ok(None) };
+        Ok(self.mender().hurry(&row.job, Some(track)).then_some(row.job))
     }
 
     /// Waits a moment for the library to know what repairs did last to the files of these issues: of a file just put back it

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::mender::{Mender, Placed, groups, joined, os};
 use super::swap::{Folder, FolderError};
@@ -37,6 +40,30 @@ impl Mender {
         let times = refused.entry((job.clone(), track)).or_default();
         *times = times.saturating_add(1);
         (*times, turn::pause(*times))
+    }
+
+    /// Waits for the next attempt at what [`Placed::Later`] told of: until the pause is over, or the owner wants it now.
+    pub async fn rest(&self, job: &JobId, track: usize, pause: Duration) {
+        let (woken, key) = (Arc::new(Notify::new()), (job.clone(), track));
+        self.resting().insert(key.clone(), woken.clone());
+        let _ = tokio::time::timeout(pause, woken.notified()).await;
+        self.resting().remove(&key);
+    }
+
+    /// The owner wants another attempt now: whoever rests before it is woken, and refusals are counted anew. `track`: of
+    /// this one alone. Whether anybody rested.
+    pub fn hurry(&self, job: &JobId, track: Option<usize>) -> bool {
+        let is_meant = |(of, at): &(JobId, usize)| of == job && track.is_none_or(|track| track == *at);
+        let resting: Vec<_> =
+            self.resting().iter().filter(|(key, _)| is_meant(key)).map(|(_, woken)| woken.clone()).collect();
+        if resting.is_empty() {
+            return false;
+        }
+        self.refused().retain(|key, _| !is_meant(key));
+        for woken in resting {
+            woken.notify_one();
+        }
+        true
     }
 
     /// The finished file of a track could not be put in the place of what these issues are about, and why. After many

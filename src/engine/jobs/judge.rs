@@ -4,6 +4,7 @@
 //! (SPEC-FACTS C27). What nothing contradicts is taken, and it is kept how little speaks for it.
 
 use super::TOLERANCE_MS;
+use super::deed::Deed;
 use crate::model::id::RecordingId;
 use crate::model::job::{Constraints, JobTrack, Proof};
 use crate::model::variant::Codec;
@@ -54,31 +55,32 @@ pub enum Verdict {
     Wrong(String),
 }
 
-/// Judges a file.
-pub fn judge(track: &JobTrack, found: &Found, constraints: &Constraints) -> Verdict {
+/// Judges a file, and says what it says of the user it came from.
+pub fn judge(track: &JobTrack, found: &Found, constraints: &Constraints) -> (Verdict, Option<Deed>) {
+    let untrue = |why| (Verdict::Wrong(why), Some(Deed::Untrue));
     if !found.is_whole {
-        return Verdict::Wrong("it does not decode to its end".to_owned());
+        return untrue("it does not decode to its end".to_owned());
     }
     if let Some(wanted) = track.duration_ms
         && wanted.abs_diff(found.duration_ms) > TOLERANCE_MS
     {
         let seconds = |ms: u64| ms / 1_000;
-        return Verdict::Wrong(format!("it lasts {} s instead of {} s", seconds(found.duration_ms), seconds(wanted)));
+        return untrue(format!("it lasts {} s instead of {} s", seconds(found.duration_ms), seconds(wanted)));
     }
     let (proof, doubt) = match identity(track, found) {
         Ok(proof) => proof,
-        Err(why) => return Verdict::Wrong(why),
+        Err(why) => return untrue(why),
     };
     if found.is_transcode {
         let why = "it was made of a lossy copy".to_owned();
-        return if constraints.allow_lossy { Verdict::Poor(proof, why) } else { Verdict::Wrong(why) };
+        return if constraints.allow_lossy { (Verdict::Poor(proof, why), Some(Deed::Untrue)) } else { untrue(why) };
     }
     if !found.codec.is_lossless() && !constraints.allow_lossy {
-        return Verdict::Wrong(format!("it is {}, and lossy copies are not wanted", found.codec.name()));
+        return (Verdict::Wrong(format!("it is {}, and lossy copies are not wanted", found.codec.name())), None);
     }
     match doubt {
-        Some(why) => Verdict::Poor(proof, why),
-        None => Verdict::Right(proof),
+        Some(why) => (Verdict::Poor(proof, why), None),
+        None => (Verdict::Right(proof), Some(Deed::Kept)),
     }
 }
 
@@ -124,7 +126,7 @@ mod tests {
     }
 
     fn check(found: &Found, constraints: &Constraints) -> Verdict {
-        judge(&track(1, 1, "T", "A", 100), found, constraints)
+        judge(&track(1, 1, "T", "A", 100), found, constraints).0
     }
 
     #[test]
@@ -164,5 +166,25 @@ mod tests {
         let lossy = Found { codec: Codec::Mp3, ..found() };
         assert_eq!(check(&lossy, &any), Verdict::Right(Proof::Length));
         assert!(matches!(check(&lossy, &strict), Verdict::Wrong(_)));
+    }
+
+    #[test]
+    fn only_what_the_user_is_to_blame_for_is_the_users_deed() {
+        let any = Constraints::default();
+        let strict = Constraints { allow_lossy: false, ..any.clone() };
+        let deed = |found: Found, constraints: &Constraints| judge(&track(1, 1, "T", "A", 100), &found, constraints).1;
+        assert_eq!(deed(found(), &any), Some(Deed::Kept));
+        for untrue in [
+            Found { is_whole: false, ..found() },
+            Found { duration_ms: 200_000, ..found() },
+            Found { same_sound: Some(false), ..found() },
+            Found { is_transcode: true, ..found() },
+        ] {
+            assert_eq!(deed(untrue.clone(), &any), Some(Deed::Untrue), "{untrue:?}");
+            assert_eq!(deed(untrue, &strict), Some(Deed::Untrue));
+        }
+        let lossy = Found { codec: Codec::Mp3, ..found() };
+        assert_eq!((deed(lossy.clone(), &any), deed(lossy, &strict)), (Some(Deed::Kept), None), "the owner's wish");
+        assert_eq!(deed(Found { tagged: Some(RecordingId(99)), ..found() }, &any), None, "nothing is proven");
     }
 }

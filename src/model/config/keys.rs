@@ -411,7 +411,12 @@ pub const KEYS: &[Key] = &[
         "true",
         "Tell mesh peers which recordings are shared, in which quality, and keep what they tell; no names or folders.",
     ),
-    key("mesh.reputation.enabled", Kind::Bool, "true", "Remember how mesh peers behaved, and avoid bad ones."),
+    key(
+        "mesh.reputation.enabled",
+        Kind::Bool,
+        "true",
+        "Remember how mesh peers and users of jobs behaved, and avoid bad ones.",
+    ),
     key(
         "mesh.reputation.quarantine_threshold",
         Kind::Text,

@@ -11,6 +11,7 @@ use crate::app::jobs::tag::{self, Tagged, Tagging};
 use crate::app::jobs::{Tools, place, random};
 use crate::app::repair::{Kept, Placed};
 use crate::app::tags;
+use crate::engine::jobs::deed;
 use crate::engine::jobs::offer;
 use crate::engine::jobs::place::file_name;
 use crate::engine::jobs::plan::{self, Order};
@@ -110,14 +111,14 @@ impl Lead<'_> {
         let responses = found.map(|(_, responses)| responses).unwrap_or_default();
         let tools = self.tools.clone();
         let spec = job.spec.clone();
+        let (now, trust) = (self.now(), self.settings.reputation);
         let look = tokio::task::spawn_blocking(move || {
             let mut offers = Vec::new();
             for response in &responses {
                 let badges = badges(&tools, response);
                 let source = Source::Soulseek(response.user.clone());
                 let (_, known) = tools.store.source(&source)?;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1,000")]
-                let reputation = (known.score().clamp(0.0, 1.0) * 1_000.0) as u16;
+                let reputation = deed::milli(known, now, &trust);
                 offer::merge(&mut offers, offer::offers_of(&spec, response, &badges, reputation));
             }
             Ok(Some(offers))
@@ -242,7 +243,7 @@ impl Lead<'_> {
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let (id, cancel, mender) = (job.id.clone(), self.cancel.clone(), self.tools.mender.clone());
         let trace = self.trace(job);
-        let of = id.clone();
+        let (of, waits) = (id.clone(), mender.clone());
         self.checks.spawn(async move {
             // What was fetched for a repair has its place, and goes there as it came.
             let finished = PathBuf::from(&path);
@@ -264,7 +265,10 @@ impl Lead<'_> {
                     return (id, track, Done::Placed(Ok((name, left))));
                 }
                 Ok(Some((Placed::Later(why, pause), _))) => {
-                    rest(&cancel, pause).await;
+                    tokio::select! {
+                        () = cancel.cancelled() => {}
+                        () = waits.rest(&id, track, pause) => {}
+                    }
                     return (id, track, Done::Placed(Err(why)));
                 }
                 Ok(Some((Placed::Refused(why), _))) => return (id, track, Done::Refused(why)),

@@ -1,6 +1,7 @@
 //! What the disk refuses, and what becomes of it; and whose the new file is.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::time::Duration;
 
 use super::*;
 use crate::app::repair::Kept;
@@ -24,6 +25,46 @@ fn what_the_disk_refuses_is_given_up_in_the_end() {
     // Another wish begins to count anew.
     world.begin(&["a/song.flac"], Manner::Backup);
     assert!(matches!(world.place(), Placed::Later(..)));
+    fs::remove_dir(&blocked).unwrap();
+    assert!(matches!(world.place(), Placed::Swapped(..)));
+}
+
+#[test]
+fn whoever_asks_again_does_not_wait_for_the_pause() {
+    let world = World::new(&[("a/song.flac", BAD)]);
+    world.begin(&["a/song.flac"], Manner::Backup);
+    let blocked = world.at("a/.song.flac.slskdn-new");
+    fs::create_dir(&blocked).unwrap();
+    let refused = || match world.place() {
+        Placed::Later(_, pause) => pause,
+        other => panic!("{other:?}"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let clock = tokio::time::Instant::now;
+    let mut first = None;
+    for track in [Some(0), None] {
+        let pauses: Vec<Duration> = (0..8).map(|_| refused()).collect();
+        // Counted anew each time, or the next refusal would be the last.
+        assert_eq!((*first.get_or_insert(pauses[0]), pauses[7]), (pauses[0], turn::PAUSE_MAX), "{pauses:?}");
+        assert!(!world.mender.hurry(&world.job, track), "nobody rests");
+        let took = runtime.block_on(async {
+            let (began, other) = (clock(), JobId::from_random(8));
+            let asks = async {
+                assert!(!world.mender.hurry(&other, None) && !world.mender.hurry(&world.job, Some(1)));
+                assert!(world.mender.hurry(&world.job, track));
+            };
+            tokio::join!(biased; world.mender.rest(&world.job, 0, turn::PAUSE_MAX), asks);
+            began.elapsed()
+        });
+        assert_eq!(took, Duration::ZERO, "the pause was not waited for");
+    }
+    // Without the owner it lasts as long as it is to.
+    let took = runtime.block_on(async {
+        let began = clock();
+        world.mender.rest(&world.job, 0, turn::PAUSE_MAX).await;
+        began.elapsed()
+    });
+    assert_eq!(took, turn::PAUSE_MAX);
     fs::remove_dir(&blocked).unwrap();
     assert!(matches!(world.place(), Placed::Swapped(..)));
 }

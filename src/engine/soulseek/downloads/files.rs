@@ -7,7 +7,7 @@ use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, Rec
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
 use crate::model::id::TransferId;
-use crate::model::transfer::{Ending, Partial, Rung, Transfer};
+use crate::model::transfer::{Ending, OWN_DISK, Partial, Rung, Transfer};
 
 /// Time without a byte after which a transfer is stopped (RELIABILITY-FACTS 4, row 3).
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -141,7 +141,7 @@ impl Downloads {
                 let reason = format!("{user} has other bytes than those already here");
                 self.give_up_or_begin_anew(id, Ending::Errored, reason, turn);
             }
-            (ReceiveEnd::DiskError(error), _) => self.fail(id, Ending::Errored, format!("disk: {error}"), turn),
+            (ReceiveEnd::DiskError(error), _) => self.fail(id, Ending::Errored, format!("{OWN_DISK}{error}"), turn),
             (_, Some(Stop::Superseded)) => self.ready(id, None, turn),
             (_, Some(Stop::Stalled)) => {
                 self.fail(id, Ending::TimedOut, format!("{user} sent nothing for {} s", STALL.as_secs()), turn);
@@ -214,7 +214,7 @@ impl Downloads {
             download.misplaced = 0;
             discard(&mut download.record, turn);
         }
-        self.fail(id, Ending::Errored, format!("disk: {error}"), turn);
+        self.fail(id, Ending::Errored, format!("{OWN_DISK}{error}"), turn);
     }
 
     /// No room. Costs no attempt; nothing is asked for or taken until one download got further.

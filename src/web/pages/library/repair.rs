@@ -54,6 +54,8 @@ pub(super) struct Section {
     pub(super) began_at: Moment,
     pub(super) ended_at: Option<Moment>,
     pub(super) can_undo: bool,
+    /// The disk may have refused it, and the owner may not want to wait for the next attempt.
+    pub(super) can_hurry: bool,
     /// Why there is no button to undo it, where one would be looked for.
     pub(super) stays: Option<String>,
     /// Something is still to happen.
@@ -143,6 +145,7 @@ pub(super) async fn section(desktop: &Desktop, issue: IssueId) -> Option<Section
         began_at: show::moment(repair.began_at),
         ended_at: repair.ended_at.map(show::moment),
         can_undo: refusal.is_none(),
+        can_hurry: repair.state == RepairState::Swapping,
         stays: stays.map(|why| format!("This cannot be undone: {}", show::visible(why))),
         is_live: repair.state.is_live(),
     })
@@ -249,7 +252,8 @@ pub(in crate::web::pages) async fn fix(desktop: Desktop, fields: Fields) -> Resp
     if fields.get("sure").is_empty() {
         confirm(&desktop, &ids).await
     } else {
-        begin(&desktop, ids, !fields.get("keep_tags").is_empty()).await
+        let word = if fields.get("again").is_empty() { "fix_begun" } else { "retried" };
+        begin(&desktop, ids, !fields.get("keep_tags").is_empty(), word).await
     }
 }
 
@@ -267,7 +271,8 @@ async fn confirm(desktop: &Desktop, ids: &[IssueId]) -> Response {
     html(&FixPage { head, sentences: sentences(&kinds, &settings), rows, replaces, back: home(ids) })
 }
 
-async fn begin(desktop: &Desktop, issues: Vec<IssueId>, keep_tags: bool) -> Response {
+/// `word`: what is said of an issue alone.
+async fn begin(desktop: &Desktop, issues: Vec<IssueId>, keep_tags: bool, word: &'static str) -> Response {
     let (back, alone) = (home(&issues), issues.len() == 1);
     let wish = RepairRequest::Fix { issues, keep_tags };
     let begun = match answer_or_return!(desktop, desktop.web.desk.repair(wish).await) {
@@ -277,7 +282,7 @@ async fn begin(desktop: &Desktop, issues: Vec<IssueId>, keep_tags: bool) -> Resp
     if alone {
         return match begun.refused.first() {
             Some((_, why)) => desktop.problem(StatusCode::CONFLICT, &show::visible(why)),
-            None => desktop.done(back, "fix_begun"),
+            None => desktop.done(back, word),
         };
     }
     let mut page = FixedPage {
