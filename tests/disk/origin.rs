@@ -1,5 +1,6 @@
 //! The end of a user's file beside that of one that is here.
 
+use slskdn::disk::pool::Pool;
 use slskdn::engine::soulseek::io::Compared;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +25,9 @@ async fn ask(
     sends: impl FnOnce(usize) -> Vec<u8>,
 ) -> (usize, Compared) {
     // One block is enough: whoever held one and waited for another could wait for ever.
-    let rig = Rig::with_blocks(1, |_| {});
+    let pool = Pool::new(2);
+    let _other = pool.take().await;
+    let rig = Rig::with_pool(pool, |_| {});
     let path = rig.pump.config().downloads.join("song.flac");
     std::fs::write(&path, ours).unwrap();
     change(&path);

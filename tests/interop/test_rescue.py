@@ -137,7 +137,7 @@ def uploads(world):
 
 def counts(world):
     """What the metrics tell of rescues: by name and label."""
-    rows = re.findall(r'^slskdn_rescue_(\w+)\{name="(\w+)"\} (\d+)$', world.box.call("GET", "/metrics").text, re.MULTILINE)
+    rows = re.findall(r'^slskdn_rescue_(\w+)\{name="(\w+)"\} (\d+)$', world.box.metrics(), re.MULTILINE)
     return {(name, label): int(count) for name, label, count in rows}
 
 

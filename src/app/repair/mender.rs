@@ -15,6 +15,7 @@ use heed::RwTxn;
 use tokio::sync::Notify;
 
 use super::bench::{Bench, Waiting};
+use super::count::Counts;
 use super::refused::Hindrance;
 use super::swap::{Bytes, Folder, NAMES, Names, Outcome, Pair};
 use crate::app::doctor::Ground;
@@ -44,6 +45,7 @@ pub(super) struct Inner {
     hands: Mutex<()>,
     /// How often the disk refused the finished file of a track, of jobs that are not over.
     refused: Mutex<BTreeMap<(JobId, usize), u32>>,
+    pub(super) counts: Counts,
     /// Something is to be told to library and shares.
     pub(super) news: Notify,
 }
@@ -120,6 +122,7 @@ impl Mender {
             improvement_min,
             hands: Mutex::default(),
             refused: Mutex::default(),
+            counts: Counts::default(),
             news: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -304,7 +307,17 @@ impl Mender {
             return Ok(());
         }
         let now = self.now();
-        self.store().write_blocking(move |txn, tables| rows.iter().try_for_each(|row| write(txn, tables, row, now)))?;
+        let turned = self.store().write_blocking(move |txn, tables| {
+            let mut turned = Vec::new();
+            for row in &rows {
+                let before = tables.repairs.repair(txn, row.issue)?.map(|before| before.state);
+                write(txn, tables, row, now)?;
+                let before = before.filter(|before| before.name() != row.state.name());
+                turned.extend(before.map(|before| (before, row.clone())));
+            }
+            Ok(turned)
+        })?;
+        self.inner.counts.turned(&turned);
         self.inner.news.notify_one();
         Ok(())
     }
