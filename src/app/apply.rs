@@ -17,6 +17,7 @@ use crate::model::config::Config;
 use crate::model::health::{HealthSummary, LocalPath};
 use crate::model::id::Username;
 use crate::model::mesh::MeshView;
+use crate::model::repair::RepairCounts;
 use crate::model::rescue::{RescueCounts, TrafficView};
 use crate::model::units::KIB;
 use crate::net::soulseek::{Deadlines, NetSettings};
@@ -255,10 +256,10 @@ impl Applier {
         store: &crate::store::Stats,
         doctor: (Figures, HealthSummary),
         mesh: &MeshView,
-        rescue: (&RescueCounts, &TrafficView),
+        helped: (&RescueCounts, &TrafficView, RepairCounts),
     ) -> String {
         let node = self.node.look(Node::view).await.unwrap_or_default();
-        super::publish::metrics(self, node, store, doctor, mesh, rescue).await
+        super::publish::metrics(self, node, store, doctor, mesh, helped).await
     }
 
     /// What runs.

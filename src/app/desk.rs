@@ -459,7 +459,8 @@ impl Desk {
         let health = self.read(|store| store.read(|txn, tables| tables.library.summary(txn, None))).await?;
         let (counts, traffic) = (self.rescue.counts(), self.rescue.traffic());
         let doctor = (self.doctor.figures(), health);
-        Ok(self.applier.metrics(&stats, doctor, &self.mesh.view(), (&counts, &traffic)).await)
+        let helped = (&counts, &traffic, self.repair.counts());
+        Ok(self.applier.metrics(&stats, doctor, &self.mesh.view(), helped).await)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::engine::soulseek::node::{Node, NodeView};
 use crate::model::health::{HealthSummary, IssueKind};
 use crate::model::limits;
 use crate::model::mesh::MeshView;
+use crate::model::repair::RepairCounts;
 use crate::model::rescue::{RescueCounts, TrafficView};
 use crate::model::time::UnixMs;
 use crate::model::units::{Bytes, MIB};
@@ -183,7 +184,7 @@ pub async fn metrics(
     store: &Stats,
     (doctor, health): (Figures, HealthSummary),
     mesh: &MeshView,
-    (rescue, traffic): (&RescueCounts, &TrafficView),
+    (rescue, traffic, repairs): (&RescueCounts, &TrafficView, RepairCounts),
 ) -> String {
     let mut registry = Registry::with_prefix("slskdn");
     let value = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -261,6 +262,7 @@ pub async fn metrics(
     }
     mesh_gauges(mesh, &mut gauge);
     rescue_gauges(rescue, traffic, &mut gauge);
+    repair_gauges(repairs, &mut gauge);
     let free = applier.parts().pump.disk().pool().permits().available_permits() as u64;
     gauge(
         "buffers",
@@ -329,6 +331,14 @@ fn rescue_gauges(
         (violation.name(), u64::from(holds))
     });
     gauge("fairness_violations", "Rules that are broken now", None, &broken);
+}
+
+fn repair_gauges(repairs: RepairCounts, gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)])) {
+    let RepairCounts { begun, done, failed, undone, took_ms } = repairs;
+    let rows = [("begun", begun), ("done", done), ("failed", failed), ("undone", undone)];
+    gauge("repairs", "Issues of the library that were mended since start, by how it went", None, &rows);
+    let help = "Thousandths of a second from the wish to the end of those that were done, since start";
+    gauge("repairs_took", help, None, &[("milliseconds", took_ms)]);
 }
 
 fn trace_gauges(traces: &TraceCounts, gauge: &mut impl FnMut(&str, &str, Option<Unit>, &[(&'static str, u64)])) {

@@ -199,6 +199,21 @@ impl Repair {
     }
 }
 
+/// How repairs went since the program began; an issue that is mended twice counts twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairCounts {
+    /// Issues that a job was begun for.
+    pub begun: u64,
+    /// Of these and of those begun earlier: a better copy lies in its place.
+    pub done: u64,
+    /// Nothing was changed.
+    pub failed: u64,
+    /// The old file was put back.
+    pub undone: u64,
+    /// Milliseconds from the wish to the end, sum of those that were done.
+    pub took_ms: u64,
+}
+
 /// What came of wanting issues mended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begun {

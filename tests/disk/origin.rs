@@ -1,5 +1,6 @@
 //! The end of a user's file beside that of one that is here.
 
+use slskdn::disk::pool::Pool;
 use slskdn::engine::soulseek::io::Compared;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +24,10 @@ async fn ask(
     change: impl FnOnce(&std::path::Path),
     sends: impl FnOnce(usize) -> Vec<u8>,
 ) -> (usize, Compared) {
-    let rig = Rig::with(|_| {});
+    // One block is enough: whoever held one and waited for another could wait for ever.
+    let pool = Pool::new(2);
+    let _other = pool.take().await;
+    let rig = Rig::with_pool(pool, |_| {});
     let path = rig.pump.config().downloads.join("song.flac");
     std::fs::write(&path, ours).unwrap();
     change(&path);

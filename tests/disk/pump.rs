@@ -37,6 +37,10 @@ impl Rig {
     }
 
     pub(super) fn with(change: impl FnOnce(&mut PumpConfig)) -> Self {
+        Self::with_pool(Pool::new(64), change)
+    }
+
+    pub(super) fn with_pool(pool: Pool, change: impl FnOnce(&mut PumpConfig)) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut config = PumpConfig {
             incomplete: scratch.path().join("incomplete"),
@@ -47,7 +51,7 @@ impl Rig {
         std::fs::create_dir(&config.incomplete).unwrap();
         std::fs::create_dir(&config.downloads).unwrap();
         change(&mut config);
-        let (disk, _) = Disk::start(Backend::Auto, Pool::new(64)).unwrap();
+        let (disk, _) = Disk::start(Backend::Auto, pool).unwrap();
         let (events, heard) = mpsc::channel(10_000);
         let pump = Pump::new(disk, Limiter::new(0, 0), config, checks());
         Self { scratch, pump, events, heard, stop: CancellationToken::new() }

@@ -77,7 +77,7 @@ class Catalogs:
     """MusicBrainz, AcoustID and nothing else."""
 
     def __init__(self, found):
-        self.sounds, self.asked = {}, []
+        self.sounds, self.recordings, self.asked = {}, {}, []
         here = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -93,6 +93,8 @@ class Catalogs:
                 here.asked.append(self.path)
                 if self.path.startswith(f"/mb/release/{RELEASE}"):
                     self.answer(200, found)
+                elif self.path.startswith("/mb/recording/") and self.path[14:50] in here.recordings:
+                    self.answer(200, here.recordings[self.path[14:50]])
                 elif self.path.startswith("/mb/url") and "release%2F1" in self.path:
                     self.answer(200, {"relations": [{"type": "discogs", "release": {"id": RELEASE}}]})
                 else:
@@ -106,7 +108,7 @@ class Catalogs:
                 heard = words(form["fingerprint"][0])
                 here.asked.append("lookup")
                 results = [{"id": f"{n:08x}-0000-4000-8000-000000000000", "score": 1 - rate,
-                            "recordings": [{"id": recording}]}
+                            "recordings": [here.short(recording)]}
                            for n, (recording, known) in enumerate(here.sounds.items())
                            if (rate := error_rate(heard, known)) < 0.1]
                 self.answer(200, {"status": "ok", "results": sorted(results, key=lambda r: -r["score"])})
@@ -117,6 +119,16 @@ class Catalogs:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def short(self, recording):
+        """A recording as AcoustID names it."""
+        known = self.recordings.get(recording)
+        return {"id": recording, **({"duration": known["length"] / 1000, "title": known["title"]} if known else {})}
+
+    def has(self, recording, title, artist, ms):
+        """MusicBrainz has this recording, whether it is on a release or not."""
+        who = {"name": artist, "joinphrase": "", "artist": {"id": recording, "name": artist, "sort-name": artist}}
+        self.recordings[recording] = {"id": recording, "title": title, "length": ms, "artist-credit": [who]}
 
     def knows(self, recording, file):
         told = subprocess.run([BINARY, "analyze", "--fingerprint", file], capture_output=True, check=True, text=True,

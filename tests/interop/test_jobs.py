@@ -269,6 +269,33 @@ def test_what_no_user_has_comes_from_the_mesh(house, music, tmp_path):
         liar.stop()
 
 
+def hits(box, ident):
+    """Guardrails in the trace of a job."""
+    events = box.get(f"/api/jobs/{ident}/trace?limit=1000")["events"]
+    return [event["message"] for event in events if event["type"] == "GuardrailHit"]
+
+
+def counted(box, rail):
+    """How often a guardrail was hit, as the metrics tell."""
+    words = f'slskdn_rescue_guardrail_hits{{name="{rail}"}} '
+    [line] = [line for line in box.metrics().splitlines() if line.startswith(words)]
+    return int(line.removeprefix(words))
+
+
+def test_a_job_that_may_not_ask_the_mesh_yet_says_so_once(house):
+    """A fetch that nobody serves takes the one place. The job tries again and again: each time is counted."""
+    box = house.box(**{"mesh.enabled": "true", "mesh.address": "127.0.0.1", "mesh.port": free_udp_port(),
+                       "transfers.rescue_mode.guardrails.max_concurrent_rescue_jobs": 1})
+    other = {"content_hash": "ab" * 32, "size": 1 << 20, "name": "other.flac"}
+    assert box.call("POST", "/api/mesh/fetches", json=other).ok
+    title, recording = next((title, recording) for m, p, title, _, recording in tracks(house.found) if (m, p) == (2, 2))
+    ident = house.start(constraints={"use_overlay": True}, tracks=[recording])
+    rail = "max_concurrent_rescue_jobs"
+    until("it was held back twice", lambda: counted(box, rail) >= 2)
+    assert hits(box, ident) == [f"{rail}: mesh peers are not asked for {title} yet"]
+    assert house.job(ident)["status"] == "running", house.job(ident)
+
+
 def test_a_job_takes_no_more_from_the_mesh_than_the_day_allows(house, music, tmp_path):
     for m, p, _, _, recording in tracks(house.found):
         house.catalogs.knows(recording, music[m, p])
@@ -294,6 +321,11 @@ def test_a_job_takes_no_more_from_the_mesh_than_the_day_allows(house, music, tmp
         moved = lambda: box.get("/api/mesh/traffic-stats?window=24h")["windows"]["24h"]["overlay_download_bytes"]  # noqa: E731
         until("what moved is counted", lambda: moved() >= fetch["bytes_done"])
         assert moved() <= day, (fetch, moved())
+        # It is told once, and counted.
+        rail = "max_overlay_mb_per_day"
+        [line] = until("the job tells it", lambda: hits(box, ident))
+        assert line.startswith(f"{rail}: nothing more comes from the mesh"), line
+        assert counted(box, rail) == 1, counted(box, rail)
         # Nor does the next start begin the day anew.
         box.process.stop()
         box.start()

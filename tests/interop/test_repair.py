@@ -1,9 +1,11 @@
 """What is wrong with a library, mended by good copies from Nicotine+ and aioslsk: found, fixed at once, verified, undone.
 
 MusicBrainz, AcoustID, the music and its damage are those of release.py."""
+import re
 import shutil
 import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,17 @@ def of_kind(issues):
     return kinds
 
 
+def repaired(home):
+    """How repairs went since the start, as the metrics tell."""
+    rows = re.findall(r'^slskdn_repairs\{name="(\w+)"\} (\d+)$', home.box.metrics(), re.MULTILINE)
+    return {name: int(count) for name, count in rows}
+
+
+def milliseconds(repair):
+    began, ended = (datetime.fromisoformat(repair[key].replace("Z", "+00:00")) for key in ("began_at", "ended_at"))
+    return round((ended - began).total_seconds() * 1000)
+
+
 def test_four_kinds_of_issues_are_fixed_at_once(house, home, music):  # noqa: F811
     house.peer("nicotine", "first", lambda share: house.album(share, [(1, 1), (2, 1), (2, 2)]))
     house.peer("aioslsk", "second", lambda share: house.album(share, [(1, 2), (2, 1)]))
@@ -93,6 +106,10 @@ def test_four_kinds_of_issues_are_fixed_at_once(house, home, music):  # noqa: F8
     for ident in everything:
         issue, repair = home.over(ident)
         assert (issue["status"], issue["resolved_by"], repair["state"]) == ("Resolved", "auto_fixed", "done"), (issue, repair)
+    # What was only wished for a second time is not counted.
+    assert repaired(home) == {"begun": 4, "done": 4, "failed": 0, "undone": 0}
+    took = sum(milliseconds(home.repair(ident)) for ident in everything)
+    assert f'slskdn_repairs_took{{name="milliseconds"}} {took}' in home.box.metrics().splitlines(), took
     new = {(1, 1): library.files[1, 1], (1, 2): library.files[1, 2], (2, 1): library.album / "CD2" / "01 Sleep.flac"}
     for place, ident in [((1, 1), storm), ((1, 2), static), ((2, 1), sleep)]:
         repair = home.repair(ident["issue_id"])
@@ -135,6 +152,7 @@ def test_four_kinds_of_issues_are_fixed_at_once(house, home, music):  # noqa: F8
         assert home.issue(issue["issue_id"])["status"] == "Acknowledged"
         answer = home.box.call("POST", f"{HEALTH}/issues/{issue['issue_id']}/undo")
         assert answer.status_code == 400 and "undone" in answer.text, answer.text
+    assert repaired(home) == {"begun": 4, "done": 4, "failed": 0, "undone": 2}
     home.scan()
     assert sorted(of_kind(home.issues())) == ["NonCanonicalVariant", "SuspectedTranscode"]
 

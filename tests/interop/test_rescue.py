@@ -1,5 +1,6 @@
 """Downloads from a Nicotine+ that hang, finished by mesh peers of ours who have the same bytes."""
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -51,13 +52,13 @@ def holders(tmp_path_factory):
 
 @pytest.fixture
 def house(request, holders):
-    """`house(*options, kind=…, setting=value)`: a Nicotine+, or an aioslsk, called them with one song, three mesh peers with the same, and our
-    box between."""
+    """`house(*options, kind=…, song=…, setting=value)`: a Nicotine+, or an aioslsk, called them with one song, the holders,
+    and our box between."""
     world = World()
     made, nodes = holders
 
-    def build(*options, kind="nicotine", **settings):
-        world.song = made
+    def build(*options, kind="nicotine", song=made, **settings):
+        world.song = song
         # Before it starts, or it would have to be told.
         folder = world.tmp / "share-them" / "Nobody"
         folder.mkdir(parents=True)
@@ -68,7 +69,7 @@ def house(request, holders):
                                    "mesh.peers": ";".join(node.named for node in nodes), **rescue,
                                    "transfers.rescue_mode.guardrails.max_overlay_to_soulseek_ratio": 100, **settings})
         until("all mesh peers are connected", lambda: sum(
-            peer["connected"] for peer in world.box.get("/api/mesh/peers")) == 3)
+            peer["connected"] for peer in world.box.get("/api/mesh/peers")) == len(nodes))
         return world
     yield build
     world.close(request.session.testsfailed)
@@ -134,6 +135,12 @@ def uploads(world):
     return began, world.them.ctl(cmd="uploads")
 
 
+def counts(world):
+    """What the metrics tell of rescues: by name and label."""
+    rows = re.findall(r'^slskdn_rescue_(\w+)\{name="(\w+)"\} (\d+)$', world.box.metrics(), re.MULTILINE)
+    return {(name, label): int(count) for name, label, count in rows}
+
+
 def test_a_nicotine_at_2_kib_a_second(house):
     world = house("--upload-limit-kib", "2")
     row = rescued(world, ask(world), "ThroughputTooLow")
@@ -151,6 +158,13 @@ def test_a_nicotine_that_is_stopped(house):
     try:
         row = rescued(world, ident, "Stalled")
         assert row["rescue"]["soulseek_bytes"] >= 200_000, row
+        told = until("the metrics know", lambda: (t := counts(world))["jobs", "Completed"] == 1 and not t["jobs", "Active"] and t)
+        assert (told["hung", "Stalled"], sum(n for (kind, _), n in told.items() if kind == "hung")) == (1, 1), told
+        assert [told["jobs", state] for state in ("Failed", "Cancelled")] == [0, 0], told
+        assert told["bytes", "overlay"] == row["rescue"]["overlay_bytes"], (told, row)
+        # What came meanwhile: the user was silent.
+        assert 0 <= told["bytes", "soulseek"] < row["rescue"]["soulseek_bytes"], (told, row)
+        assert told["waited", "milliseconds"] > 0 and not any(n for (kind, _), n in told.items() if kind == "guardrail_hits"), told
     finally:
         world.them.process.process.send_signal(signal.SIGCONT)
     # Nothing is fetched a second time, and nothing is left of the first.

@@ -201,6 +201,11 @@ class Node:
         answer.raise_for_status()
         return answer.json()
 
+    def metrics(self):
+        answer = self.session.get(f"{self.url}/metrics", timeout=150)
+        answer.raise_for_status()
+        return answer.text
+
     def search(self, text, want):
         """Responses of a search, once `want(responses)` is true. Asked again, as people do, when it ended without that:
         aioslsk now and then answers nothing while it connects both ways."""

@@ -32,6 +32,17 @@ struct World {
 
 impl World {
     async fn start(server: u16, bytes: &[u8], holders: usize, rate_kib: usize) -> Self {
+        Self::start_with(server, bytes, holders, rate_kib, &[]).await
+    }
+
+    /// The one that fetches has these settings besides.
+    async fn start_with(
+        server: u16,
+        bytes: &[u8],
+        holders: usize,
+        rate_kib: usize,
+        more: &[(&'static str, String)],
+    ) -> Self {
         let shares = tempfile::tempdir().unwrap();
         let mut named = Vec::new();
         let mut nodes = Vec::new();
@@ -46,7 +57,7 @@ impl World {
             nodes.push((node, share));
         }
         join_all(nodes.iter().map(|(node, share)| node.measure(share))).await;
-        let settings = [mesh(free_udp_port()).as_slice(), &[("mesh.peers", named.join(";"))]].concat();
+        let settings = [mesh(free_udp_port()).as_slice(), &[("mesh.peers", named.join(";"))], more].concat();
         let fetcher = Node::start(server, &settings).await;
         fetcher
             .until("all are connected", async |node| {
@@ -146,6 +157,31 @@ async fn a_soulseek_user_and_three_peers_share_the_work_in_one_run() {
     let cells = summary["cells"].as_array().unwrap();
     let whole = cells.iter().filter(|cell| cell["percent"] == 100).count();
     assert!(whole * 100 >= cells.len() * 95, "{whole} of {} parts are known to be there: {summary}", cells.len());
+}
+
+#[tokio::test]
+async fn while_nothing_may_come_from_the_mesh_the_user_brings_everything() {
+    let (_server, port) = server().await;
+    let bytes = wav(4 * MIB);
+    let full = [("mesh.fairness.daily_overlay_download_gb", "0".to_owned())];
+    let world = World::start_with(port, &bytes, 1, 1_000, &full).await;
+    let paused =
+        async |node: &Node| node.get("/api/mesh/traffic-stats").await["downloads_paused"].as_bool().filter(|is| *is);
+    world.fetcher.until("nothing may be fetched", paused).await;
+    // Time enough to see that the peer has it.
+    let ann =
+        peer(PeerScript { queue: std::time::Duration::from_secs(3), ..script("ann", 1_000_000) }, &bytes, port).await;
+    let (fetch, got) = world.fetch(&bytes, &["ann"]).await;
+    assert!(got == bytes, "not identical: {fetch}");
+    assert_eq!(of(&fetch, "ann")["bytes"].as_u64(), Some(bytes.len() as u64), "{fetch}");
+    let from_peers: Vec<&Value> =
+        fetch["sources"].as_array().unwrap().iter().filter(|source| !source["peer"].is_null()).collect();
+    assert!(from_peers.len() == 1 && from_peers[0]["bytes"] == 0, "it has it, and is not asked: {fetch}");
+    let report = until(&ann, |report| ended(report, RunEnd::Complete)).await;
+    assert_eq!((report.transfers, report.runs.len(), report.sent), (1, 1, bytes.len() as u64), "{report:?}");
+    // As the page on contribution tells it: files of the mesh, none.
+    let day = &world.fetcher.get("/api/mesh/traffic-stats?window=24h").await["windows"]["24h"];
+    assert!(day["overlay_download_bytes"].as_u64() < Some(64 * 1024), "its piece list alone: {day}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from box import until
+from box import run, until
 
 MIB = 1 << 20
 SHORT = "{stall_timeout_seconds: 3, sample_interval_seconds: 1, min_duration_seconds: 4, max_queue_time_seconds: 3}"
@@ -35,7 +35,7 @@ def kinds(report):
     return [line["type"] for line in report["trace"]]
 
 
-def rescued(report, reason, size=4 * MIB, story=True):
+def rescued(report, reason, size=8 * MIB, story=True):
     """The file is whole, the story is told, and the user's transfer was not called off before."""
     rescue = report["rescue"]
     assert report["completed"] and report["identical"], report
@@ -46,57 +46,71 @@ def rescued(report, reason, size=4 * MIB, story=True):
         assert told.index("RescueModeActivated") < told.index("TrackComplete") < told.index("RescueModeDeactivated"), told
     assert sum(report["bytes_by_source"].values()) == size, report
     assert rescue["overlay_bytes"] + report["bytes_by_source"]["user"] >= size, report
-    # Byte counts are those of the sockets, but for what was on its way when the file was whole.
+    # Byte counts are those of the sockets. What a peer had handed to its connection when its run was taken back never came:
+    # a frame or two of 16 KiB, of all three together at the end of a file. So the file has to be this long for 1 %.
     sent = report["wasted_bytes"] + sum(n for name, n in report["bytes_by_source"].items() if name != "user")
-    assert abs(rescue["overlay_bytes"] - sent) <= max(sent / 100, 96 << 10), (rescue, sent)
+    assert abs(rescue["overlay_bytes"] - sent) <= sent / 100, (rescue, sent)
     user = report.get("soulseek", {"sent": 0})["sent"]
     assert abs(rescue["soulseek_bytes"] - user) <= 16 << 10, report
 
 
 def test_a_download_that_stalls_at_12_percent_is_finished(lab):
     report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983", size=8))
-    rescued(report, "Stalled", 8 * MIB)
+    rescued(report, "Stalled")
     assert report["bytes_by_source"]["user"] == 983 // 64 * 65_536, report
     [run] = report["soulseek"]["runs"]
     assert run["offset"] == 0 and run["bytes"] == 983 << 10, run
-    # Byte counts are those of the sockets.
     rescue = report["rescue"]
-    sent = report["wasted_bytes"] + sum(n for name, n in report["bytes_by_source"].items() if name != "user")
-    assert abs(rescue["overlay_bytes"] - sent) <= sent / 100, (rescue, sent)
     assert rescue["soulseek_bytes"] == report["soulseek"]["sent"], report
     assert rescue["not_the_file"] == {}, rescue
 
 
 def test_a_download_of_which_no_byte_ever_comes(lab):
-    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 0"))
+    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 0", size=8))
     rescued(report, "Stalled")
     assert report["bytes_by_source"]["user"] == 0, report
     assert [run["bytes"] for run in report["soulseek"]["runs"]] == [0], report["soulseek"]
 
 
 def test_a_queue_without_end(lab):
-    report = lab.play(scenario("queue_s: 3600"))
+    report = lab.play(scenario("queue_s: 3600", size=8))
     rescued(report, "QueuedTooLong")
     assert report["soulseek"]["asked"] >= 1 and report["soulseek"]["runs"] == [], report["soulseek"]
 
 
 def test_two_kib_a_second(lab):
-    report = lab.play(scenario("rate_kib_s: 2"))
+    text = scenario("rate_kib_s: 2", size=8)
+    done = lab.run("--scenario", lab.scenario(text), "--json", "--keep")
+    report = json.loads(done.stdout)
     rescued(report, "ThroughputTooLow")
-    # It is one upload, and is not broken off before the file is there.
-    [run] = report["soulseek"]["runs"]
-    assert run["offset"] == 0 and run["end"] in ("closed", None), run
+    # It is one upload. Whether its user sees that it is closed before the lab ends is chance.
+    [upload] = report["soulseek"]["runs"]
+    assert upload["offset"] == 0 and report["soulseek"]["asked"] == 1 and upload["end"] in ("closed", None), upload
+    # It went on until the file was there: the download's own story has no end of it before.
+    told = story_of_the_download(lab, report)
+    assert told.count("PeerConnected") == 1, told
+    before = told[told.index("PeerConnected") + 1:told.index("JobComplete")]
+    assert set(before) <= {"RescueModeActivated", "GuardrailHit", "Note"}, told
+
+
+def story_of_the_download(lab, report):
+    """What happened to the download itself, out of what the fetching node kept."""
+    began = next(line for line in report["trace"] if line["type"] == "RescueModeActivated")["message"]
+    ident = began.removeprefix("mesh peers help the download ").split(" ")[0]
+    [folder] = lab.folders()
+    kept = json.loads(run("--data", folder / "fetcher", "debug", "job", ident, "--json").stdout)
+    return [line["type"] for line in kept["events"]]
 
 
 def test_a_user_who_is_gone(lab):
-    report = lab.play(scenario("rate_kib_s: 500, disconnect_after_kib: 983"))
+    report = lab.play(scenario("rate_kib_s: 500, disconnect_after_kib: 983", size=8))
     rescued(report, "PeerDisconnected")
     assert report["bytes_by_source"]["user"] > 0, report
 
 
 def test_a_user_who_was_never_there(lab):
     report = lab.play(scenario("rate_kib_s: 500, start_at_s: 80000",
-                               rails="max_overlay_to_soulseek_ratio: 100, require_seen_on_soulseek: false"))
+                               rails="max_overlay_to_soulseek_ratio: 100, require_seen_on_soulseek: false", size=8))
     rescued(report, "PeerDisconnected")
 
 
@@ -112,7 +126,7 @@ def test_a_user_who_refuses_is_no_origin(lab):
 @pytest.mark.parametrize("rail", ["require_soulseek_origin: false", "allow_overlay_only: true"])
 def test_without_an_origin_if_the_owner_says_so(lab, rail):
     report = lab.play(scenario("rate_kib_s: 500, refuses: true", rails=f"require_seen_on_soulseek: false, {rail}",
-                               short=PATIENT))
+                               short=PATIENT, size=8))
     rescued(report, "PeerDisconnected")
 
 
@@ -198,7 +212,9 @@ LIARS = {
 
 @pytest.mark.parametrize("lie", LIARS)
 def test_liars_put_no_wrong_byte_in_and_are_named(lab, lie):
-    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983", LIARS[lie]))
+    # 12 % of the file is there.
+    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983", LIARS[lie], size=8))
+    assert report["bytes_by_source"]["user"] <= 8 * MIB * 12 // 100, report
     assert report["completed"] and report["identical"], report
     rescue = report["rescue"]
     assert rescue["manner"] == "splice" and rescue["state"] == "Completed", rescue
@@ -227,7 +243,7 @@ def test_a_user_who_recovers_finishes_the_run(lab):
 
 
 def test_the_default_ratio_holds_the_mesh_to_half_its_speed(lab):
-    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983", rails="max_overlay_to_soulseek_ratio: 2.0"))
+    report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983", rails="max_overlay_to_soulseek_ratio: 2.0", size=8))
     rescued(report, "Stalled")
     # What that costs is told by tests/bench/rescue.
     assert report["rescue"]["guardrails_hit"] == ["max_overlay_to_soulseek_ratio"], report["rescue"]
@@ -237,7 +253,7 @@ def test_the_default_ratio_holds_the_mesh_to_half_its_speed(lab):
 
 def test_with_overlay_only_the_ratio_is_noted_and_nothing_is_held(lab):
     report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983",
-                               rails="max_overlay_to_soulseek_ratio: 2.0, allow_overlay_only: true"))
+                               rails="max_overlay_to_soulseek_ratio: 2.0, allow_overlay_only: true", size=8))
     rescued(report, "Stalled")
     assert report["rescue"]["guardrails_hit"] == ["allow_overlay_only"], report["rescue"]
 
@@ -337,8 +353,8 @@ def test_no_more_rescues_at_once_than_the_owner_allows(lab):
 
 def test_one_fetch_helps_one_download(lab):
     """A second download of the same file hangs meanwhile: it waits, and takes nothing away from the first."""
-    text = scenario("rate_kib_s: 500, stall_after_kib: 983", THREE.replace("300", "80") % ("", "", ""),
-                    rails="max_overlay_to_soulseek_ratio: 100, require_seen_on_soulseek: false")
+    text = scenario("rate_kib_s: 500, stall_after_kib: 983", THREE.replace("300", "160") % ("", "", ""),
+                    rails="max_overlay_to_soulseek_ratio: 100, require_seen_on_soulseek: false", size=8)
     playing = lab.begin(text, "--json")
     try:
         control, row = being_rescued(lab, lambda rescue: rescue["bytes_done"])

@@ -460,27 +460,40 @@ pub fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, Doctor
         return Ok(Identity { recording_id, release_id, acoustid, matched_by: MatchedBy::Tags });
     }
     let pending = Identity { recording_id: None, release_id, acoustid, matched_by: MatchedBy::Pending };
-    if measured.fingerprint.is_empty() {
-        return Ok(pending);
-    }
-    let found = ground.store.read(|txn, tables| {
-        let library = &tables.library;
-        for (hash, sketch) in library.like(txn, measured.duration_ms, SAME_DURATION_MS)? {
-            if distance(sketch, measured.sketch) > SKETCH_DISTANCE_MAX {
-                continue;
-            }
-            let Some(other) = library.bare_variant(txn, hash)? else { continue };
-            let Some(recording) = other.identity.recording_id else { continue };
-            if ground.judge.same_sound(&measured.fingerprint, &library.print(txn, hash)?) {
-                return Ok(Some(recording));
-            }
-        }
-        Ok(None)
-    })?;
-    Ok(match found {
+    Ok(match sounds_like(ground, &measured.fingerprint, measured.duration_ms, Some(measured.sketch))? {
         Some(recording) => Identity { recording_id: Some(recording), matched_by: MatchedBy::Fingerprint, ..pending },
         None => pending,
     })
+}
+
+/// The recording of a copy here that plays about as long and sounds alike. Sketches are of whole files: where only the
+/// beginning of one is there, none is compared, and `duration_ms` is what the whole plays for.
+pub fn sounds_like(
+    ground: &Ground,
+    print: &[u32],
+    duration_ms: u64,
+    sketch: Option<u64>,
+) -> Result<Option<u128>, DoctorError> {
+    if print.is_empty() {
+        return Ok(None);
+    }
+    let near = ground.store.read(|txn, tables| tables.library.like(txn, duration_ms, SAME_DURATION_MS))?;
+    for (hash, other) in near {
+        if sketch.is_some_and(|sketch| distance(other, sketch) > SKETCH_DISTANCE_MAX) {
+            continue;
+        }
+        // Without sketches there may be many: each is read by itself, so that no reader stays long.
+        let known = ground.store.read(|txn, tables| {
+            let recording = tables.library.bare_variant(txn, hash)?.and_then(|copy| copy.identity.recording_id);
+            recording.map(|recording| Ok((recording, tables.library.print(txn, hash)?))).transpose()
+        })?;
+        if let Some((recording, theirs)) = known
+            && ground.judge.same_sound(print, &theirs)
+        {
+            return Ok(Some(recording));
+        }
+    }
+    Ok(None)
 }
 
 /// Bits in which sketches may differ to be worth comparing. Other recordings differ in half of the 64, the same in

@@ -22,6 +22,7 @@ use crate::engine::soulseek::io::{Command, Reply};
 use crate::model::id::{TransferId, Username};
 use crate::model::job::{Job, JobId, JobState, JobView, TrackState};
 use crate::model::limits;
+use crate::model::rescue::Guardrail;
 use crate::model::trace::TraceKind;
 use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
 use crate::model::view::{Refusal, SearchState};
@@ -73,6 +74,16 @@ pub(super) struct Lead<'a> {
     /// When it was said last how much the mesh may bring, and what of that was not counted yet.
     ration_at: Option<Duration>,
     rationed: u64,
+    /// Of jobs that are not over.
+    hits: BTreeMap<JobId, Hits>,
+}
+
+/// Guardrails that hold a job back.
+#[derive(Debug, Default)]
+struct Hits {
+    told: BTreeSet<Guardrail>,
+    /// What comes from the mesh waits for the day to have room again.
+    spent: bool,
 }
 
 impl<'a> Lead<'a> {
@@ -87,6 +98,7 @@ impl<'a> Lead<'a> {
             permits: Arc::new(Semaphore::new(limits::JOB_CHECKS)),
             ration_at: None,
             rationed: 0,
+            hits: BTreeMap::new(),
         }
     }
 
@@ -322,6 +334,7 @@ impl<'a> Lead<'a> {
 
     async fn look(&mut self) -> Result<(), StoreError> {
         self.ration();
+        self.hits.retain(|id, _| self.live.contains_key(id));
         let running = self.live.values().filter(|(state, _)| *state == JobState::Running).count();
         let mut room = limits::JOBS_AT_ONCE.saturating_sub(running);
         let ids: Vec<(JobId, JobState)> = self.live.iter().map(|(id, (state, _))| (id.clone(), *state)).collect();
@@ -404,7 +417,7 @@ impl<'a> Lead<'a> {
     }
 
     /// What there is to see, and what it says of users.
-    async fn see(&self, job: &Job, work: &Work) -> Result<(Seen, Vec<(Username, Deed)>), StoreError> {
+    async fn see(&mut self, job: &Job, work: &Work) -> Result<(Seen, Vec<(Username, Deed)>), StoreError> {
         let mut deeds = Vec::new();
         let mut seen = Seen { busy: self.busy.get(&job.id).cloned().unwrap_or_default(), ..Seen::default() };
         if let Some(search) = work.search {

@@ -164,29 +164,34 @@ async fn compare(pump: &Pump, ready: &Ready, stream: &TcpStream) -> Option<Recei
     let mut expected = held.first().map(Block::bytes).unwrap_or_default();
     let mut buffer = [0; 4096];
     while !expected.is_empty() {
-        if stream.readable().await.is_err() {
-            return Some(closed);
-        }
         let wanted = expected.len().min(buffer.len());
-        let granted = pump.shared.limiter.down.take(wanted).await;
-        let read = stream.try_read(&mut buffer[..granted]);
+        let came = match some(pump, stream, &mut buffer[..wanted]).await {
+            Ok(0) | Err(_) => return Some(closed),
+            Ok(came) => came,
+        };
+        let (head, tail) = expected.split_at(came);
+        if head != &buffer[..came] {
+            return Some(ReceiveEnd::OverlapDiffers);
+        }
+        expected = tail;
+    }
+    None
+}
+
+/// Waits for some of what a user sends, counted and within the limit; 0 at its end.
+pub(super) async fn some(pump: &Pump, stream: &TcpStream, into: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        let granted = pump.shared.limiter.down.take(into.len()).await;
+        let read = stream.try_read(&mut into[..granted]);
         let came = read.as_ref().map_or(0, |count| *count);
         pump.shared.limiter.down.give_back(granted - came);
         count(&pump.shared.limiter.traffic.soulseek_down, came);
         match read {
-            Ok(0) => return Some(closed),
-            Ok(read) => {
-                let (head, tail) = expected.split_at(read);
-                if head != &buffer[..read] {
-                    return Some(ReceiveEnd::OverlapDiffers);
-                }
-                expected = tail;
-            }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return Some(closed),
+            read => return read,
         }
     }
-    None
 }
 
 /// Why the receiving half ended.

@@ -15,6 +15,7 @@ use heed::RwTxn;
 use tokio::sync::Notify;
 
 use super::bench::{Bench, Waiting};
+use super::count::Counts;
 use super::refused::Hindrance;
 use super::swap::{Bytes, Folder, NAMES, Names, Outcome, Pair};
 use crate::app::doctor::Ground;
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     refused: Mutex<BTreeMap<(JobId, usize), u32>>,
     /// Those of them that wait for their next attempt, to be woken when the owner asks for it.
     resting: Mutex<BTreeMap<(JobId, usize), Arc<Notify>>>,
+    pub(super) counts: Counts,
     /// Something is to be told to library and shares.
     pub(super) news: Notify,
 }
@@ -123,6 +125,7 @@ impl Mender {
             hands: Mutex::default(),
             refused: Mutex::default(),
             resting: Mutex::default(),
+            counts: Counts::default(),
             news: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -311,7 +314,17 @@ impl Mender {
             return Ok(());
         }
         let now = self.now();
-        self.store().write_blocking(move |txn, tables| rows.iter().try_for_each(|row| write(txn, tables, row, now)))?;
+        let turned = self.store().write_blocking(move |txn, tables| {
+            let mut turned = Vec::new();
+            for row in &rows {
+                let before = tables.repairs.repair(txn, row.issue)?.map(|before| before.state);
+                write(txn, tables, row, now)?;
+                let before = before.filter(|before| before.name() != row.state.name());
+                turned.extend(before.map(|before| (before, row.clone())));
+            }
+            Ok(turned)
+        })?;
+        self.inner.counts.turned(&turned);
         self.inner.news.notify_one();
         Ok(())
     }

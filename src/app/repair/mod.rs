@@ -6,6 +6,7 @@
 //! tools, tells the library and the shares what changed, and begins repairs by itself where the owner wants that.
 
 mod bench;
+mod count;
 mod keep;
 mod look;
 mod mender;
@@ -42,7 +43,7 @@ use crate::model::health::{Issue, IssueFilter, IssueKind, IssueStatus};
 use crate::model::id::IssueId;
 use crate::model::job::JobId;
 use crate::model::limits;
-use crate::model::repair::{Begun, Manner, Repair, RepairAnswer, RepairRequest, RepairState, Strategy};
+use crate::model::repair::{Begun, Manner, Repair, RepairAnswer, RepairCounts, RepairRequest, RepairState, Strategy};
 use crate::model::view::Refusal;
 use crate::net::catalog::Catalog;
 use crate::store::StoreError;
@@ -139,6 +140,11 @@ impl RepairService {
 
     fn mender(&self) -> &Mender {
         &self.inner.parts.mender
+    }
+
+    /// Since the program began.
+    pub fn counts(&self) -> RepairCounts {
+        self.mender().counts()
     }
 
     /// Answers a page or a tool.
@@ -342,6 +348,7 @@ impl RepairService {
             return Err(refused);
         }
         let Err(why) = self.inner.parts.jobs.take_up(new_job(id.clone(), job.spec.clone(), now)).await else {
+            self.mender().inner.counts.begun(before.len());
             tracing::info!(job = %id, issues = before.len(), title = job.spec.title, "a repair was begun");
             return Ok((id, refused));
         };

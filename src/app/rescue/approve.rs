@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Inner;
 use super::job::{End, Rescue, end};
-use super::resolve::{Unmeasured, measure};
+use super::resolve::{Unmeasured, declared_ms, measure};
 use crate::app::doctor::Fact;
 use crate::engine::swarm::rescue::guard::{Join, Sound, alike};
 use crate::model::rescue::{Manner, RescueState};
 use crate::model::transfer::Transfer;
-use crate::model::variant::{Detail, Measured};
+use crate::model::variant::Measured;
 
 /// Between two attempts to measure a file while the machine has nothing to do it with, and how many there are.
 const MEASURE_AGAIN: (Duration, usize) = (Duration::from_secs(10), 30);
@@ -21,16 +21,6 @@ const MEASURE_AGAIN: (Duration, usize) = (Duration::from_secs(10), 30);
 struct Wanted {
     duration_ms: Option<u64>,
     print: Vec<u32>,
-}
-
-/// Milliseconds that a file says it plays for, however little of it is there.
-fn declared_ms(measured: &Measured) -> Option<u64> {
-    match &measured.detail {
-        Detail::Flac(flac) if flac.total_samples > 0 && measured.sample_rate_hz > 0 => {
-            flac.total_samples.checked_mul(1_000).map(|samples| samples / u64::from(measured.sample_rate_hz))
-        }
-        _ => None,
-    }
 }
 
 impl Rescue<'_> {

@@ -77,17 +77,18 @@ pub(super) async fn run(inner: &Arc<Inner>, id: TransferId, reason: Reason, kept
     let chosen = if let Some(job) = kept {
         let join = if job.vouched_by.is_some() { Join::Free } else { Join::Checked };
         *locked(&live.view) = Some(super::quiet(job.clone()));
-        Some((job, join))
+        Some((job, join, ""))
     } else {
         tokio::select! {
             () = live.cancel.cancelled() => None,
             chosen = inner.prepare(id, reason, live) => chosen,
         }
     };
-    let Some((job, join)) = chosen else { return };
+    let Some((job, join, how)) = chosen else { return };
     // Pages show it from now on.
     inner.tell(id);
     let mut rescue = Rescue::new(inner, job, join);
+    rescue.how = how;
     // What the last run of the program left of its fetch is let go of, whatever comes; one that runs is somebody else's.
     rescue.begun = goes_on && !inner.mesh.is_fetching(rescue.job.content);
     let ended = rescue.conduct(live).await;
@@ -106,6 +107,8 @@ pub(super) struct Rescue<'a> {
     pub(super) join: Join,
     pub(super) assist: Arc<Assist>,
     asked: mpsc::Receiver<Approval>,
+    /// By what the recording was found out; empty if it was known, or is not.
+    how: &'static str,
     traces: [TraceJob; 2],
     overlay: Meter,
     soulseek: Meter,
@@ -142,6 +145,7 @@ impl<'a> Rescue<'a> {
             job,
             assist,
             asked,
+            how: "",
             traces,
             overlay: Meter::default(),
             soulseek: Meter::default(),
@@ -182,6 +186,9 @@ impl<'a> Rescue<'a> {
         }
         self.command(Command::Aside(transfer, true)).await;
         self.trace(&TraceKind::RescueModeActivated { transfer, reason, manner });
+        if !self.how.is_empty() {
+            self.trace(&TraceKind::Note(format!("which recording it is was found out by the {}", self.how)));
+        }
         self.set_origin(&download);
         let (folder, _) = names::layout(&download.path, download.destination.as_deref());
         let name = self.job.name.clone();

@@ -222,17 +222,20 @@ impl RescueService {
     pub fn allows_another(&self) -> Result<(), Option<Guardrail>> {
         let inner = &self.inner;
         let traffic = inner.traffic();
-        let rail = if traffic.windows[0].overlay_down >= inner.rails.daily {
-            Guardrail::DailyCap
+        if traffic.windows[0].overlay_down >= inner.rails.daily {
+            Err(Some(Guardrail::DailyCap))
         } else if inner.mesh.fetching() >= inner.rails.jobs_max {
-            Guardrail::ConcurrentJobs
+            Err(Some(Guardrail::ConcurrentJobs))
         } else if traffic.paused {
-            return Err(None);
+            Err(None)
         } else {
-            return Ok(());
-        };
-        *locked(&inner.counts).hits.entry(rail).or_default() += 1;
-        Err(Some(rail))
+            Ok(())
+        }
+    }
+
+    /// A job was held back by a guardrail: counted here; the job tells it.
+    pub fn count_hit(&self, rail: Guardrail) {
+        *locked(&self.inner.counts).hits.entry(rail).or_default() += 1;
     }
 
     /// Since the program began.

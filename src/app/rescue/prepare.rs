@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::resolve::{CopyHere, Found};
+use super::resolve::{CopyHere, Found, KNOWN};
 use super::{AGAIN, AGAIN_MAX, Inner, Live, locked, quiet};
 use crate::app::mesh::assist::Origin;
 use crate::engine::audio::container::Check;
@@ -44,13 +44,13 @@ fn extension(download: &Transfer) -> String {
 }
 
 impl Inner {
-    /// What is to be done; nothing if nothing can, or may.
+    /// What is to be done, and by what the recording is known; nothing if nothing can, or may.
     pub(super) async fn prepare(
         self: &Arc<Self>,
         id: TransferId,
         reason: Reason,
         own: &Live,
-    ) -> Option<(RescueJob, Join)> {
+    ) -> Option<(RescueJob, Join, &'static str)> {
         let download = match self.download(id).await {
             Some(download) => download,
             // It is said that it is not allowed, if it is not.
@@ -134,7 +134,7 @@ impl Inner {
             %id, reason = reason.name(), how = found.how, %content, manner = job.manner.name(),
             peers = copy.peers.len(), "a download hangs: mesh peers help"
         );
-        Some((job, join))
+        Some((job, join, if found.how == KNOWN { "" } else { found.how }))
     }
 
     /// Who vouches for this copy: this node, or one of the peers that the owner named.

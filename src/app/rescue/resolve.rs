@@ -1,26 +1,29 @@
 //! What a hanging download is, and which copies of it mesh peers have (SPEC-FACTS 7).
 //!
 //! In this order: what is known of the download; its first bytes, by which peers' hash lists name whole files; its tags
-//! and, from 5 MiB on, its fingerprint; its size, if its name says title and artist of the one recording that has such a
+//! and, from 5 MiB on, its fingerprint beside those of the copies here, then by AcoustID; its size, if its name says title and artist of the one recording that has such a
 //! copy. What peers say is one vote each and decides nothing but whom to ask.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Inner, unreadable};
-use crate::app::doctor::scan::identify;
-use crate::app::doctor::{Fact, Ground, Outcome};
+use crate::app::doctor::scan::sounds_like;
+use crate::app::doctor::{DoctorError, Fact, Ground, Outcome};
 use crate::app::mesh::choose::extension as container_extension;
 use crate::engine::audio::quality::flac_key;
 use crate::engine::catalog::matching::is_called;
 use crate::engine::soulseek::io::Refusal;
 use crate::model::gossip::{Claim, HashEntry, Offer, Offered};
+use crate::model::health::{Identity, MatchedBy, Variant};
 use crate::model::id::{ContentHash, PeerId};
 use crate::model::music::Attributes;
 use crate::model::transfer::Transfer;
 use crate::model::units::MIB;
-use crate::model::variant::Measured;
+use crate::model::variant::{Detail, Measured};
 
+/// Whoever asked for the download said it, or an earlier look did.
+pub(super) const KNOWN: &str = "known";
 /// A shorter partial file sounds like too much (SPEC-FACTS 7).
 const FINGERPRINT_MIN: u64 = 5 * MIB;
 /// A shorter one says nothing about itself.
@@ -146,7 +149,7 @@ impl Inner {
                 told(error);
                 None
             }),
-            "known",
+            KNOWN,
         );
         let mut entries = Vec::new();
         // What is known need not be found out; that takes a worker and its time.
@@ -169,16 +172,9 @@ impl Inner {
                 Err(error) => told(error),
             }
             if found.recording.is_none() {
-                let quiet = Measured {
-                    fingerprint: if download.bytes_done > FINGERPRINT_MIN {
-                        measured.fingerprint.clone()
-                    } else {
-                        Vec::new()
-                    },
-                    ..*measured
-                };
-                match identify(&self.ground, &quiet) {
-                    Ok(identity) => found.named(identity.recording_id, "tags or fingerprint of the partial file"),
+                match self.heard(download, &measured) {
+                    Ok(Some((recording, how))) => found.named(Some(recording), how),
+                    Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "a partial file could not be identified"),
                 }
             }
@@ -188,6 +184,43 @@ impl Inner {
             found.guessed = found.recording.is_some();
         }
         (found, entries)
+    }
+
+    /// The recording of a partial file, and what told it: its tags, else how it sounds beside the copies that are here,
+    /// else what `AcoustID` says to that.
+    fn heard(&self, download: &Transfer, measured: &Measured) -> Result<Option<(u128, &'static str)>, DoctorError> {
+        if let Some(recording) = measured.tags.recording_id {
+            return Ok(Some((recording, "tags of the partial file")));
+        }
+        if download.bytes_done <= FINGERPRINT_MIN || measured.fingerprint.is_empty() {
+            return Ok(None);
+        }
+        let ground = &self.ground;
+        let whole = Measured { duration_ms: whole_ms(measured, download), ..measured.clone() };
+        if let Some(recording) = sounds_like(ground, &whole.fingerprint, whole.duration_ms, None)? {
+            return Ok(Some((recording, "fingerprint of the partial file")));
+        }
+        if !ground.catalogue.can_identify() {
+            return Ok(None);
+        }
+        let now = ground.clock.now().wall;
+        let Measured { tags, .. } = &whole;
+        let asked = Variant {
+            identity: Identity {
+                recording_id: None,
+                release_id: tags.release_id,
+                acoustid: tags.acoustid,
+                matched_by: MatchedBy::Pending,
+            },
+            judged: ground.judge.judge(&whole),
+            measured: whole,
+            paths: Vec::new(),
+            first_seen_at: now,
+            last_seen_at: now,
+            seen_count: 1,
+        };
+        let told = ground.catalogue.identify(&asked, false).recording_id;
+        Ok(told.map(|recording| (recording, "fingerprint of the partial file, as AcoustID knows it")))
     }
 
     /// What the bytes that are there say of themselves.
@@ -249,6 +282,25 @@ impl Inner {
         };
         is_called(download.path.as_str(), &title, &artist).then_some(recording)
     }
+}
+
+/// Milliseconds that a file says it plays for, however little of it is there.
+pub(super) fn declared_ms(measured: &Measured) -> Option<u64> {
+    match &measured.detail {
+        Detail::Flac(flac) if flac.total_samples > 0 && measured.sample_rate_hz > 0 => {
+            flac.total_samples.checked_mul(1_000).map(|samples| samples / u64::from(measured.sample_rate_hz))
+        }
+        _ => None,
+    }
+}
+
+/// Milliseconds that the whole file plays for: as it says, else as much longer than what is there as it is.
+fn whole_ms(measured: &Measured, download: &Transfer) -> u64 {
+    declared_ms(measured).unwrap_or_else(|| {
+        let there = u128::from(download.bytes_done.max(1));
+        let whole = u128::from(measured.duration_ms) * u128::from(download.size).max(there) / there;
+        u64::try_from(whole).unwrap_or(u64::MAX)
+    })
 }
 
 /// Why there are no measurements of a file.

@@ -10,6 +10,7 @@ use crate::model::id::ContentHash;
 use crate::model::job::{Job, JobId};
 use crate::model::mesh::{FetchState, FetchView, MeshAnswer, MeshRequest, RecordingRequest};
 use crate::model::rescue::Guardrail;
+use crate::model::trace::TraceKind;
 use crate::model::view::Refusal;
 use crate::store::StoreError;
 
@@ -46,7 +47,7 @@ impl Lead<'_> {
     pub(super) async fn ask_mesh(&mut self, at: usize, job: &mut Job, work: &mut Work) -> Result<(), StoreError> {
         let Some(track) = job.spec.tracks.get(at) else { return Ok(()) };
         let but = work.tracks.get(at).map(|track| track.mesh_wrong.clone()).unwrap_or_default();
-        let (title, asked) = (track.title.clone(), self.mesh_copy(track.recording.0, but, job).await);
+        let (title, asked) = (track.title.clone(), self.mesh_copy(at, but, job).await);
         if let Meshing::Comes(content, _) = &asked {
             self.note(job, &format!("no user has {title}; mesh peers send {content}"));
         }
@@ -54,22 +55,35 @@ impl Lead<'_> {
         self.save(job, work).await
     }
 
-    async fn mesh_copy(&self, recording: u128, but: Vec<ContentHash>, job: &Job) -> Meshing {
+    /// A guardrail holds a job back: counted each time, and told once for each job, as with rescues.
+    fn hit(&mut self, job: &Job, rail: Guardrail, what: &str) {
+        self.tools.rescue.count_hit(rail);
+        let trace = self.trace(job);
+        let hits = self.hits.entry(job.id.clone()).or_default();
+        if hits.told.insert(rail) {
+            tracing::info!(job = %job.id, guardrail = rail.key(), what, "a guardrail of rescue holds a job back");
+            trace.record(TraceKind::GuardrailHit(rail, what.to_owned()));
+        }
+    }
+
+    async fn mesh_copy(&mut self, at: usize, but: Vec<ContentHash>, job: &Job) -> Meshing {
+        let Some(track) = job.spec.tracks.get(at) else { return Meshing::Nothing(None) };
+        let recording = track.recording.0;
+        let spent = self.tools.mesh.quota_of_jobs().is_some_and(|quota| quota.left() < RUN_LEN);
         match self.tools.rescue.allows_another() {
+            Ok(()) if spent => return self.not_asked(job, Guardrail::DailyCap, &track.title),
             Ok(()) => {}
-            Err(Some(Guardrail::ConcurrentJobs)) => return Meshing::Busy(Guardrail::ConcurrentJobs.key().to_owned()),
-            Err(rule) => {
-                let rule = rule.map_or("mesh.fairness", Guardrail::key);
-                return Meshing::Nothing(Some(format!("mesh peers are not asked: {rule}")));
+            Err(Some(Guardrail::ConcurrentJobs)) => {
+                let rail = Guardrail::ConcurrentJobs;
+                self.hit(job, rail, &format!("mesh peers are not asked for {} yet", track.title));
+                return Meshing::Busy(rail.key().to_owned());
             }
+            Err(Some(rail)) => return self.not_asked(job, rail, &track.title),
+            Err(None) => return Meshing::Nothing(Some("mesh peers are not asked: mesh.fairness".to_owned())),
         }
         let slow = job.spec.constraints.overlay_bandwidth_kbps;
         if slow == Some(0) {
             return Meshing::Nothing(Some("mesh peers are not asked: overlay_bandwidth_kbps is 0".to_owned()));
-        }
-        if self.tools.mesh.quota_of_jobs().is_some_and(|quota| quota.left() < RUN_LEN) {
-            let rule = Guardrail::DailyCap.key();
-            return Meshing::Nothing(Some(format!("mesh peers are not asked: {rule}")));
         }
         let folder = folder_of(&job.id);
         self.tools.mesh.slow_down(&folder, slow.map(bytes_per_second));
@@ -86,6 +100,11 @@ impl Lead<'_> {
         Meshing::Comes(content, size.unwrap_or_default())
     }
 
+    fn not_asked(&mut self, job: &Job, rail: Guardrail, title: &str) -> Meshing {
+        self.hit(job, rail, &format!("mesh peers are not asked for {title}"));
+        Meshing::Nothing(Some(format!("mesh peers are not asked: {}", rail.key())))
+    }
+
     /// `Ok(None)`: nobody knows of it.
     async fn mesh_fetch(&self, content: ContentHash) -> Result<Option<FetchView>, Refusal> {
         match self.tools.mesh.answer(MeshRequest::Fetch(content)).await {
@@ -96,12 +115,23 @@ impl Lead<'_> {
     }
 
     /// `None`: the mesh cannot be asked now.
-    pub(super) async fn mesh_standing(&self, mesh: &Meshed, job: &Job) -> Option<Standing> {
+    pub(super) async fn mesh_standing(&mut self, mesh: &Meshed, job: &Job) -> Option<Standing> {
         let folder = folder_of(&job.id);
         // One that goes on after a restart waits for this.
         self.tools.mesh.slow_down(&folder, job.spec.constraints.overlay_bandwidth_kbps.map(bytes_per_second));
         let Some(content) = mesh.content else { return Some(Standing::Unknown) };
         let view = self.mesh_fetch(content).await.ok()?;
+        let spent = self.tools.mesh.quota_of_jobs().is_some_and(|quota| quota.left() < RUN_LEN);
+        let runs = view.as_ref().is_some_and(|view| view.fetch.state == FetchState::Running);
+        if runs {
+            let held = self.hits.entry(job.id.clone()).or_default();
+            if spent && !std::mem::replace(&mut held.spent, spent) {
+                let what = "nothing more comes from the mesh until bytes of the last 24 hours are older";
+                self.hit(job, Guardrail::DailyCap, what);
+            } else if !spent {
+                held.spent = false;
+            }
+        }
         Some(match view.map(|view| (view.fetch.state, view.bytes)) {
             None => Standing::Unknown,
             Some((FetchState::Running, bytes)) if self.tools.mesh.holds(&folder) => Standing::Held(bytes),

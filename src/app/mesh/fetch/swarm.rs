@@ -5,6 +5,7 @@
 //! few seconds and at the end.
 
 mod tally;
+mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::wait::{Wait, user_wanted};
 use super::feed::Feed;
 use super::land::Landing;
 use super::run::{Run, Told};
@@ -31,8 +33,6 @@ use crate::model::swarm::{CancelReason, Source};
 use crate::model::trace::TraceKind;
 use crate::net::mesh::{Link, StopCode};
 
-/// While others use all runs there may be.
-const SOON: Duration = Duration::from_millis(100);
 /// A fetch without a source gives its turn to others after that.
 const ALONE: Duration = Duration::from_secs(60);
 /// Events of runs waiting to be counted; the runs wait.
@@ -62,6 +62,8 @@ pub(super) struct Swarm<'a> {
     events: mpsc::Receiver<Told>,
     tasks: JoinSet<()>,
     runs: BTreeMap<RunId, Handle>,
+    /// For the next one; it was waited for.
+    permit: Option<OwnedSemaphorePermit>,
     /// One per peer that was asked; those that are over are kept while their peer is here.
     transfers: BTreeMap<PeerId, Downloader>,
     /// When to ask peers again that had it not.
@@ -107,6 +109,7 @@ impl<'a> Swarm<'a> {
             events,
             tasks: JoinSet::new(),
             runs: BTreeMap::new(),
+            permit: None,
             transfers: BTreeMap::new(),
             again: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -140,6 +143,7 @@ impl<'a> Swarm<'a> {
             self.tasks.spawn(feed.go(self.told.clone()));
         }
         let result = self.gather().await;
+        self.permit = None;
         let reason = match &result {
             Ok(()) => CancelReason::Complete,
             Err(Stop::Cancelled) if !self.work.running.cancel.is_cancelled() => CancelReason::UserCancelled,
@@ -197,8 +201,7 @@ impl<'a> Swarm<'a> {
                 self.scheduler.limited(self.now());
             }
             // What may not be asked for now lets others try.
-            let held = self.work.assist.as_ref().is_some_and(|assist| assist.is_held())
-                || self.work.leash.as_ref().is_some_and(|leash| leash.is_held());
+            let held = self.is_held();
             if !held && (self.scheduler.here() > 0 || self.called.is_some()) {
                 served = Instant::now();
             } else if !held {
@@ -208,17 +211,23 @@ impl<'a> Swarm<'a> {
                 let why = if held { "it is held back, and other fetches come first" } else { super::NOBODY };
                 return Err(Stop::Later(why.to_owned()));
             }
-            let starved = self.assign();
+            let waits = self.assign();
             self.wish();
             self.show();
             if Instant::now() >= self.keep_at {
                 self.keep().await;
             }
-            let wake = self.wake(starved);
+            let wake = self.wake(waits);
+            let runs = Arc::clone(&self.work.running.runs);
             let told = tokio::select! {
                 () = self.work.cancel.cancelled() => return Err(Stop::Cancelled),
                 told = self.events.recv() => told,
                 _ = changes.changed() => None,
+                // Kept until something is asked for: to whoever waits too it would only be handed on, and back.
+                permit = runs.acquire_owned(), if waits == Wait::Run => {
+                    self.permit = permit.ok();
+                    None
+                }
                 () = sleep_until(wake) => None,
             };
             while self.tasks.try_join_next().is_some() {}
@@ -231,6 +240,12 @@ impl<'a> Swarm<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Nothing may be asked for now, and perhaps not for long.
+    fn is_held(&self) -> bool {
+        self.work.assist.as_ref().is_some_and(|assist| assist.is_held())
+            || self.work.leash.as_ref().is_some_and(|leash| leash.is_held())
     }
 
     /// Begins to ask the Soulseek users of this fetch, if it has any.
@@ -256,9 +271,8 @@ impl<'a> Swarm<'a> {
 
     /// Says what is wanted of Soulseek users now.
     fn wish(&mut self) {
-        // Soulseek comes first while too little is given to the mesh.
-        let meshed = self.has_mesh() && self.work.running.fair.rate().is_none();
-        let wanted = self.scheduler.left() > 0 && !(self.met && meshed);
+        let held = self.work.running.fair.rate().is_some();
+        let wanted = self.scheduler.left() > 0 && user_wanted(self.met, self.has_mesh(), held);
         let from_zero = self.scheduler.verified().first() == Some(&false);
         let wish = Wish { wanted, from_zero };
         self.wish.send_if_modified(|told| std::mem::replace(told, wish) != wish);
@@ -284,7 +298,7 @@ impl<'a> Swarm<'a> {
     }
 
     /// When to look again if nothing happens.
-    fn wake(&self, starved: bool) -> Instant {
+    fn wake(&self, waits: Wait) -> Instant {
         let now = self.now();
         let decide = self.scheduler.deadline(now);
         let end = self.transfers.values().filter_map(Downloader::deadline).min();
@@ -292,7 +306,7 @@ impl<'a> Swarm<'a> {
         let at = |moment: Option<Duration>| moment.map(|moment| self.began + moment);
         let first = [at(decide), at(end), ask].into_iter().flatten().min();
         let wake = first.unwrap_or_else(|| Instant::now() + ASK_AGAIN);
-        if starved { wake.min(Instant::now() + SOON) } else { wake }
+        waits.within().map_or(wake, |within| wake.min(Instant::now() + within))
     }
 
     /// Tells a transfer what happened, and does what follows.
@@ -389,10 +403,10 @@ impl<'a> Swarm<'a> {
         self.scheduler.came(source, metrics, known);
     }
 
-    /// Starts what can be started. True if others use all runs there may be.
-    fn assign(&mut self) -> bool {
+    /// Starts what can be started, and says what the rest waits for.
+    fn assign(&mut self) -> Wait {
         self.scheduler.tick(self.now());
-        let starved = loop {
+        let waits = loop {
             self.take_back();
             let (assist, leash) = (self.work.assist.clone(), self.work.leash.clone());
             let room = match (&assist, &leash) {
@@ -400,14 +414,17 @@ impl<'a> Swarm<'a> {
                 (None, leash) => leash.as_ref().map(|leash| leash.open()),
             };
             let mut aside = match room {
-                // Held back: looked at again soon.
-                Some(None) => break true,
+                Some(None) => break Wait::braked(self.is_held()),
                 room => room.flatten(),
             };
             let held = !self.work.running.fair.is_open();
-            let Ok(permit) = Arc::clone(&self.work.running.runs).try_acquire_owned() else { break true };
+            let free = || Arc::clone(&self.work.running.runs).try_acquire_owned().ok();
+            let Some(permit) = self.permit.take().or_else(free) else { break Wait::Run };
             let next = if held { self.scheduler.next_stream(self.now()) } else { self.scheduler.next(self.now()) };
-            let Some(assignment) = next else { break held };
+            let Some(assignment) = next else {
+                let shut = self.work.running.fair.rate() == Some(0);
+                break if held { Wait::braked(shut) } else { Wait::Nothing };
+            };
             let link = match &assignment.source {
                 Source::Mesh(peer) => self.work.running.mesh.link(*peer),
                 Source::Soulseek(user) => {
@@ -450,12 +467,14 @@ impl<'a> Swarm<'a> {
             self.tasks.spawn(run.go(assignment, cancel));
         };
         self.take_back();
-        if let Some(called) = self.called.take_if(|_| !starved) {
+        if let Some(called) = self.called.take_if(|_| waits == Wait::Nothing) {
             // Nothing is left for this user to do.
             self.scheduler.went(&Source::Soulseek(called.user.clone()), "not needed", self.now());
         }
+        // Where a rule came between it is of no use now, and may be to others.
+        self.permit = None;
         self.tell_traces();
-        starved
+        waits
     }
 
     /// Takes back what the scheduler does not want any more.
