@@ -480,7 +480,10 @@ fn a_shortage_that_does_not_pass_fails_the_scan_and_keeps_what_was_done() {
         doctor.put(&format!("{n}.flac"), "untried=1000");
     }
     let scan = doctor.begin();
-    let error = doctor.run(scan.clone(), &Reins::default()).unwrap_err();
+    // One at a time: the shortage must not be known before the first file is measured.
+    let reins = Reins::default();
+    reins.set_workers(1);
+    let error = doctor.run(scan.clone(), &reins).unwrap_err();
     assert!(matches!(&error, DoctorError::NotReady(why) if why.ends_with("no memory")), "{error}");
     let row = doctor.ground.store.read(|txn, tables| tables.library.scan(txn, scan.id)).unwrap().unwrap();
     assert_eq!((row.status, row.counts.measured), (ScanStatus::Failed, 1));
