@@ -28,7 +28,7 @@ soulseek:
   username: the box
   password: pw
 """
-ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "1"))
 SEED = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
 TONES = 3
 
