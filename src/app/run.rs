@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -135,6 +136,8 @@ async fn run(
     let store_dir = sources.data.join("store");
     let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, StoreOptions::default())).await;
     let store = store.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    // From here on there is something to put away. Whoever sees our sockets may already want us to end.
+    let end = End::listen().map_err(|error| error.to_string())?;
     // Before anybody is told that we are here: a taken port ends the start.
     let mut web = web(&config, &sources.data, clock, passed);
     web.update_spool = appliance.spool();
@@ -285,7 +288,7 @@ async fn run(
     let listens = web.addresses().iter().map(ToString::to_string).collect();
     appliance.tell_health(&node::health(&data, backend.name, listens, config.web.port));
 
-    wait_for_end(&shutdown).await?;
+    end.wait(&shutdown).await;
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
@@ -478,14 +481,22 @@ fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, store: &
     });
 }
 
-async fn wait_for_end(shutdown: &CancellationToken) -> Result<(), String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = shutdown.cancelled() => {}
+/// The signals that ask for an orderly stop. One that comes before it is waited for is not lost.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
 }

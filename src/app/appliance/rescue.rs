@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::card::CODE;
@@ -64,6 +65,8 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     if listeners.is_empty() {
         return Err("no port can be had".to_owned());
     }
+    // Before it is told: one that comes early is not lost.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let code = match appliance.told_code() {
         Some(code) => code,
         None => crate::web::auth::new_code().map_err(|error| error.to_string())?,
@@ -87,8 +90,6 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled();
     let served = tokio::spawn(serve(listeners, page, key, stop.clone()));
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut feed = tokio::time::interval(watchdog.map_or(Duration::from_secs(20), |every| every / 3));
     let deadline = tokio::time::sleep(AGAIN_AFTER);
     tokio::pin!(deadline);
