@@ -32,9 +32,14 @@
     if (place && place.textContent !== text) { place.textContent = text; }
   };
 
-  // A reload would take away what somebody types or reads, so it waits for them.
+  // A reload would take away what somebody types, reads or is just pressing, so it waits for them.
+  let pressed = 0;
+  addEventListener("pointerdown", () => { pressed = Date.now(); }, true);
+  for (const name of ["click", "pointercancel"]) { addEventListener(name, () => { pressed = 0; }, true); }
   const busy = () => {
     const active = document.activeElement;
+    // Released elsewhere, it is no click, and is waited for no longer.
+    if (Date.now() - pressed < 5000) { return true; }
     if (document.hidden || live().querySelector("details[open]")) { return true; }
     if (live().contains(active) && active.matches("input, textarea, select")) { return true; }
     return [...live().querySelectorAll("input:not([type=hidden]), textarea")].some((f) => f.value !== f.defaultValue || f.checked !== f.defaultChecked);

@@ -221,8 +221,8 @@ pub const WORKER_ADDRESS_SPACE: u64 = 256 * MIB;
 pub const WORKER_CPU_S: u64 = 30;
 /// Bytes that buy a worker one more CPU second.
 pub const WORKER_BYTES_PER_CPU_S: u64 = 2_000_000;
-/// Seconds without progress after which a worker is ended and its file given up.
-pub const WORKER_STALL_S: u64 = 10;
+/// Seconds without progress after which a worker is ended and its file given up. A disk that was asleep takes ten and more.
+pub const WORKER_STALL_S: u64 = 30;
 /// Bytes of a worker's answer about one file; a longer one counts as none. The largest is a spectrogram.
 pub const WORKER_ANSWER_LEN: usize = 512 * 1024;
 /// The same when it was asked for measurements.

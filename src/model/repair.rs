@@ -206,7 +206,7 @@ pub struct RepairCounts {
     pub begun: u64,
     /// Of these and of those begun earlier: a better copy lies in its place.
     pub done: u64,
-    /// Nothing was changed.
+    /// The old file stays; an undoing that failed is not counted.
     pub failed: u64,
     /// The old file was put back.
     pub undone: u64,

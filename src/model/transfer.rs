@@ -34,6 +34,8 @@ pub enum Ending {
 
 /// Begins the reason of a download that the disk of this machine refused.
 pub const OWN_DISK: &str = "disk: ";
+/// Begins the reason of a download of which several users sent parts that do not fit together.
+pub const JOINED: &str = "the joined file is damaged: ";
 
 /// Where a transfer stands. Text forms are slskd's, see `TransferState::name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

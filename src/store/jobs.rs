@@ -126,11 +126,6 @@ impl Store {
         })
     }
 
-    /// Writes a job and waits until it is durable.
-    pub async fn put_job(&self, job: Job, work: Work) -> Result<(), StoreError> {
-        self.write(move |txn, tables| tables.jobs.put(txn, &job, &work).map(drop)).await
-    }
-
     /// Writes a job, and what it learned of users by now, both or neither; waits until it is durable.
     pub async fn put_job_and_learn(
         &self,
@@ -194,8 +189,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
         let work = Work { rounds: 3, ..Work::new(1) };
-        store.put_job(job(1, JobState::Running), work.clone()).await.unwrap();
-        store.put_job(job(2, JobState::Completed), work.clone()).await.unwrap();
+        store
+            .put_job_and_learn(job(1, JobState::Running), work.clone(), Vec::new(), UnixMs(0), Duration::ZERO)
+            .await
+            .unwrap();
+        store
+            .put_job_and_learn(job(2, JobState::Completed), work.clone(), Vec::new(), UnixMs(0), Duration::ZERO)
+            .await
+            .unwrap();
         assert_eq!(store.job(&job(1, JobState::Running).id).unwrap(), Some((job(1, JobState::Running), work.clone())));
         let over = store.job(&job(2, JobState::Running).id).unwrap().unwrap();
         assert_eq!(over.1, Work::default(), "nothing is remembered of one that is over");

@@ -299,9 +299,10 @@ impl Auth {
         let (new, cost) = (new.to_owned(), self.cost);
         let hashed = tokio::task::spawn_blocking(move || password::hash(&new, salt, cost)).await;
         let Ok(Ok(phc)) = hashed else { return Err(SignInError::NotKept) };
-        // The secret goes first: should the second fail, the old password is still there and only sessions are lost.
+        // The password goes last: should one fail, the old one is still there, and only sessions or a set-up code are lost,
+        // of which the next start makes a new one.
         let values =
-            [(SECRET, Some(secret.to_vec())), (SESSIONS, None), (PASSWORD, Some(phc.clone().into())), (CODE, None)];
+            [(SECRET, Some(secret.to_vec())), (SESSIONS, None), (CODE, None), (PASSWORD, Some(phc.clone().into()))];
         for (name, value) in values {
             self.desk.keep_value(name, value).await.map_err(|refusal| {
                 tracing::error!(name, ?refusal, "a secret could not be kept");

@@ -126,7 +126,7 @@ async fn open(State(desk): State<Arc<Desk>>, headers: HeaderMap, Form(given): Fo
         return StatusCode::FORBIDDEN.into_response();
     }
     if desk.wrong.load(Relaxed) >= TRIES {
-        desk.tell("Too many wrong codes: restart the box for a new one.");
+        desk.tell("Too many wrong codes: restart the box, and try again.");
         return back();
     }
     let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();

@@ -180,7 +180,10 @@ pub fn write_back(places: &Places) -> ExitCode {
     let code = read_plain(&asked.join(CODE), 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let code = code.map(|code| code.trim().to_owned());
     let mut failed = Vec::new();
-    if let Err(error) = tell_code(places, code.as_ref().filter(|code| is_code(code))) {
+    // Its folder goes with the program. What was told last is then what somebody may have read.
+    if asked.is_dir()
+        && let Err(error) = tell_code(places, code.as_ref().filter(|code| is_code(code)))
+    {
         failed.push(format!("the set-up code could not be written on the boot partition: {error}"));
     }
     if let Ok(taken) = read_plain(&asked.join(TAKEN), 64)
@@ -382,6 +385,12 @@ mod tests {
         std::fs::remove_file(&asked).unwrap();
         write_back(&places);
         assert!(!file.exists());
+        // The program ended without its having been used.
+        std::fs::write(&asked, "bcdfg-hjkmn").unwrap();
+        write_back(&places);
+        std::fs::remove_dir_all(asked.parent().unwrap()).unwrap();
+        assert_eq!(write_back(&places), ExitCode::SUCCESS);
+        assert_eq!(told_code(&places).as_deref(), Some("bcdfg-hjkmn"));
     }
 
     #[test]

@@ -104,7 +104,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     }
     // The page's last answer is on its way.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    appliance.leave(CODE, None);
+    // The code stays: who has read it on the card may need it at the next start of this page.
     stop.cancel();
     let _ = served.await;
     Ok(())

@@ -460,19 +460,21 @@ pub fn identify(ground: &Ground, measured: &Measured) -> Result<Identity, Doctor
         return Ok(Identity { recording_id, release_id, acoustid, matched_by: MatchedBy::Tags });
     }
     let pending = Identity { recording_id: None, release_id, acoustid, matched_by: MatchedBy::Pending };
-    Ok(match sounds_like(ground, &measured.fingerprint, measured.duration_ms, Some(measured.sketch))? {
+    Ok(match sounds_like(ground, &measured.fingerprint, measured.duration_ms, Some(measured.sketch), &|| false)? {
         Some(recording) => Identity { recording_id: Some(recording), matched_by: MatchedBy::Fingerprint, ..pending },
         None => pending,
     })
 }
 
 /// The recording of a copy here that plays about as long and sounds alike. Sketches are of whole files: where only the
-/// beginning of one is there, none is compared, and `duration_ms` is what the whole plays for.
+/// beginning of one is there, none is compared, and `duration_ms` is what the whole plays for. That may take a while: `stop`
+/// ends it, and nothing is found then.
 pub fn sounds_like(
     ground: &Ground,
     print: &[u32],
     duration_ms: u64,
     sketch: Option<u64>,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Option<u128>, DoctorError> {
     if print.is_empty() {
         return Ok(None);
@@ -481,6 +483,9 @@ pub fn sounds_like(
     for (hash, other) in near {
         if sketch.is_some_and(|sketch| distance(other, sketch) > SKETCH_DISTANCE_MAX) {
             continue;
+        }
+        if stop() {
+            return Ok(None);
         }
         // Without sketches there may be many: each is read by itself, so that no reader stays long.
         let known = ground.store.read(|txn, tables| {

@@ -20,10 +20,14 @@ impl Counts {
                     let took = row.ended_at.map_or(0, |at| at.0.saturating_sub(row.began_at.0));
                     counts.took_ms = counts.took_ms.saturating_add(took);
                 }
-                RepairState::Failed(_) => counts.failed += 1,
+                RepairState::Failed(_) if *before != RepairState::Undoing => counts.failed += 1,
                 RepairState::Undone => counts.undone += 1,
                 // Under way; or an undo could not be done.
-                RepairState::Done | RepairState::Fetching | RepairState::Swapping | RepairState::Undoing => {}
+                RepairState::Done
+                | RepairState::Failed(_)
+                | RepairState::Fetching
+                | RepairState::Swapping
+                | RepairState::Undoing => {}
             }
         }
     }

@@ -202,10 +202,10 @@ impl RepairService {
         }
         let _one = self.inner.wishes.lock().await;
         let mut begun = Begun::default();
-        let mut cases = Vec::new();
+        let (mut cases, mut hurried) = (Vec::new(), BTreeSet::new());
         for issue in unique {
             if !wish.by_itself
-                && let Some(job) = self.hurried(issue).await?
+                && let Some(job) = self.hurry(issue, &mut hurried).await?
             {
                 if !begun.jobs.contains(&job) {
                     begun.jobs.push(job.clone());
@@ -235,14 +235,19 @@ impl RepairService {
     }
 
     /// If the repair of an issue rests because the disk refused it, it is tried again now: by this job.
-    async fn hurried(&self, issue: IssueId) -> Result<Option<JobId>, Refusal> {
+    async fn hurry(&self, issue: IssueId, hurried: &mut BTreeSet<(JobId, usize)>) -> Result<Option<JobId>, Refusal> {
         let store = self.mender().store().clone();
         let row = blocking(move || store.repair(issue)).await?.map_err(unreadable)?;
         let Some(row) = row.filter(|row| matches!(row.state, RepairState::Fetching | RepairState::Swapping)) else {
             return Ok(None);
         };
         let Some(track) = row.track.and_then(|track| usize::try_from(track).ok()) else { return Ok(None) };
-        Ok(self.mender().hurry(&row.job, Some(track)).then_some(row.job))
+        // Of a file that mends several issues, the first of them has woken the job.
+        let is_awake = hurried.contains(&(row.job.clone(), track)) || self.mender().hurry(&row.job, Some(track));
+        if is_awake {
+            hurried.insert((row.job.clone(), track));
+        }
+        Ok(is_awake.then_some(row.job))
     }
 
     /// Waits a moment for the library to know what repairs did last to the files of these issues: of a file just put back it

@@ -56,14 +56,14 @@ impl Mender {
         let is_meant = |(of, at): &(JobId, usize)| of == job && track.is_none_or(|track| track == *at);
         let resting: Vec<_> =
             self.resting().iter().filter(|(key, _)| is_meant(key)).map(|(_, woken)| woken.clone()).collect();
-        if resting.is_empty() {
-            return false;
+        // A job that goes on begins anew, even where a pause of its own is over meanwhile.
+        if track.is_none() || !resting.is_empty() {
+            self.refused().retain(|key, _| !is_meant(key));
         }
-        self.refused().retain(|key, _| !is_meant(key));
-        for woken in resting {
+        for woken in &resting {
             woken.notify_one();
         }
-        true
+        !resting.is_empty()
     }
 
     /// The finished file of a track could not be put in the place of what these issues are about, and why. After many

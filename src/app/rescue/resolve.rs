@@ -197,7 +197,9 @@ impl Inner {
         }
         let ground = &self.ground;
         let whole = Measured { duration_ms: whole_ms(measured, download), ..measured.clone() };
-        if let Some(recording) = sounds_like(ground, &whole.fingerprint, whole.duration_ms, None)? {
+        if let Some(recording) =
+            sounds_like(ground, &whole.fingerprint, whole.duration_ms, None, &|| self.cancel.is_cancelled())?
+        {
             return Ok(Some((recording, "fingerprint of the partial file")));
         }
         if !ground.catalogue.can_identify() {
@@ -294,13 +296,16 @@ pub(super) fn declared_ms(measured: &Measured) -> Option<u64> {
     }
 }
 
-/// Milliseconds that the whole file plays for: as it says, else as much longer than what is there as it is.
+/// Milliseconds that the whole file plays for: as it says, else as can be guessed.
 fn whole_ms(measured: &Measured, download: &Transfer) -> u64 {
-    declared_ms(measured).unwrap_or_else(|| {
-        let there = u128::from(download.bytes_done.max(1));
-        let whole = u128::from(measured.duration_ms) * u128::from(download.size).max(there) / there;
-        u64::try_from(whole).unwrap_or(u64::MAX)
-    })
+    let missing = download.size.saturating_sub(download.bytes_done);
+    declared_ms(measured).unwrap_or_else(|| with_the_rest(measured.duration_ms, missing, measured.bitrate_kbps))
+}
+
+/// As long as what is there and, at the rate of its sound, the bytes that are not. By bytes alone it would be too short: what
+/// is there may begin with a picture.
+fn with_the_rest(heard_ms: u64, missing: u64, kbps: u32) -> u64 {
+    heard_ms.saturating_add(missing.saturating_mul(8) / u64::from(kbps.max(1)))
 }
 
 /// Why there are no measurements of a file.
@@ -332,6 +337,14 @@ pub(super) fn measure(
 mod tests {
     use super::*;
     use crate::model::variant::Codec;
+
+    #[test]
+    fn a_picture_at_the_beginning_does_not_make_a_song_shorter() {
+        // 10 MB of 320 kbit/s, 0.5 MB of them a picture; 5.5 MB are there.
+        assert_eq!(with_the_rest(125_000, 4_500_000, 320), 237_500);
+        assert_eq!(with_the_rest(125_000, 0, 320), 125_000);
+        assert_eq!(with_the_rest(1, u64::MAX, 0), u64::MAX);
+    }
 
     #[test]
     fn who_offers_a_copy_when_asked_is_as_good_as_who_told_of_it() {

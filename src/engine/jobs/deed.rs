@@ -5,7 +5,7 @@
 
 use crate::engine::swarm::reputation::{NEUTRAL, Reputation, ReputationSettings};
 use crate::model::time::UnixMs;
-use crate::model::transfer::{Ending, OWN_DISK, Rung};
+use crate::model::transfer::{Ending, JOINED, OWN_DISK, Rung};
 
 /// What one file came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,10 @@ pub fn of_ending(ending: Ending, reason: Option<&str>) -> Option<Deed> {
     match ending {
         Ending::TimedOut => Some(Deed::Late),
         Ending::Rejected => Some(Deed::Failed),
-        Ending::Errored => (!reason.is_some_and(|reason| reason.starts_with(OWN_DISK))).then_some(Deed::Failed),
+        Ending::Errored => {
+            let is_nobodys = |reason: &str| reason.starts_with(OWN_DISK) || reason.starts_with(JOINED);
+            (!reason.is_some_and(is_nobodys)).then_some(Deed::Failed)
+        }
         Ending::Succeeded | Ending::Cancelled | Ending::Aborted => None,
     }
 }
@@ -71,6 +74,7 @@ mod tests {
             (Ending::Errored, broken, Some(Deed::Failed)),
             (Ending::TimedOut, "it cannot be reached", Some(Deed::Late)),
             (Ending::Errored, "disk: no space", None),
+            (Ending::Errored, "the joined file is damaged: no end of stream", None),
             (Ending::Cancelled, broken, None),
             (Ending::Aborted, broken, None),
             (Ending::Succeeded, "", None),

@@ -36,7 +36,7 @@ const OTHER_TAKES: [&str; 12] = [
 ];
 /// Kilobits per second from which a lossy copy is called good.
 const GOOD_KBPS: u32 = 256;
-/// A user of less reputation comes last (SPEC-FACTS 14).
+/// A user of less reputation comes last (SPEC-FACTS 14). Sources in the mesh have a threshold of their own to set.
 const AVOIDED: u16 = 300;
 
 /// What a file's name says.

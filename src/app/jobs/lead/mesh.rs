@@ -68,6 +68,10 @@ impl Lead<'_> {
 
     async fn mesh_copy(&mut self, at: usize, but: Vec<ContentHash>, job: &Job) -> Meshing {
         let Some(track) = job.spec.tracks.get(at) else { return Meshing::Nothing(None) };
+        let slow = job.spec.constraints.overlay_bandwidth_kbps;
+        if slow == Some(0) {
+            return Meshing::Nothing(Some("mesh peers are not asked: overlay_bandwidth_kbps is 0".to_owned()));
+        }
         let recording = track.recording.0;
         let spent = self.tools.mesh.quota_of_jobs().is_some_and(|quota| quota.left() < RUN_LEN);
         match self.tools.rescue.allows_another() {
@@ -80,10 +84,6 @@ impl Lead<'_> {
             }
             Err(Some(rail)) => return self.not_asked(job, rail, &track.title),
             Err(None) => return Meshing::Nothing(Some("mesh peers are not asked: mesh.fairness".to_owned())),
-        }
-        let slow = job.spec.constraints.overlay_bandwidth_kbps;
-        if slow == Some(0) {
-            return Meshing::Nothing(Some("mesh peers are not asked: overlay_bandwidth_kbps is 0".to_owned()));
         }
         let folder = folder_of(&job.id);
         self.tools.mesh.slow_down(&folder, slow.map(bytes_per_second));

@@ -47,6 +47,9 @@ fn whoever_asks_again_does_not_wait_for_the_pause() {
         // Counted anew each time, or the next refusal would be the last.
         assert_eq!((*first.get_or_insert(pauses[0]), pauses[7]), (pauses[0], turn::PAUSE_MAX), "{pauses:?}");
         assert!(!world.mender.hurry(&world.job, track), "nobody rests");
+        if track.is_none() {
+            assert_eq!(refused(), pauses[0], "a job that goes on begins anew");
+        }
         let took = runtime.block_on(async {
             let (began, other) = (clock(), JobId::from_random(8));
             let asks = async {

@@ -7,7 +7,7 @@ use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, Rec
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
 use crate::model::id::TransferId;
-use crate::model::transfer::{Ending, OWN_DISK, Partial, Rung, Transfer};
+use crate::model::transfer::{Ending, JOINED, OWN_DISK, Partial, Rung, Transfer};
 
 /// Time without a byte after which a transfer is stopped (RELIABILITY-FACTS 4, row 3).
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -198,7 +198,7 @@ impl Downloads {
             Err(PlaceError::CheckFailed(error)) => {
                 download.solo = true;
                 discard(&mut download.record, turn);
-                self.fail(id, Ending::Errored, format!("the joined file is damaged: {error}"), turn);
+                self.fail(id, Ending::Errored, format!("{JOINED}{error}"), turn);
             }
             Err(PlaceError::DiskFull) => self.on_disk_full(id, turn),
             Err(PlaceError::Disk(error)) => self.on_misplaced(id, &error, turn),

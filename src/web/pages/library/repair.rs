@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use crate::model::health::{HealthAnswer, HealthRequest, Issue, IssueKind, IssueStatus};
 use crate::model::id::IssueId;
-use crate::model::job::{JobAnswer, JobId, JobRequest};
+use crate::model::job::{JobAnswer, JobId, JobRequest, TrackState};
 use crate::model::limits;
 use crate::model::repair::{Manner, Repair, RepairAnswer, RepairRequest, RepairState, Strategy};
 use crate::model::view::{Refusal, SettingView};
@@ -101,18 +101,18 @@ fn facts(repair: &Repair) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// How the job stands, as far as this repair waits for it.
-async fn standing(desktop: &Desktop, repair: &Repair) -> String {
+/// How the job stands, as far as this repair waits for it; and whether its copy is there and only has to be put in its place.
+async fn standing(desktop: &Desktop, repair: &Repair) -> (String, bool) {
     // A job is forgotten earlier than what it did.
     let Ok(JobAnswer::Job(view)) = desktop.web.desk.jobs(JobRequest::One(repair.job.clone())).await else {
-        return String::new();
+        return (String::new(), false);
     };
     let mut words = state_words(view.job.state).to_owned();
     if !view.doing.is_empty() {
         words.push_str(&format!(": {}", show::visible(&view.doing)));
     }
     if !repair.state.is_live() || view.job.state.is_over() {
-        return words;
+        return (words, false);
     }
     let track = repair.track.and_then(|index| view.job.children.get(usize::try_from(index).ok()?));
     if let Some(child) = track {
@@ -127,7 +127,7 @@ async fn standing(desktop: &Desktop, repair: &Repair) -> String {
         let progress = view.job.progress();
         words.push_str(&format!("; {} of {} tracks in their places", progress.done, progress.tracks));
     }
-    words
+    (words, track.is_some_and(|child| child.state == TrackState::Checking))
 }
 
 /// What an issue's page says of its repair; nothing, if there never was one.
@@ -136,16 +136,17 @@ pub(super) async fn section(desktop: &Desktop, issue: IssueId) -> Option<Section
     let (state, mark) = state(&repair);
     let refusal = repair.not_undone_because();
     let stays = refusal.filter(|_| repair.state == RepairState::Done);
+    let (doing, is_there) = standing(desktop, &repair).await;
     Some(Section {
         state,
         mark,
         job: repair.job.to_string(),
-        doing: standing(desktop, &repair).await,
+        doing,
         facts: facts(&repair),
         began_at: show::moment(repair.began_at),
         ended_at: repair.ended_at.map(show::moment),
         can_undo: refusal.is_none(),
-        can_hurry: repair.state == RepairState::Swapping,
+        can_hurry: repair.state == RepairState::Swapping || (repair.state == RepairState::Fetching && is_there),
         stays: stays.map(|why| format!("This cannot be undone: {}", show::visible(why))),
         is_live: repair.state.is_live(),
     })
