@@ -62,7 +62,7 @@ def counted(client):
 @pytest.fixture(scope="module")
 def net():
     # Slow both ways, and one upload at a time, so that there is something to cancel and a queue to stand in.
-    yield from neighbours(big_mib=8, peer=("--upload-limit-kib", "1000", "--upload-slots", "1"),
+    yield from neighbours(big_mib=40, peer=("--upload-limit-kib", "1000", "--upload-slots", "1"),
                           global__upload__speed_limit=1000)
 
 
@@ -78,8 +78,20 @@ def refused(status, call, *args, **kw):
 
 
 def search(slskd, text, **kw):
-    found = slskd.searches.search_text(searchText=text, searchTimeout=5000, **kw)
-    return until(f"{text} is found", lambda: slskd.searches.search_responses(found["id"])), found["id"]
+    """Asked again, as people do, when it ended without an answer."""
+    ident = None
+
+    def found():
+        nonlocal ident
+        over = ident is None or slskd.searches.state(ident)["isComplete"]
+        responses = ident and slskd.searches.search_responses(ident)
+        if over and not responses:
+            if ident:
+                # Its id may be the one that is wished for.
+                slskd.searches.delete(ident)
+            ident = slskd.searches.search_text(searchText=text, searchTimeout=5000, **kw)["id"]
+        return responses
+    return until(f"{text} is found", found), ident
 
 
 def file_named(responses, word):
@@ -190,7 +202,7 @@ def test_uploads(net, slskd):
         found = [f for user in slskd.transfers.get_all_uploads() for f in files_of(user) if f["filename"] == path]
         return next((f for f in found if f["state"] == "InProgress"), None)
 
-    net.them.ctl(cmd="download", user="box", path=path, size=8 << 20)
+    net.them.ctl(cmd="download", user="box", path=path, size=40 << 20)
     first = until("the upload is under way", upload)["id"]
     assert slskd.transfers.get_upload("them", first)["direction"] == "Upload"
     assert slskd.transfers.cancel_upload("them", first)

@@ -21,7 +21,7 @@ def test_an_album(net):
     version = tuple(int(part) for part in slskd.application.version().split(".")[:3])
     assert version > (0, 22, 2)
 
-    search = slskd.searches.search_text(searchText="them song", searchTimeout=5000, filterResponses=True,
+    search = slskd.searches.search_text(searchText="them song", searchTimeout=15000, filterResponses=True,
                                         maximumPeerQueueLength=50, minimumPeerUploadSpeed=0)
     until("the search ended", lambda: slskd.searches.state(search["id"], False)["state"] != "InProgress")
     result = slskd.searches.search_responses(search["id"])[0]

@@ -6,13 +6,13 @@ import json
 import time
 
 from selenium import webdriver
-from selenium.common.exceptions import (ElementNotInteractableException, NoSuchElementException,
+from selenium.common.exceptions import (ElementClickInterceptedException, ElementNotInteractableException, NoSuchElementException,
                                         StaleElementReferenceException, WebDriverException)
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-PATIENCE = 30  # seconds; a limit for broken runs, not a measurement
+PATIENCE = 120  # seconds; a limit for broken runs, not a measurement
 WIDE, NARROW = 1200, 400
 
 
@@ -70,6 +70,7 @@ class Browser:
 
     def until(self, what, ask, seconds=PATIENCE, again=True):
         """Asks until the answer is true, and returns it; without scripts it loads the page `again` in between."""
+        seconds = max(seconds, PATIENCE)
         end = time.monotonic() + seconds
         while True:
             try:
@@ -106,10 +107,14 @@ class Browser:
         while True:
             try:
                 return act(self.driver.find_element(By.XPATH, xpath))
-            except (StaleElementReferenceException, NoSuchElementException, ElementNotInteractableException) as problem:
+            except (StaleElementReferenceException, NoSuchElementException, ElementNotInteractableException,
+                    ElementClickInterceptedException) as problem:
                 if time.monotonic() > end:
                     raise AssertionError(f"{xpath} cannot be used on {self.address}\n{self.text}") from problem
                 time.sleep(0.1)
+
+    def text_of(self, xpath):
+        return self._act(xpath, lambda element: element.text)
 
     def click(self, words, within=""):
         """Presses the button, or follows the link, or opens the fold, of these words or this spoken name."""

@@ -79,7 +79,7 @@ def box(world):
     (world.tmp / "box").mkdir()
     (world.tmp / "box" / "slskdn.yml").write_text("global:\n  upload:\n    speed_limit: 1500\n")
     for mode in (True, False):
-        for n, size in ((1, 24 << 20), (2, 1 << 20)):
+        for n, size in ((1, 96 << 20), (2, 1 << 20)):
             slow = world.tmp / "share-box" / "Slow" / f"slow {mode} {n}.flac"
             slow.parent.mkdir(exist_ok=True)
             with open(slow, "wb") as f:

@@ -86,7 +86,9 @@ def test_browse_a_user_and_download_from_there(page, world, box):
     page.open(f"{box.url}/users")
     page.fill("User name", "them")
     page.click("Show")
-    page.says("Online", "Upload slots")
+    # The page waits some seconds for the user; then it is to be loaded again, as it says.
+    page.until("the user tells of himself", lambda: page.open(f"{box.url}/users/them") or all(
+        word in page.text for word in ("Online", "Upload slots")))
     page.click("Shared folders")
     page.click("Fetch again" if page.has("//button[.='Fetch again']") else "Fetch the list")
     page.sees("The share list has arrived", "13 files in 4 folders", seconds=30)
@@ -113,7 +115,7 @@ def test_messages_both_ways(page, world, box):
     answer = f"<script>document.title='pwned'</script> wörld {page.scripts}"
     them.ctl(cmd="pm", user="box", message=answer)
     page.sees(answer, seconds=30)
-    talk = page.driver.find_element("class name", "talk").text
+    talk = page.text_of("//*[contains(concat(' ', @class, ' '), ' talk ')]")
     assert talk.index(words) < talk.index(answer), "an answer stands below what it answers"
     page.click("Forget the conversation…")
     page.click("Forget the conversation")

@@ -13,7 +13,7 @@ from conftest import screenshots, until
 HANGS = """\
 file: {size_mib: 8, kind: flac}
 time_limit_s: 150
-rescue: {stall_timeout_seconds: 3, sample_interval_seconds: 1, min_duration_seconds: 4, max_queue_time_seconds: 3}
+rescue: {stall_timeout_seconds: 3, sample_interval_seconds: 1, min_duration_seconds: 4, max_queue_time_seconds: 6}
 guardrails: {max_overlay_to_soulseek_ratio: 100}
 peers:
   - {name: user, via: soulseek, %s}

@@ -38,8 +38,8 @@ def test_a_download_is_watched_and_told(page, world, box):
     page.says("running", "Piece map", "Sources", "Timeline")
     job = page.address.rsplit("/", 1)[1]
     # A line is written each 8 MiB, so that the picture grows while the file does.
-    page.until("something came", lambda: 0 < cells(page) and "running" in page.text)
-    page.until("it is over", lambda: "completed" in page.text, 90)
+    page.until("something came", lambda: 0 < cells(page) and "running" in page.text, 120)
+    page.until("it is over", lambda: "completed" in page.text, 240)
     assert share(page) == 100.0, page.row("them")
     assert cells(page) == 192, "24 MiB in parts of 128 KiB"
     for told in ("Soulseek 24.0 MiB (100 %), mesh 0 B (0 %)", "PeerDiscovered", "PeerConnected", "PeerDisconnected",

@@ -90,12 +90,19 @@ def shared(box):
 
 
 def search(box, text, want):
-    """Paths found, once `want(paths)` is true."""
-    ident = api(box, "/v0/searches", "POST", json={"searchText": text, "searchTimeout": 15_000})["id"]
+    """Paths found, once `want(paths)` is true; asked again, as people do, when it ended without that."""
+    ident = None
 
     def look():
-        paths = [file["filename"] for answer in api(box, f"/v0/searches/{ident}/responses") for file in answer["files"]]
-        return paths if want(paths) else None
+        nonlocal ident
+        over = ident is None or api(box, f"/v0/searches/{ident}")["isComplete"]
+        answers = api(box, f"/v0/searches/{ident}/responses") if ident else []
+        paths = [file["filename"] for answer in answers for file in answer["files"]]
+        if want(paths):
+            return paths
+        if over:
+            ident = api(box, "/v0/searches", "POST", json={"searchText": text, "searchTimeout": 15_000})["id"]
+        return None
 
     return until(f"{text} is found", look)
 

@@ -144,7 +144,7 @@ def check_resumed(world, path):
 
 
 def test_resume_after_our_death(slow):
-    slow.them = Peer(slow, slow.kind, "them", free_port(), "--upload-limit-kib", "20000")
+    slow.them = Peer(slow, slow.kind, "them", free_port(), "--upload-limit-kib", "8000")
     slow.box = Node(slow)
     path = begin(slow)
     slow.box.process.stop(signal.SIGKILL)
@@ -153,7 +153,7 @@ def test_resume_after_our_death(slow):
 
 
 def test_resume_after_their_death(slow):
-    slow.them = Peer(slow, slow.kind, "them", free_port(), "--upload-limit-kib", "20000")
+    slow.them = Peer(slow, slow.kind, "them", free_port(), "--upload-limit-kib", "8000")
     slow.box = Node(slow)
     path = begin(slow)
     slow.them.process.stop(signal.SIGKILL)

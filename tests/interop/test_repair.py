@@ -230,7 +230,7 @@ def test_the_old_tags_are_kept_where_the_owner_wants_that(house, home, music, tm
 
 def test_kills_a_cancel_and_an_owner_who_is_quicker(house, home, music):  # noqa: F811
     house.peer("nicotine", "whole", lambda share: house.album(share, ALL))
-    home.start(**{"global.download.speed_limit": 64})
+    home.start(**{"global.download.speed_limit": 20})
     library, box = home.library, home.box
     home.scan()
     issues = of_kind(home.issues())

@@ -20,7 +20,9 @@ from test_meeting import LOOPBACK, Dht, key  # noqa: E402
 from world import Node, Peer, World, free_port, sha256, until  # noqa: E402
 
 RECORDING = "5b11f4ce-a62d-471e-81fc-a69a8278c7da"
-SHORT = {"stall_timeout_seconds": 4, "sample_interval_seconds": 1, "min_duration_seconds": 5, "max_queue_time_seconds": 5}
+SHORT = {"stall_timeout_seconds": 4, "sample_interval_seconds": 1, "min_duration_seconds": 5, "max_queue_time_seconds": 60}
+# For those who are to hang in a queue; a busy machine's Nicotine+ may well think for that long.
+QUEUE = {"transfers.rescue_mode.max_queue_time_seconds": 5}
 
 
 def song(path):
@@ -142,7 +144,8 @@ def counts(world):
 
 
 def test_a_nicotine_at_2_kib_a_second(house):
-    world = house("--upload-limit-kib", "2")
+    # So slow a user is silent for seconds now and then.
+    world = house("--upload-limit-kib", "2", **{"transfers.rescue_mode.stall_timeout_seconds": 20})
     row = rescued(world, ask(world), "ThroughputTooLow")
     assert row["rescue"]["soulseek_bytes"] > 0, row
     began, rows = uploads(world)
@@ -179,7 +182,7 @@ def test_a_nicotine_that_is_stopped(house):
 def test_a_nicotine_that_keeps_us_queued(house, catalog):
     """Another file of ours takes its one slot. Which recording it is nobody says; but the path names title and artist of
     the one that has a copy of this size. That is a guess: nothing is joined, and we stay in the queue."""
-    world = house("--upload-slots", "1", "--upload-limit-kib", "1", **{"catalog.musicbrainz.base_url": catalog})
+    world = house("--upload-slots", "1", "--upload-limit-kib", "1", **QUEUE, **{"catalog.musicbrainz.base_url": catalog})
     blocker = Node(world, "blocker")
     path = world.box.search("Noise", lambda found: next(
         (f["filename"] for r in found for f in r["files"] if r["username"] == "them"), None))
@@ -203,7 +206,7 @@ def test_a_nicotine_that_keeps_us_queued(house, catalog):
 def queued(house):
     """A download that mesh peers finished while its user kept us queued; and what takes that one's slot."""
     def build(kind="nicotine"):
-        world = house("--upload-slots", "1", "--upload-limit-kib", "4", kind=kind)
+        world = house("--upload-slots", "1", "--upload-limit-kib", "4", kind=kind, **QUEUE)
         blocker = Node(world, "blocker")
         path = world.box.search("Noise", lambda found: next(
             (f["filename"] for r in found for f in r["files"] if r["username"] == "them"), None))

@@ -72,7 +72,7 @@ def hanging(house, takes):  # noqa: F811
     begun = []
 
     def build(take, own=None, **settings):
-        world = house("--upload-limit-kib", "768", song=takes / f"{take}.flac", **settings)
+        world = house("--upload-limit-kib", "384", song=takes / f"{take}.flac", **settings)
         begun.append(world)
         if own:
             library = world.box.share / "Library"

@@ -34,6 +34,7 @@ def test_who_gave_a_wrong_take_is_asked_last_by_the_next_job(house, music):  # n
     def job_for(*places):
         return house.over(house.start(tracks=[named[place][2] for place in places]))
     # Only the first has both.
+    all_answer(box, "a liar", "honest")
     job, got = job_for((1, 1), (1, 2))
     assert job["status"] == "completed", job
     assert files_from(house, "a liar") == {"01 - Storm.flac": ENDED, "02 - Static.flac": ENDED}

@@ -91,7 +91,7 @@ class Process:
         if self.alive():
             self.process.send_signal(how)
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -123,7 +123,7 @@ class Peer:
 
     def ctl(self, **command):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(30)
+            s.settimeout(120)
             s.connect(str(self.home / "control"))
             s.sendall(json.dumps(command).encode() + b"\n")
             answer = json.loads(s.makefile().readline())
@@ -137,7 +137,11 @@ class Peer:
     def event(self, event, /, seconds=LONG, **match):
         def look():
             for line in self.events()[self.since:]:
-                e = json.loads(line)
+                try:
+                    e = json.loads(line)
+                except json.JSONDecodeError:
+                    # Half of it is written.
+                    continue
                 if e["event"] == event and all(e.get(k) == v for k, v in match.items()):
                     return e
             return None

@@ -113,7 +113,7 @@ fn of<'a>(fetch: &'a Value, user: &str) -> &'a Value {
 #[tokio::test]
 async fn a_soulseek_user_and_three_peers_share_the_work_in_one_run() {
     let (_server, port) = server().await;
-    let bytes = wav(16 * MIB);
+    let bytes = wav(32 * MIB);
     let world = World::start(port, &bytes, 3, 1_000).await;
     let ann: Peer = peer(script("ann", 1_000_000), &bytes, port).await;
     let (fetch, got) = world.fetch(&bytes, &["ann"]).await;

@@ -55,7 +55,7 @@ def test_a_soulseek_user_and_mesh_peers_share_the_work(lab):
 
 def test_silence_departure_and_lateness(lab):
     report = lab.play("""
-        file: {size_mib: 8, kind: random}
+        file: {size_mib: 24, kind: random}
         peers:
           - {name: good, rate_kib_s: 1500}
           - {name: falls-silent, rate_kib_s: 1000, stall_after_kib: 1000}
@@ -63,7 +63,7 @@ def test_silence_departure_and_lateness(lab):
           - {name: leaves, rate_kib_s: 500, leave_at_s: 1.5}
           - {name: comes, rate_kib_s: 1000, start_at_s: 1}
     """)
-    came(report, 8 * MIB)
+    came(report, 24 * MIB)
     share = report["bytes_by_source"]
     assert 0 < share["falls-silent"] <= 1000 << 10 and 0 < share["is-gone"] <= 1000 << 10, share
     assert share["comes"] > 0, share

@@ -10,9 +10,9 @@ import pytest
 from box import run, until
 
 MIB = 1 << 20
-SHORT = "{stall_timeout_seconds: 3, sample_interval_seconds: 1, min_duration_seconds: 4, max_queue_time_seconds: 3}"
-# A user who refuses is looked for elsewhere for a while first: that is not what is meant to hang.
-PATIENT = SHORT.replace("max_queue_time_seconds: 3", "max_queue_time_seconds: 60")
+SHORT = "{stall_timeout_seconds: 3, sample_interval_seconds: 1, min_duration_seconds: 4, max_queue_time_seconds: 60}"
+# For a user who keeps us queued.
+QUEUE = SHORT.replace("max_queue_time_seconds: 60", "max_queue_time_seconds: 3")
 THREE = """
           - {name: one, rate_kib_s: 300%s}
           - {name: two, rate_kib_s: 300%s}
@@ -73,13 +73,13 @@ def test_a_download_of_which_no_byte_ever_comes(lab):
 
 
 def test_a_queue_without_end(lab):
-    report = lab.play(scenario("queue_s: 3600", size=8))
+    report = lab.play(scenario("queue_s: 3600", size=8, short=QUEUE))
     rescued(report, "QueuedTooLong")
     assert report["soulseek"]["asked"] >= 1 and report["soulseek"]["runs"] == [], report["soulseek"]
 
 
 def test_two_kib_a_second(lab):
-    text = scenario("rate_kib_s: 2", size=8)
+    text = scenario("rate_kib_s: 2", size=8, short=SHORT.replace("stall_timeout_seconds: 3", "stall_timeout_seconds: 20"))
     done = lab.run("--scenario", lab.scenario(text), "--json", "--keep")
     report = json.loads(done.stdout)
     rescued(report, "ThroughputTooLow")
@@ -116,8 +116,7 @@ def test_a_user_who_was_never_there(lab):
 
 def test_a_user_who_refuses_is_no_origin(lab):
     """The file is not shared: the download fails, and there is nothing on Soulseek to be rescued."""
-    report = lab.play(scenario("rate_kib_s: 500, refuses: true", rails="require_seen_on_soulseek: false", limit=60,
-                               short=PATIENT), code=1)
+    report = lab.play(scenario("rate_kib_s: 500, refuses: true", rails="require_seen_on_soulseek: false", limit=60), code=1)
     rescue = report["rescue"]
     assert (rescue["state"], rescue["guardrails_hit"]) == ("Failed", ["require_soulseek_origin"]), rescue
     assert rescue["transfer"] == "Completed, Rejected" and rescue["overlay_bytes"] == 0, rescue
@@ -125,8 +124,7 @@ def test_a_user_who_refuses_is_no_origin(lab):
 
 @pytest.mark.parametrize("rail", ["require_soulseek_origin: false", "allow_overlay_only: true"])
 def test_without_an_origin_if_the_owner_says_so(lab, rail):
-    report = lab.play(scenario("rate_kib_s: 500, refuses: true", rails=f"require_seen_on_soulseek: false, {rail}",
-                               short=PATIENT, size=8))
+    report = lab.play(scenario("rate_kib_s: 500, refuses: true", rails=f"require_seen_on_soulseek: false, {rail}", size=8))
     rescued(report, "PeerDisconnected")
 
 
@@ -171,7 +169,7 @@ def test_another_rip_lies_beside_what_the_user_sends_later(lab):
 def test_strangers_alone_bring_a_copy_into_a_file_of_its_own(lab):
     """Nothing came from the user, and nobody is vouched for: nothing can be joined. The download stays where it is."""
     strangers = THREE % ((", pinned: false",) * 3)
-    report = lab.play(scenario("queue_s: 3600", strangers))
+    report = lab.play(scenario("queue_s: 3600", strangers, short=QUEUE))
     rescue = report["rescue"]
     assert report["completed"] and report["identical"], report
     assert (rescue["state"], rescue["manner"], rescue["rung"]) == ("Completed", "whole_variant", "rescued_copy"), rescue
@@ -182,7 +180,7 @@ def test_strangers_alone_bring_a_copy_into_a_file_of_its_own(lab):
 def test_another_song_under_the_name_of_the_recording_is_not_taken(lab):
     """It does not sound like what the user sent: it is thrown away, its peer is named, and the download goes on."""
     text = scenario("rate_kib_s: 500, stall_after_kib: 1800",
-                    "\n          - {name: liar, rate_kib_s: 900, other_song: true}\n", size=3, limit=30)
+                    "\n          - {name: liar, rate_kib_s: 900, other_song: true}\n", size=3, limit=60)
     report = lab.play(text, code=1)
     rescue = report["rescue"]
     assert not report["completed"] and rescue["state"] == "Failed" and "another recording" in rescue["told"], rescue
@@ -260,7 +258,7 @@ def test_with_overlay_only_the_ratio_is_noted_and_nothing_is_held(lab):
 
 def test_the_day_is_full(lab):
     report = lab.play(scenario("rate_kib_s: 500, stall_after_kib: 983",
-                               rails="max_overlay_to_soulseek_ratio: 100, max_overlay_mb_per_day: 2", limit=25), code=1)
+                               rails="max_overlay_to_soulseek_ratio: 100, max_overlay_mb_per_day: 2", limit=45), code=1)
     rescue = report["rescue"]
     assert not report["completed"] and rescue["state"] == "Active", report
     assert "max_overlay_mb_per_day" in rescue["guardrails_hit"], rescue
@@ -276,7 +274,7 @@ def test_the_day_is_full(lab):
      "require_fingerprint_verification"),
 ], ids=["seen", "cap", "fingerprint"])
 def test_guardrails_that_forbid_a_rescue(lab, user, rails, kind, hit):
-    report = lab.play(scenario(user, rails=rails, kind=kind, size=1, limit=15), code=1)
+    report = lab.play(scenario(user, rails=rails, kind=kind, size=1, limit=35), code=1)
     assert not report["completed"] and report["rescue"]["state"] == "Failed", report
     assert hit in report["rescue"]["guardrails_hit"] and report["rescue"]["told"].startswith("not allowed: "), report
     assert report["wasted_bytes"] == 0 and report["rescue"]["overlay_bytes"] == 0, report

@@ -4,7 +4,7 @@ import stat
 from node import MIB, until
 from world import sha256
 
-KIB_PER_S = 2_000
+KIB_PER_S = 700
 
 
 def test_a_file_comes_from_two_peers_through_kills_of_both_sides(node, holders, song):

@@ -31,7 +31,11 @@ def ended(node, content):
 
 
 def notes(node, content):
-    events = node.get(f"/api/mesh/fetches/{content}/trace?limit=1000")["events"]
+    """Of one that is over; its last line is written once that is on record."""
+    def told():
+        events = node.get(f"/api/mesh/fetches/{content}/trace?limit=1000")["events"]
+        return events if any(event["type"] == "JobComplete" for event in events) else None
+    events = until("all of it is told", told)
     return [event["message"] for event in events if event["type"] in ("Note", "JobComplete", "TrackComplete")]
 
 

@@ -121,7 +121,7 @@ def test_a_stop_by_the_page(box):
     assert one.process.process.wait(60) == 0
 
 
-@pytest.mark.world(big_mib=24)
+@pytest.mark.world(big_mib=96)
 def test_a_stop_in_the_middle_of_transfers(world):
     them = Peer(world, "nicotine", "them", free_port(), "--upload-limit-kib", "4000")
     node = Node(world, **{"global.upload.speed_limit": 2000})
