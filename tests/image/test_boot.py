@@ -193,7 +193,8 @@ def test_power_cuts(world, tmp_path):
     offered.mkdir(parents=True)
     for number in range(ROUNDS):
         (offered / f"pulled plug {number}.flac").write_bytes(chance.randbytes(6_000_000))
-    Peer(world, "aioslsk", "friend", free_port())
+    # Not aioslsk: it waits for ever for the end of a file whose receiver has lost its power, and nobody's turn comes any more.
+    Peer(world, "nicotine", "friend", free_port(), "--bind", HERE_IS)
     card, log = prepared(tmp_path, world.port), tmp_path / "serial.log"
     card.write("network", NETWORK.encode())
     known, paths, wishes, cut_while = 0, {}, [], {}
