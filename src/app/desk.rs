@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::appliance::card::SOURCE;
 use super::appliance::node::Appliance;
 use super::apply::Applier;
 use super::doctor::service::Doctor;
@@ -221,8 +222,8 @@ impl Desk {
             Request::Jobs(request) => Response::Jobs(self.jobs.answer(request).await?),
             Request::Trace(request) => Response::Trace(self.trace(request).await?),
             Request::Appliance(request) => {
-                let shared = self.resolved.lock().await.config.shares.directories.clone();
-                Response::Appliance(self.appliance.answer(request, &shared).await?)
+                let resolved = self.resolved.lock().await.clone();
+                Response::Appliance(self.appliance.answer(request, &resolved.config).await?)
             }
             Request::Shutdown => {
                 self.shutdown.cancel();
@@ -404,6 +405,7 @@ impl Desk {
     async fn settings(&self) -> Vec<SettingView> {
         let resolved = self.resolved.lock().await.clone();
         let own = self.sources.data_file().display().to_string();
+        let kept = self.sources.secrets_file().display().to_string();
         let folders = self.applier.folders();
         let row = |row: &crate::model::config::Effective| {
             let value = match (row.key.as_str(), settings::shown(row)) {
@@ -411,12 +413,17 @@ impl Desk {
                 ("directories.incomplete", empty) if empty.is_empty() => folders.incomplete.display().to_string(),
                 (_, value) => value,
             };
-            SettingView {
-                key: row.key.clone(),
-                value,
-                source: if row.place.line > 0 { format!("file {}", row.place) } else { row.place.to_string() },
-                fixed: row.place.source != own && row.place.source != "built-in",
-            }
+            let source = if row.place.source == kept {
+                // Where its owner wrote it.
+                SOURCE.to_owned()
+            } else if row.place.line > 0 {
+                format!("file {}", row.place)
+            } else {
+                row.place.to_string()
+            };
+            // Below our own file lies what was taken from the card, too.
+            let fixed = ![own.as_str(), kept.as_str(), "built-in"].contains(&row.place.source.as_str());
+            SettingView { key: row.key.clone(), value, source, fixed }
         };
         resolved.effective.iter().map(row).collect()
     }

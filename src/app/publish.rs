@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::Applier;
+use super::apply::{Applier, Folders};
 use super::clock::Clock;
 use super::doctor::service::{Doctor, Figures};
 use super::mesh::MeshService;
@@ -107,10 +107,11 @@ impl Publisher {
         self.doctor.set_transfers(u64::from(node.downloads.active) + u64::from(node.uploads.active));
         let parts = self.applier.parts();
         let shares = parts.sharing.view().borrow().clone();
-        let (store, incomplete) = (parts.store.clone(), self.applier.folders().incomplete.clone());
-        // A disk may take its time with either.
-        let looked_at = tokio::task::spawn_blocking(move || (store.unread().unwrap_or(0), space(&incomplete))).await;
-        let (unread, (free, total)) = looked_at.unwrap_or_default();
+        let (store, folders) = (parts.store.clone(), self.applier.folders().clone());
+        let downloads = folders.downloads.display().to_string();
+        // A disk may take its time with each.
+        let look = move || (store.unread().unwrap_or(0), room(&folders), folders.downloads.is_dir());
+        let (unread, (free, total), reachable) = tokio::task::spawn_blocking(look).await.unwrap_or((0, (0, 0), true));
         let network = parts.network.lock().await.clone();
         let config = parts.settings.lock().await.clone();
         let mut warnings = self.warnings.clone();
@@ -125,6 +126,9 @@ impl Publisher {
         if full {
             let (free, floor) = (Bytes(free), Bytes(self.free_min));
             warnings.insert(0, format!("the disk is full: {free} are free, downloads wait until there are {floor}"));
+        }
+        if !reachable {
+            warnings.push(format!("the downloads folder {downloads} is not there: finished files wait for it"));
         }
         warnings.extend(shares.problems.iter().take(5).cloned());
         let server = parts.net.lock().await.server.clone();
@@ -166,10 +170,14 @@ impl Publisher {
     }
 }
 
-/// Free and total bytes of the disk this folder lies on.
-fn space(folder: &Path) -> (u64, u64) {
-    rustix::fs::statvfs(folder)
-        .map_or((0, 0), |fs| (fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
+/// Free and total bytes of the disk that partial files lie on, or of the one that finished files go to, where that has less.
+fn room(folders: &Folders) -> (u64, u64) {
+    let space = |folder: &Path| {
+        let fs = rustix::fs::statvfs(folder).ok()?;
+        Some((fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
+    };
+    let found = [&folders.incomplete, &folders.downloads].into_iter().filter_map(|folder| space(folder));
+    found.min_by_key(|(free, _)| *free).unwrap_or_default()
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

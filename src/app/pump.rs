@@ -48,7 +48,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(30);
 pub struct PumpConfig {
     /// Folder of partial files. Must exist.
     pub incomplete: PathBuf,
-    /// Folder of finished files. Must exist; on another file system the files are copied there.
+    /// Folder of finished files; on another file system the files are copied there. While it is away they wait.
     pub downloads: PathBuf,
     /// Bytes of free space that downloads leave alone.
     pub free_min: u64,

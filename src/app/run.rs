@@ -129,8 +129,14 @@ async fn run(
         tracing::warn!("{warning}");
     }
     let folders = Folders::new(&sources.data, &config);
-    for folder in [&folders.downloads, &folders.incomplete, &folders.cache()] {
+    for folder in [&folders.incomplete, &folders.cache()] {
         make(folder)?;
+    }
+    if config.downloads.is_empty() {
+        make(&folders.downloads)?;
+    } else if let Err(why) = make_last(&folders.downloads) {
+        // It may lie on a disk that is not plugged in now, or comes up after us: finished files wait for it.
+        tracing::warn!("{why}");
     }
 
     let store_dir = sources.data.join("store");
@@ -342,6 +348,14 @@ fn make(folder: &Path) -> Result<(), String> {
     let probe = folder.join(".slskdn-probe");
     std::fs::write(&probe, b"").map_err(cannot)?;
     std::fs::remove_file(&probe).map_err(cannot)
+}
+
+/// As [`make`], but nothing above the folder itself: where a disk is to be mounted, nothing is put.
+fn make_last(folder: &Path) -> Result<(), String> {
+    match folder.parent() {
+        Some(parent) if !parent.is_dir() => Err(format!("the folder {} is not there", parent.display())),
+        _ => make(folder),
+    }
 }
 
 fn disk(config: &Config) -> Result<(Disk, crate::disk::BackendReport), String> {

@@ -25,7 +25,16 @@ impl Folder {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether names may hold `?`, `:` and the like. FAT and exFAT refuse them, and Windows does not open what NTFS took.
+    pub fn takes_any_name(&self) -> bool {
+        let kind = rustix::fs::fstatfs(self.fd.as_fd()).map_or(0, |found| found.f_type);
+        !WINDOWS.contains(&kind)
+    }
 }
+
+/// Numbers of FAT, exFAT and NTFS3 in statfs(2) and the kernel's `fs/ntfs3/ntfs.h`.
+const WINDOWS: [rustix::fs::FsWord; 3] = [0x4d44, 0x2011_bab0, 0x7366_746e];
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -255,6 +264,9 @@ fn named(path: &Path, errno: Errno) -> DiskError {
         Errno::LOOP => DiskError::SymbolicLink(path.to_owned()),
         Errno::XDEV => DiskError::UnsafeName(path.to_owned()),
         Errno::ISDIR | Errno::NXIO | Errno::NODEV => DiskError::NotAFile(path.to_owned()),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            DiskError::Denied(path.to_owned(), std::io::Error::from(errno).to_string())
+        }
         other => DiskError::new(&path.display().to_string(), other),
     }
 }

@@ -53,6 +53,9 @@ pub enum DiskError {
     /// A folder, device or pipe where a file must be.
     #[error("{0:?} is not a regular file")]
     NotAFile(PathBuf),
+    /// The file system is read-only, or others own what is there: its name, and the system's sentence.
+    #[error("{0:?} cannot be used: {1}")]
+    Denied(PathBuf, String),
     /// A rename would have to copy.
     #[error("{0:?} is on another file system")]
     OtherFileSystem(PathBuf),

@@ -98,6 +98,10 @@ pub struct DiskOffer {
     pub total: u64,
     /// It, or a folder of it, is shared.
     pub shared: bool,
+    /// The program may write on it.
+    pub writable: bool,
+    /// Finished downloads go to it, from the next start on at the latest.
+    pub downloads: bool,
 }
 
 /// What the page may ask for.

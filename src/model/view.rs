@@ -159,9 +159,9 @@ pub struct DiskView {
     pub backend: &'static str,
     /// Why the blocking backend was taken.
     pub backend_reason: Option<String>,
-    /// Free bytes.
+    /// Free bytes, where partial files lie or where finished ones go: whichever has less.
     pub free: u64,
-    /// Size in bytes.
+    /// Size of that disk in bytes.
     pub total: u64,
     /// Downloads pause because of it.
     pub full: bool,

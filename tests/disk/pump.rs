@@ -603,10 +603,30 @@ async fn unsafe_places_are_refused() {
     assert!(rig.partial_path().exists());
 }
 
+#[tokio::test]
+async fn a_finished_file_waits_for_the_downloads_folder() {
+    let rig = Rig::with(|config| config.downloads = config.incomplete.join("../stick/Downloads"));
+    let (stick, bytes) = (rig.scratch.path().join("stick"), pattern(150_000));
+    std::fs::write(rig.partial_path(), &bytes).unwrap();
+    let away = |refused| matches!(refused, Err(PlaceError::FolderAway(_)));
+    assert!(away(rig.place("an album", "a.mp3", false).await));
+    assert!(!stick.exists(), "the stick is plugged in by its owner alone");
+    // Nor is a file that may be there given up.
+    let meant = stick.join("Downloads/an album/b.mp3").to_str().unwrap().to_owned();
+    std::fs::rename(rig.partial_path(), rig.scratch.path().join("kept")).unwrap();
+    assert!(away(rig.step("an album", "b.mp3", 150_000, false, Some(&meant)).await.map(|_| String::new())));
+    std::fs::rename(rig.scratch.path().join("kept"), rig.partial_path()).unwrap();
+
+    std::fs::create_dir(&stick).unwrap();
+    rig.place("an album", "a.mp3", false).await.unwrap();
+    assert!(std::fs::read(stick.join("Downloads/an album/a.mp3")).unwrap() == bytes);
+    assert!(!rig.partial_path().exists());
+}
+
 /// `/dev/shm` is another file system wherever there is one.
 #[tokio::test]
 async fn another_file_system_gets_a_copy() {
-    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return };
+    let elsewhere = tempfile::tempdir_in("/dev/shm").expect("a tmpfs at /dev/shm");
     let rig = Rig::with(|config| config.downloads = elsewhere.path().to_owned());
     let bytes = pattern(1_500_000);
     std::fs::write(elsewhere.path().join("a.mp3"), b"taken").unwrap();

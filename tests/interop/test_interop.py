@@ -165,3 +165,27 @@ def test_resume_after_their_death(slow):
     assert sha256(slow.box.downloads / folder / name) == sha256(original(slow.them, "mix"))
     if slow.kind == "nicotine":
         assert done["startOffset"] > 10 << 20, done
+
+
+@pytest.mark.parametrize("slow", ["nicotine"], indirect=True)
+def test_a_finished_file_waits_for_the_disk_it_belongs_on(slow):
+    """Its disk is not plugged in when the box starts. It comes up, fetches, and needs nobody once the disk is there."""
+    disk = slow.tmp / "disk"
+    slow.them = Peer(slow, slow.kind, "them", free_port())
+    slow.box = Node(slow, directories__downloads=disk / "Downloads")
+    slow.box.downloads = disk / "Downloads"
+    told = slow.box.get("/api/status")["warnings"]
+    assert any(f"{disk}/Downloads is not there" in warning for warning in told), told
+    path, size = remote(slow, "song")
+    slow.box.enqueue("them", [(path, size)])
+    until("it waits", lambda: "downloads folder cannot be used" in ((slow.box.download_of("them", path) or {}).get("exception") or ""))
+    assert not disk.exists(), "nothing is put where the disk will be"
+    slow.them.process.stop()
+    slow.box.process.stop()
+    slow.box.start()
+    until("it waits again", lambda: "downloads folder cannot be used" in ((slow.box.download_of("them", path) or {}).get("exception") or ""))
+    disk.mkdir()
+    until("it is in its place", lambda: slow.box.finished("them", path))
+    folder, name = path.rsplit("\\", 2)[1:]
+    assert sha256(slow.box.downloads / folder / name) == sha256(original(slow.them, "song"))
+    until("the warning goes", lambda: not any("is not there" in warning for warning in slow.box.get("/api/status")["warnings"]))

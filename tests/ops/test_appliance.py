@@ -309,6 +309,13 @@ class Node(Box):
                                f"http://localhost{path}"], capture_output=True, text=True, check=True)
         return done.stdout
 
+    def form(self, path, /, **fields):
+        """A form sent by a browser without scripts; what it is answered, with the head."""
+        data = [x for name, value in fields.items() for x in ("--data-urlencode", f"{name}={value}")]
+        done = subprocess.run(["curl", "-sS", "-i", "--unix-socket", self.home / "control.sock", "-H", "Host: localhost", *data,
+                               f"http://localhost{path}"], capture_output=True, text=True, check=True)
+        return done.stdout
+
     def local(self, path):
         text = self.control("GET", path)
         return type("Answer", (), {"text": text, "json": lambda _: json.loads(text)})()
@@ -471,6 +478,42 @@ def test_a_disk_comes_is_shared_and_goes(card, node, disk):
     # Away, and not forgotten: it may come back.
     until("its absence is told", lambda: any("My-Music" in told for told in node.local("/api/shares").json()["problems"]))
     refuses("--root", card.root, "usb", "mount", "/dev/null")
+
+
+def test_downloads_go_to_a_disk(card, node, disk):
+    """By the page's button, and back."""
+    (card.root / "data/media").mkdir()
+    card.slskdn("usb", "mount", disk)
+    try:
+        node.start()
+        path = str(card.root / "data/media/My-Music")
+        page = node.local("/system").text
+        assert f"""value="{path}" aria-label="Downloads go to the disk My-Music\"""" in page, page
+        token = re.search(r'name="csrf" value="([^"]*)"', page)[1]
+
+        def press(value):
+            return node.form("/system/downloads", csrf=token, path=value)
+
+        assert "not plugged in" in press(f"{path}/..")
+        assert "/system?done=downloads" in press(path)
+        [found] = node.local("/api/appliance").json()["disks"]
+        assert (found["downloads"], found["writable"]) == (True, True), found
+        page = node.local("/system").text
+        assert "downloads go to it" in page and ">Undo<" in page
+        until("a restart is asked for",
+              lambda: any("after a restart: directories" in told for told in node.local("/api/status").json()["warnings"]))
+        node.stop()
+        node.start()
+        assert os.path.isdir(f"{path}/Downloads")
+        node.stop()
+        card.slskdn("usb", "unmount", disk)
+        node.start()
+        until("it is told", lambda: any(f"{path}/Downloads is not there" in told for told in node.local("/api/status").json()["warnings"]))
+        assert not os.path.exists(path)
+        assert "/system?done=downloads" in press("")
+    finally:
+        card.slskdn("usb", "unmount", disk)
+    assert "My-Music" not in (node.home / "slskdn.yml").read_text()
 
 
 class Rescue:

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ use super::usb;
 use crate::app::config_file;
 use crate::app::settings::{Sources, write_private};
 use crate::model::appliance::{ApplianceAnswer, ApplianceRequest, ApplianceView, DiskOffer, Power};
-use crate::model::config::Given;
+use crate::model::config::{Config, Given};
 use crate::model::view::Refusal;
 
 /// Between two looks for disks and for a code that was used.
@@ -152,13 +153,10 @@ impl Appliance {
     ///
     /// # Errors
     /// Why an update is refused.
-    pub async fn answer(
-        &self,
-        request: ApplianceRequest,
-        shared: &[(String, String)],
-    ) -> Result<ApplianceAnswer, Refusal> {
+    pub async fn answer(&self, request: ApplianceRequest, config: &Config) -> Result<ApplianceAnswer, Refusal> {
         let this = self.clone();
-        let shared: Vec<PathBuf> = shared.iter().map(|(_, path)| PathBuf::from(path)).collect();
+        let shared: Vec<PathBuf> = config.shares.directories.iter().map(|(_, path)| PathBuf::from(path)).collect();
+        let downloads = PathBuf::from(&config.downloads);
         let taking = if matches!(request, ApplianceRequest::Install { .. }) {
             let busy = || Refusal::Full("another update is being looked at".to_owned());
             Some(self.taking.clone().try_lock_owned().map_err(|_| busy())?)
@@ -167,7 +165,7 @@ impl Appliance {
         };
         let answered = tokio::task::spawn_blocking(move || {
             let answer = match request {
-                ApplianceRequest::View => Ok(ApplianceAnswer::View(Box::new(this.view(&shared)))),
+                ApplianceRequest::View => Ok(ApplianceAnswer::View(Box::new(this.view(&shared, &downloads)))),
                 ApplianceRequest::Install { forced } => this.take(forced).map(ApplianceAnswer::Taken),
                 ApplianceRequest::Power(power) => this.power(power).map(|()| ApplianceAnswer::Going),
             };
@@ -177,7 +175,7 @@ impl Appliance {
         answered.await.map_err(|error| Refusal::Invalid(error.to_string()))?
     }
 
-    fn view(&self, shared: &[PathBuf]) -> ApplianceView {
+    fn view(&self, shared: &[PathBuf], downloads: &Path) -> ApplianceView {
         let disks = usb::plugged_in(&self.places).into_iter().map(|(name, path, kind)| {
             let space = rustix::fs::statvfs(&path).ok();
             let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size);
@@ -187,6 +185,8 @@ impl Appliance {
                 free: space.as_ref().map_or(0, |space| bytes(space.f_bavail, space.f_frsize)),
                 total: space.as_ref().map_or(0, |space| bytes(space.f_blocks, space.f_frsize)),
                 shared: shared.iter().any(|folder| folder.starts_with(&path)),
+                writable: rustix::fs::access(&path, Access::WRITE_OK).is_ok(),
+                downloads: downloads.starts_with(&path),
                 path: path.to_string_lossy().into_owned(),
             }
         });

@@ -98,7 +98,7 @@ impl From<PlaceError> for Stop {
     fn from(error: PlaceError) -> Self {
         Self::Later(match error {
             PlaceError::DiskFull => "no room left on the disk".to_owned(),
-            PlaceError::Disk(why) | PlaceError::CheckFailed(why) => why,
+            PlaceError::Disk(why) | PlaceError::FolderAway(why) | PlaceError::CheckFailed(why) => why,
         })
     }
 }

@@ -8,6 +8,7 @@ use super::{BATCH, PlaceOrder, Placing, Pump};
 use crate::disk::pool::Block;
 use crate::disk::{DiskError, File, Folder};
 use crate::engine::soulseek::io::PlaceError;
+use crate::engine::soulseek::names;
 
 /// Numbers tried behind a taken name. Chosen: nobody keeps so many copies on purpose.
 const NUMBERS_MAX: u32 = 999;
@@ -32,6 +33,8 @@ pub type Checks = Arc<dyn Fn(&str) -> Option<Box<dyn ContainerCheck>> + Send + S
 
 pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, PlaceError> {
     let disk = &pump.shared.disk;
+    // First of all: without it nobody knows whether a file that is not here is there.
+    let downloads = downloads(pump).await?;
     let from = disk.open_folder(&pump.shared.config.incomplete).await.map_err(refused)?;
     match disk.open_existing(&from, &order.file).await {
         Ok(_) => {}
@@ -41,8 +44,14 @@ pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, Pl
     if order.check {
         check(pump, &from, order).await?;
     }
-    let downloads = disk.open_folder(&pump.shared.config.downloads).await.map_err(refused)?;
-    let to = disk.make_folders(&downloads, &order.folder).await.map_err(refused)?;
+    let (folder, name) = if downloads.takes_any_name() {
+        (order.folder.clone(), order.name.clone())
+    } else {
+        let levels = order.folder.split('/').filter(|level| !level.is_empty());
+        let levels: Vec<String> = levels.map(names::portable_name).collect();
+        (levels.join("/"), names::portable_name(&order.name))
+    };
+    let to = disk.make_folders(&downloads, &folder).await.map_err(refused)?;
     // The name chosen before, unless the downloads folder is another one by now.
     let chosen = order.meant.as_ref().and_then(|path| {
         let name = path.rsplit('/').next()?;
@@ -55,8 +64,25 @@ pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, Pl
             Err(error) => return Err(refused(error)),
         }
     }
-    let name = free_name(pump, &to, &order.name).await.map_err(refused)?;
+    let name = free_name(pump, &to, &name).await.map_err(refused)?;
     Ok(Placing::Meant(absolute(&to, &name)))
+}
+
+/// The downloads folder, made where only its last level is missing: the first time on a disk that was just plugged in. Above
+/// that nothing is made, lest the files of an absent disk come to lie where it is mounted.
+async fn downloads(pump: &Pump) -> Result<Folder, PlaceError> {
+    let (disk, path) = (&pump.shared.disk, &pump.shared.config.downloads);
+    let found = match (disk.open_folder(path).await, path.parent(), path.file_name().and_then(OsStr::to_str)) {
+        (Err(DiskError::Missing(_)), Some(parent), Some(name)) => match disk.open_folder(parent).await {
+            Ok(parent) => disk.make_folders(&parent, name).await,
+            Err(error) => Err(error),
+        },
+        (found, ..) => found,
+    };
+    found.map_err(|error| match error {
+        DiskError::Full => PlaceError::DiskFull,
+        error => PlaceError::FolderAway(format!("the downloads folder cannot be used: {error}")),
+    })
 }
 
 /// As the record has it.
@@ -79,6 +105,7 @@ async fn found(pump: &Pump, order: &PlaceOrder) -> Option<Placing> {
 fn refused(error: DiskError) -> PlaceError {
     match error {
         DiskError::Full => PlaceError::DiskFull,
+        DiskError::Denied(..) => PlaceError::FolderAway(error.to_string()),
         other => PlaceError::Disk(other.to_string()),
     }
 }

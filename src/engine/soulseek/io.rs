@@ -168,6 +168,8 @@ pub enum PlaceError {
     CheckFailed(String),
     /// No room for the folder entry.
     DiskFull,
+    /// The downloads folder cannot be had now: its disk is not plugged in, or is not for us to write. The partial file is fine.
+    FolderAway(String),
     /// Another refusal of the file system.
     Disk(String),
 }

@@ -1,6 +1,6 @@
 //! Sentences that say what was done. The address of a page carries only the word.
 
-const SENTENCES: [(&str, &str); 33] = [
+const SENTENCES: [(&str, &str); 34] = [
     ("acknowledged", "Acknowledged. It stays on the list."),
     ("asked", "Asked for. The downloads page shows how it goes."),
     ("asked_some", "Some files were asked for; others could not be, because they are queued or there already."),
@@ -11,6 +11,7 @@ const SENTENCES: [(&str, &str); 33] = [
     ("credentials", "User name and password are kept. Connecting to the Soulseek server."),
     ("dismissed", "Dismissed. It stays away when the library is scanned again."),
     ("disconnected", "Disconnected. You stay offline until you connect again."),
+    ("downloads", "Finished downloads go there once the box has restarted."),
     ("fetched", "The share list has arrived."),
     ("fix_begun", "The repair has begun. This page shows how it goes."),
     ("forgotten", "Forgotten."),

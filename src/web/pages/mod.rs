@@ -109,6 +109,7 @@ pub(crate) fn table() -> Vec<Route> {
         route("POST", "/settings/password", Administrator, "", settings::password),
         route("GET", "/system", Readonly, "", system::show),
         route("POST", "/system/update", Administrator, "", system::update),
+        route("POST", "/system/downloads", Administrator, "", system::downloads),
         route("POST", "/system/restart", Administrator, "", system::restart),
         route("POST", "/system/off", Administrator, "", system::off),
         route("POST", "/shutdown", Administrator, "", settings::shutdown),

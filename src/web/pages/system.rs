@@ -1,16 +1,17 @@
 //! `/system`: which of the two systems on the card runs, an update, and disks that are plugged in.
 
 use askama::Template;
-use axum::extract::{Query, Request};
+use axum::extract::{self, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::model::appliance::{ApplianceRequest, Outcome, Power, Progress};
+use crate::model::view::Request;
 use crate::web::api::appliance::{Forced, take, view};
 use crate::web::show;
 
 use super::settings::Farewell;
-use super::{Desktop, Head, answer_or_return, html, size};
+use super::{Desktop, Fields, Head, answer_or_return, html, size};
 
 #[derive(Template)]
 #[template(path = "system.html", config = "web-min/askama.toml")]
@@ -49,7 +50,16 @@ struct Disk {
     kind: String,
     room: String,
     shared: bool,
+    /// It can be chosen for downloads.
+    writable: bool,
+    downloads: bool,
 }
+
+/// The setting that says where finished downloads go.
+const DOWNLOADS: &str = "directories.downloads";
+
+/// Folder for them on a disk that has other things too.
+const FOLDER: &str = "Downloads";
 
 fn step(progress: &Progress) -> Option<Step> {
     let what = match progress.step.as_str() {
@@ -65,6 +75,8 @@ fn step(progress: &Progress) -> Option<Step> {
 
 pub(super) async fn show(desktop: Desktop) -> Response {
     let found = answer_or_return!(desktop, view(&desktop.web).await);
+    let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
+    let movable = settings.iter().any(|setting| setting.key == DOWNLOADS && !setting.fixed);
     let mut head = desktop.head("System and updates", "settings");
     let step = found.progress.as_ref().and_then(step);
     head.live = if step.is_some() { "every" } else { "" };
@@ -109,19 +121,35 @@ pub(super) async fn show(desktop: Desktop) -> Response {
                 kind: show::visible(&disk.kind),
                 room: format!("{} of {} free", size(disk.free), size(disk.total)),
                 shared: disk.shared,
+                writable: movable && disk.writable,
+                downloads: disk.downloads,
             })
             .collect(),
     })
 }
 
 /// The upload of an update, streamed to the disk.
-pub(super) async fn update(desktop: Desktop, forced: Query<Forced>, request: Request) -> Response {
+pub(super) async fn update(desktop: Desktop, forced: Query<Forced>, request: extract::Request) -> Response {
     match take(&desktop.web, forced.0, request).await {
         Ok(_) => desktop.done("/system", "update"),
         // A form without a file is a mistake of the hand.
         Err(problem) if problem.0 == StatusCode::NOT_FOUND => desktop.problem(problem.0, &problem.1),
         Err(problem) => desktop.refused(problem),
     }
+}
+
+/// Finished downloads go to a disk that is plugged in, or back to the data directory.
+pub(super) async fn downloads(desktop: Desktop, fields: Fields) -> Response {
+    let path = fields.get("path");
+    let found = answer_or_return!(desktop, view(&desktop.web).await);
+    let folder = match found.disks.iter().find(|disk| disk.path == path) {
+        Some(disk) => Some(format!("{}/{FOLDER}", disk.path)),
+        None if path.is_empty() => None,
+        None => return desktop.problem(StatusCode::NOT_FOUND, "this disk is not plugged in any more"),
+    };
+    let change = (DOWNLOADS.to_owned(), folder);
+    answer_or_return!(desktop, desktop.web.desk.order(Request::ChangeSettings(vec![change])).await);
+    desktop.done("/system", "downloads")
 }
 
 pub(super) async fn restart(desktop: Desktop) -> Response {

@@ -201,6 +201,8 @@ impl Downloads {
                 self.fail(id, Ending::Errored, format!("{JOINED}{error}"), turn);
             }
             Err(PlaceError::DiskFull) => self.on_disk_full(id, turn),
+            // Costs no attempt: the file is whole, and people plug disks in when they come to it.
+            Err(PlaceError::FolderAway(error)) => self.wait(id, DISK_RETRY, format!("{OWN_DISK}{error}"), turn),
             Err(PlaceError::Disk(error)) => self.on_misplaced(id, &error, turn),
         }
     }

@@ -305,6 +305,25 @@ fn a_misplaced_file_is_tried_twice_and_then_fetched_anew() {
 }
 
 #[test]
+fn a_finished_file_waits_for_the_disk_it_belongs_on() {
+    let mut desk = Desk::online();
+    let (one, two) = (desk.want("bob", "a\\1", 1000), desk.want("cyd", "b\\2", 1000));
+    desk.begin(one, "bob", 1, 0);
+    desk.end(one, ReceiveEnd::Complete);
+    for _ in 0..50 {
+        desk.event(one, FileEvent::Placed(Err(PlaceError::FolderAway("the stick is not plugged in".to_owned()))));
+        assert_eq!(desk.reason(one), "disk: the stick is not plugged in");
+        assert!(!desk.downloads.disk_full());
+        desk.pass(61);
+        assert!(desk.drain().contains(&"place a/1 false".to_owned()), "neither discarded nor given up");
+    }
+    // Others go on meanwhile, onto the disk of the partial files.
+    desk.begin(two, "cyd", 2, 0);
+    desk.event(one, FileEvent::Placed(Ok("/x".to_owned())));
+    assert_eq!((desk.state(one), desk.record(one).attempts), ("Completed, Succeeded", 1));
+}
+
+#[test]
 fn a_disk_that_never_answers_is_not_waited_for_forever() {
     let mut desk = Desk::online();
     let id = desk.want("bob", "a\\1", 1000);
