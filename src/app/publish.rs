@@ -9,6 +9,8 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use rustix::fs::Access;
+use rustix::io::Errno;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +112,7 @@ impl Publisher {
         let (store, folders) = (parts.store.clone(), self.applier.folders().clone());
         let downloads = folders.downloads.display().to_string();
         // A disk may take its time with each.
-        let look = move || (store.unread().unwrap_or(0), room(&folders), folders.downloads.is_dir());
+        let look = move || (store.unread().unwrap_or(0), room(&folders), can_be_had(&folders.downloads));
         let (unread, (free, total), reachable) = tokio::task::spawn_blocking(look).await.unwrap_or((0, (0, 0), true));
         let network = parts.network.lock().await.clone();
         let config = parts.settings.lock().await.clone();
@@ -128,7 +130,7 @@ impl Publisher {
             warnings.insert(0, format!("the disk is full: {free} are free, downloads wait until there are {floor}"));
         }
         if !reachable {
-            warnings.push(format!("the downloads folder {downloads} is not there: finished files wait for it"));
+            warnings.push(format!("the downloads folder {downloads} cannot be used: finished files wait for it"));
         }
         warnings.extend(shares.problems.iter().take(5).cloned());
         let server = parts.net.lock().await.server.clone();
@@ -167,6 +169,15 @@ impl Publisher {
             library_scan: self.doctor.progress().borrow().clone(),
             mesh: self.mesh.view(),
         }
+    }
+}
+
+/// Whether files can be put there; its last level may still have to be made.
+fn can_be_had(folder: &Path) -> bool {
+    let write = |path: &Path| rustix::fs::access(path, Access::WRITE_OK);
+    match (write(folder), folder.parent()) {
+        (Err(Errno::NOENT), Some(parent)) => write(parent).is_ok(),
+        (found, _) => found.is_ok(),
     }
 }
 

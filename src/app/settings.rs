@@ -9,6 +9,7 @@ use super::config_file;
 use crate::model::config::keys::{KEYS, Kind};
 use crate::model::config::{self, Given, Place, Problem, Raw, Resolved};
 use crate::model::limits;
+use crate::web::password;
 
 /// Where the layers lie.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,9 @@ pub struct Sources {
 
 /// Which of the appliance's layers holds what was taken from the card.
 const SECRETS: usize = 1;
+
+/// Its name.
+const SECRETS_FILE: &str = "secrets.yml";
 
 /// What a change came to.
 #[derive(Debug)]
@@ -89,6 +93,7 @@ impl Sources {
             match outcome {
                 Ok(mut resolved) if problems.is_empty() => {
                     resolved.warnings.extend(told);
+                    resolved.warnings.extend(weak_password(&resolved));
                     return Ok(resolved);
                 }
                 Ok(_) => return Err(problems),
@@ -124,7 +129,7 @@ impl Sources {
 
     /// What was taken from the card and is for nobody else to read.
     pub fn secrets_file(&self) -> PathBuf {
-        self.data.join("identity").join("secrets.yml")
+        self.data.join("identity").join(SECRETS_FILE)
     }
 
     /// The layer of the flags; what is wrong with some does not hide what is wrong with others.
@@ -230,6 +235,24 @@ pub fn write_private(path: &Path, text: impl AsRef<[u8]>) -> std::io::Result<()>
 fn open_to_the_network() -> Given {
     let place = Place { source: "the appliance".to_owned(), ..Place::default() };
     Given { key: "web.address".to_owned(), value: Raw::One("0.0.0.0".to_owned()), place }
+}
+
+/// What the page would not take as its password, and what somebody's editor made of straight quotes.
+fn weak_password(resolved: &Resolved) -> Option<Problem> {
+    let given = &resolved.config.web.password;
+    let message = if given.starts_with(['“', '”', '„', '‘', '’', '«']) {
+        "it begins with a typographic quote, which is a part of the password: straight quotes are wanted".to_owned()
+    } else if !given.is_empty() && given.chars().count() < password::SHORTEST {
+        format!("it is shorter than {} characters, and soon guessed", password::SHORTEST)
+    } else {
+        return None;
+    };
+    let key = "web.authentication.password";
+    let mut place = resolved.effective.iter().find(|row| row.key == key)?.place.clone();
+    if place.source.ends_with(SECRETS_FILE) {
+        place = Place { source: SOURCE.to_owned(), ..Place::default() };
+    }
+    Some(Problem { place, key: key.to_owned(), message })
 }
 
 /// The card's `slskdn.yml`, and what is wrong with any of its files.
@@ -468,6 +491,14 @@ mod tests {
         check("\u{0}\u{1}", 1, "");
         std::fs::write(card.join("problems"), "hostname: line 1: a name\nslskdn.yml on the card:1:1: x\n").unwrap();
         check("web:\n  port: 0.5\n", 2, "");
+        // Passwords that the page would not take.
+        std::fs::remove_file(card.join("problems")).unwrap();
+        for (weak, word) in [("1234567", "shorter"), ("“12345678”", "typographic")] {
+            let yml = format!("web:\n  authentication:\n    password: \"{weak}\"\n");
+            check(&yml, 1, "");
+            assert!(sources.load().unwrap().warnings[0].message.contains(word));
+        }
+        check("web:\n  authentication:\n    password: \"12345678\"\n", 0, "");
         // The page's file is the owner's own: a mistake there is a mistake.
         std::fs::write(sources.data_file(), "web:\n  prot: 1\n").unwrap();
         assert!(sources.load().is_err());

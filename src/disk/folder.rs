@@ -26,6 +26,12 @@ impl Folder {
         &self.path
     }
 
+    /// Whether files can be moved between both without being copied, as far as the numbers of their disks tell.
+    pub fn is_on_the_disk_of(&self, other: &Self) -> bool {
+        let number = |folder: &Self| rustix::fs::fstat(folder.fd.as_fd()).map(|found| found.st_dev).ok();
+        number(self) == number(other)
+    }
+
     /// Whether names may hold `?`, `:` and the like. FAT and exFAT refuse them, and Windows does not open what NTFS took.
     pub fn takes_any_name(&self) -> bool {
         let kind = rustix::fs::fstatfs(self.fd.as_fd()).map_or(0, |found| found.f_type);

@@ -15,7 +15,7 @@ pub mod desk;
 pub mod guard;
 mod info;
 mod pages;
-mod password;
+pub(crate) mod password;
 pub mod rescue;
 pub mod routes;
 mod seats;

@@ -508,9 +508,11 @@ def test_downloads_go_to_a_disk(card, node, disk):
         node.stop()
         card.slskdn("usb", "unmount", disk)
         node.start()
-        until("it is told", lambda: any(f"{path}/Downloads is not there" in told for told in node.local("/api/status").json()["warnings"]))
+        until("it is told", lambda: any(f"{path}/Downloads cannot be used" in told for told in node.local("/api/status").json()["warnings"]))
         assert not os.path.exists(path)
+        assert "on none of these disks" in node.local("/system").text
         assert "/system?done=downloads" in press("")
+        assert "on none of these disks" not in node.local("/system").text
     finally:
         card.slskdn("usb", "unmount", disk)
     assert "My-Music" not in (node.home / "slskdn.yml").read_text()

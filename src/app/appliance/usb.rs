@@ -42,8 +42,14 @@ fn try_mount(places: &Places, device: &Path) -> io::Result<PathBuf> {
     };
     let at = media.join(disks::name(value("LABEL"), value("UUID"), taken));
     std::fs::create_dir_all(&at)?;
-    let done =
-        Command::new("/usr/bin/mount").args(["-t", driver, "-o", &options, "--"]).arg(device).arg(&at).status()?;
+    let with = |options: &str| {
+        Command::new("/usr/bin/mount").args(["-t", driver, "-o", options, "--"]).arg(device).arg(&at).status()
+    };
+    let mut done = with(&options)?;
+    if !done.success() && driver == "ntfs3" {
+        // Pulled out of a running machine, or not ejected in Windows: until that has mended it, it can be read only.
+        done = with(&format!("{options},ro"))?;
+    }
     if !done.success() {
         // Empty, as nothing is on it.
         drop(std::fs::remove_dir(&at));

@@ -417,6 +417,10 @@ impl<'g> Run<'g> {
                 if gone.is_empty() {
                     continue;
                 }
+                if !root.exists() {
+                    // Its disk was pulled out meanwhile.
+                    return Err(DoctorError::Emptied { path: root.display().to_string(), known });
+                }
                 self.scan.counts.gone += gone.len() as u64;
                 let (scan, now) = (self.scan.clone(), self.ground.clock.now().wall);
                 store.write_blocking(move |txn, tables| {

@@ -169,7 +169,7 @@ impl Doctor {
             return Err(StartError::Nowhere("the configuration says library_health.enabled: false".to_owned()));
         }
         if request.paths.is_empty() {
-            request.paths.clone_from(&self.schedule().paths);
+            request.paths = self.present();
         }
         if request.paths.is_empty() {
             return Err(StartError::Nowhere("no folder is named, and none is shared".to_owned()));
@@ -227,6 +227,14 @@ impl Doctor {
         }
     }
 
+    /// Folders of the schedule that are there: one on a disk that is not plugged in keeps nobody from looking at the others, and
+    /// nothing of it is forgotten. All of them, so that it is told, when none is.
+    fn present(&self) -> Vec<LocalPath> {
+        let all = &self.schedule().paths;
+        let there: Vec<LocalPath> = all.iter().filter(|path| walk::to_path(path).exists()).cloned().collect();
+        if there.is_empty() { all.clone() } else { there }
+    }
+
     fn wanted(&self) -> Option<Scan> {
         self.running().wanted.take()
     }
@@ -250,7 +258,7 @@ impl Doctor {
         if waits {
             return Ok(None);
         }
-        let mut request = ScanRequest::of(schedule.paths.clone());
+        let mut request = ScanRequest::of(self.present());
         request.offline = schedule.offline;
         Ok(new_scan(request, now))
     }

@@ -24,7 +24,7 @@ use crate::model::job::{Job, JobId, JobState, JobView, TrackState};
 use crate::model::limits;
 use crate::model::rescue::Guardrail;
 use crate::model::trace::TraceKind;
-use crate::model::transfer::{Direction, Ending, Transfer, TransferState};
+use crate::model::transfer::{Direction, Ending, OWN_DISK, Transfer, TransferState};
 use crate::model::view::{Refusal, SearchState};
 use crate::store::StoreError;
 
@@ -484,6 +484,10 @@ impl<'a> Lead<'a> {
                     deeds.extend(deed.map(|deed| (transfer.user.clone(), deed)));
                     let reason = transfer.reason.unwrap_or_else(|| transfer.state.name().to_owned());
                     Standing::Ended(format!("{}: {reason}", transfer.user))
+                }
+                // Those of another user would wait for our disk as well.
+                _ if transfer.reason.as_ref().is_some_and(|reason| reason.starts_with(OWN_DISK)) => {
+                    Standing::Held(transfer.bytes_done)
                 }
                 _ => Standing::Live(transfer.bytes_done),
             },

@@ -160,6 +160,7 @@ pub(super) async fn run(
         assist,
         leash,
         recording: None,
+        away: false,
     };
     let called_off = || {
         // A fetch that goes on after a restart is not over.
@@ -215,19 +216,28 @@ struct Work {
     leash: Option<Arc<Leash>>,
     /// What it is fetched as.
     recording: Option<u128>,
+    /// The last attempt found that only the folder was missing which the file goes to.
+    away: bool,
 }
 
 impl Work {
     async fn attempt(&mut self) -> Result<(), Stop> {
+        if std::mem::take(&mut self.away) {
+            // All else was looked at then.
+            return self.place().await;
+        }
         let pump = self.running.parts.pump.clone();
         let folder = pump.disk().open_folder(&pump.config().incomplete).await?;
         let name = partial_name(self.fetch.content);
         if self.fetch.meant.is_some()
             && matches!(pump.disk().open_existing(&folder, &name).await, Err(DiskError::Missing(_)))
-            && self.place().await.is_ok()
         {
-            // It was placed before the last kill.
-            return Ok(());
+            match self.place().await {
+                // It was placed before the last kill.
+                Ok(()) => return Ok(()),
+                Err(stop) if self.away => return Err(stop),
+                Err(_) => {}
+            }
         }
         // The list, and what is there and asked for of each piece.
         self.recording = self.running.parts.store.fetch_recording(self.fetch.content)?;
@@ -495,7 +505,9 @@ impl Work {
                 check: false,
                 meant: self.fetch.meant.clone(),
             };
-            match self.running.parts.pump.place_quietly(&order).await? {
+            let placing = self.running.parts.pump.place_quietly(&order).await;
+            self.away = matches!(placing, Err(PlaceError::FolderAway(_)));
+            match placing? {
                 Placing::Meant(path) => self.fetch.meant = Some(path),
                 Placing::There(path) => {
                     tracing::info!(%content, path = ?path, "fetched from the mesh");
@@ -554,6 +566,7 @@ pub(super) async fn find_list(
         assist: None,
         leash: None,
         recording: None,
+        away: false,
     };
     let Ok((found, liars)) = asking.list_of(asking.cheapest_first()).await else { return nobody };
     let list = found.map(|(list, _)| list);

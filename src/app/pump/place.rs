@@ -51,20 +51,19 @@ pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, Pl
         let levels: Vec<String> = levels.map(names::portable_name).collect();
         (levels.join("/"), names::portable_name(&order.name))
     };
-    let to = disk.make_folders(&downloads, &folder).await.map_err(refused)?;
+    let there = if from.is_on_the_disk_of(&downloads) { refused } else { refused_elsewhere };
+    let to = disk.make_folders(&downloads, &folder).await.map_err(there)?;
     // The name chosen before, unless the downloads folder is another one by now.
     let chosen = order.meant.as_ref().and_then(|path| {
         let name = path.rsplit('/').next()?;
         (absolute(&to, name) == *path).then_some((name, path))
     });
-    if let Some((name, path)) = chosen {
-        match put(pump, &from, &order.file, &to, name).await {
-            Ok(()) => return Ok(Placing::There(path.clone())),
-            Err(DiskError::Taken(_)) => {}
-            Err(error) => return Err(refused(error)),
-        }
+    if let Some((name, path)) = chosen
+        && put(pump, &from, &order.file, &to, name).await?
+    {
+        return Ok(Placing::There(path.clone()));
     }
-    let name = free_name(pump, &to, &name).await.map_err(refused)?;
+    let name = free_name(pump, &to, &name).await.map_err(there)?;
     Ok(Placing::Meant(absolute(&to, &name)))
 }
 
@@ -110,20 +109,39 @@ fn refused(error: DiskError) -> PlaceError {
     }
 }
 
-/// Moves the file to exactly this name. `Taken`: something else has it.
-async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<(), DiskError> {
+/// As [`refused`], of another disk than that of the partial files: it may be pulled out at any moment, it may be full while the
+/// other has room, and FAT takes no file of 4 GiB. The partial file is fine.
+fn refused_elsewhere(error: DiskError) -> PlaceError {
+    match error {
+        DiskError::Full => PlaceError::FolderAway("no room left on the disk of the downloads folder".to_owned()),
+        DiskError::Io { .. } | DiskError::Missing(_) => {
+            PlaceError::FolderAway(format!("the downloads folder cannot be used: {error}"))
+        }
+        other => refused(other),
+    }
+}
+
+/// Moves the file to exactly this name; false where something else has it.
+async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<bool, PlaceError> {
     let disk = &pump.shared.disk;
     match disk.rename(from, file, to, name).await {
+        Ok(()) => return Ok(true),
+        Err(DiskError::Taken(_)) => return Ok(false),
         Err(DiskError::OtherFileSystem(_)) => {}
-        other => return other,
+        Err(error) => return Err(refused(error)),
     }
     // Under a name of its own first, so that a name without a number never stands for half a file.
     let copy = format!(".{file}");
     if !same_bytes(pump, from, file, to, name).await? {
         copy_to(pump, from, file, to, &copy).await?;
-        disk.rename(to, &copy, to, name).await?;
+        match disk.rename(to, &copy, to, name).await {
+            Ok(()) => {}
+            Err(DiskError::Taken(_)) => return Ok(false),
+            Err(error) => return Err(refused_elsewhere(error)),
+        }
     }
-    disk.remove(from, file).await
+    disk.remove(from, file).await.map_err(refused)?;
+    Ok(true)
 }
 
 /// The first name that is free.
@@ -143,18 +161,18 @@ async fn free_name(pump: &Pump, folder: &Folder, name: &str) -> Result<String, D
 }
 
 /// Whether the copy is there already: a process killed before it removed the original left both.
-async fn same_bytes(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<bool, DiskError> {
+async fn same_bytes(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<bool, PlaceError> {
     let disk = &pump.shared.disk;
     let (copy, copied) = match disk.open_existing(to, name).await {
         Ok(there) => there,
         Err(DiskError::Missing(_)) => return Ok(false),
-        Err(error) => return Err(error),
+        Err(error) => return Err(refused_elsewhere(error)),
     };
-    let (original, len) = disk.open_existing(from, file).await?;
+    let (original, len) = disk.open_existing(from, file).await.map_err(refused)?;
     let mut at = 0;
     while at < len && copied == len {
-        let ours = read_some(pump, &original, at).await?;
-        let theirs = read_some(pump, &copy, at).await?;
+        let ours = read_some(pump, &original, at).await.map_err(refused)?;
+        let theirs = read_some(pump, &copy, at).await.map_err(refused_elsewhere)?;
         let read: usize = ours.iter().map(Block::len).sum();
         if read == 0 || !ours.iter().flat_map(Block::bytes).eq(theirs.iter().flat_map(Block::bytes)) {
             return Ok(false);
@@ -200,32 +218,32 @@ async fn check(pump: &Pump, folder: &Folder, order: &PlaceOrder) -> Result<(), P
 }
 
 /// Copies a file to another file system and makes the copy durable. An earlier half copy is replaced.
-async fn copy_to(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<(), DiskError> {
+async fn copy_to(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) -> Result<(), PlaceError> {
     let disk = &pump.shared.disk;
-    let (source, len) = disk.open_existing(from, file).await?;
-    if pump.shared.disk.free_space(to).await? < len.saturating_add(pump.shared.config.free_min) {
-        return Err(DiskError::Full);
+    let (source, len) = disk.open_existing(from, file).await.map_err(refused)?;
+    if disk.free_space(to).await.map_err(refused_elsewhere)? < len.saturating_add(pump.shared.config.free_min) {
+        return Err(refused_elsewhere(DiskError::Full));
     }
-    disk.remove(to, name).await?;
-    let target = disk.create_new(to, name).await?;
+    disk.remove(to, name).await.map_err(refused_elsewhere)?;
+    let target = disk.create_new(to, name).await.map_err(refused_elsewhere)?;
     let copied = async {
-        disk.preallocate(&target, len).await?;
+        disk.preallocate(&target, len).await.map_err(refused_elsewhere)?;
         let mut at = 0;
         while at < len {
-            let blocks = read_some(pump, &source, at).await?;
+            let blocks = read_some(pump, &source, at).await.map_err(refused)?;
             let read: usize = blocks.iter().map(Block::len).sum();
             if read == 0 {
-                return Err(DiskError::Missing(from.path().join(file)));
+                return Err(refused(DiskError::Missing(from.path().join(file))));
             }
-            disk.write(&target, at, blocks).await.map_err(|failed| failed.error)?;
+            disk.write(&target, at, blocks).await.map_err(|failed| refused_elsewhere(failed.error))?;
             at += read as u64;
         }
-        disk.sync_all(&target).await
+        disk.sync_all(&target).await.map_err(refused_elsewhere)
     };
     let copied = copied.await;
     if copied.is_err() {
-        // The room is needed; the source is still there.
-        disk.remove(to, name).await?;
+        // The room is needed; the source is still there. A disk that is gone needs nothing.
+        let _ = disk.remove(to, name).await;
     }
     copied
 }

@@ -12,6 +12,10 @@ use crate::store::StoreError;
 /// What moved is kept so often: a kill costs that much of it.
 const KEEP: Duration = Duration::from_secs(30);
 
+/// Where time stands is kept so often while nothing moves: a kill makes the hour longer by that, and a card is not written to
+/// twice a minute for nothing.
+const KEEP_TIME: Duration = Duration::from_secs(600);
+
 /// The ledger, and what follows from it.
 pub(super) struct Governor {
     rules: Fairness,
@@ -21,6 +25,8 @@ pub(super) struct Governor {
     verdict: Verdict,
     judge_at: Duration,
     keep_at: Duration,
+    /// What this hour had come to the last time, and when.
+    kept: (Moved, Duration),
     /// Since it was kept, hours that are over.
     hours: Vec<(u64, Moved)>,
     /// When it was looked last.
@@ -41,6 +47,7 @@ impl Governor {
             verdict: Verdict::default(),
             judge_at: Duration::ZERO,
             keep_at: Duration::ZERO,
+            kept: (Moved::default(), Duration::ZERO),
             hours: Vec::new(),
             at: parts.clock.now().mono,
             half: Half::default(),
@@ -88,9 +95,13 @@ impl Inner {
             self.mesh.hold_back(governor.held);
             self.mesh.refuse_uploads(governor.verdict.refuse);
             // What has consequences outlives a kill.
-            let due = now.mono >= governor.keep_at || governor.verdict.violations.len() != before;
+            let of_hour = governor.ledger.keep(now).1;
+            let has_changed = of_hour != governor.kept.0 || !governor.hours.is_empty();
+            let due = (now.mono >= governor.keep_at && (has_changed || now.mono >= governor.kept.1 + KEEP_TIME))
+                || governor.verdict.violations.len() != before;
             if due {
                 governor.keep_at = now.mono + KEEP;
+                governor.kept = (of_hour, now.mono);
             }
             due
         };

@@ -13,7 +13,7 @@ pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)>
         "ext4" => Some(("ext4", format!("{safe},errors=remount-ro"))),
         "exfat" => Some(("exfat", owned)),
         "vfat" => Some(("vfat", format!("{owned},utf8,flush"))),
-        // A disk that was not put away in order is refused by the kernel, for the owner to mend: nothing is forced.
+        // A disk that was not put away in order is refused by the kernel but for reading: nothing is forced.
         "ntfs" | "ntfs3" => Some(("ntfs3", owned)),
         _ => None,
     }

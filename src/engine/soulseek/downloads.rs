@@ -102,6 +102,8 @@ pub struct Downloads {
     leaving: BTreeMap<TransferId, String>,
     /// Agreed or receiving.
     active: BTreeSet<TransferId>,
+    /// Those being put into their places.
+    placing: BTreeSet<TransferId>,
     /// Being searched for, and those waiting for their turn.
     seeking: BTreeSet<TransferId>,
     seekers: BTreeSet<TransferId>,
@@ -403,6 +405,7 @@ impl Downloads {
             }
         }
         self.active.remove(&id);
+        self.placing.remove(&id);
         if self.disk == Disk::Probing(Some(id)) {
             self.disk = Disk::Probing(None);
         }

@@ -28,6 +28,8 @@ struct SystemPage {
     /// What became of the last one.
     last: String,
     disks: Vec<Disk>,
+    /// Where downloads go, when that is set and on no disk that is plugged in.
+    elsewhere: String,
     clock_set: bool,
 }
 
@@ -50,8 +52,9 @@ struct Disk {
     kind: String,
     room: String,
     shared: bool,
-    /// It can be chosen for downloads.
     writable: bool,
+    /// It can be chosen for downloads.
+    offered: bool,
     downloads: bool,
 }
 
@@ -76,8 +79,11 @@ fn step(progress: &Progress) -> Option<Step> {
 pub(super) async fn show(desktop: Desktop) -> Response {
     let found = answer_or_return!(desktop, view(&desktop.web).await);
     let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
-    let movable = settings.iter().any(|setting| setting.key == DOWNLOADS && !setting.fixed);
-    let mut head = desktop.head("System and updates", "settings");
+    let setting = settings.iter().find(|setting| setting.key == DOWNLOADS);
+    let movable = setting.is_some_and(|setting| !setting.fixed);
+    let is_set = setting.is_some_and(|setting| !setting.fixed && setting.source != "built-in");
+    let elsewhere = setting.filter(|_| is_set && !found.disks.iter().any(|disk| disk.downloads));
+    let mut head = desktop.head("System, updates and USB disks", "settings");
     let step = found.progress.as_ref().and_then(step);
     head.live = if step.is_some() { "every" } else { "" };
     head.refresh_s = step.as_ref().map(|_| 3);
@@ -108,6 +114,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
                 tries: slot.tries_left,
             })
             .collect(),
+        elsewhere: elsewhere.map(|setting| show::visible(&setting.value)).unwrap_or_default(),
         clock_set: found.clock_set,
         step,
         failed: failed.map(|progress| super::sentence(&show::visible(&progress.error))).unwrap_or_default(),
@@ -121,7 +128,8 @@ pub(super) async fn show(desktop: Desktop) -> Response {
                 kind: show::visible(&disk.kind),
                 room: format!("{} of {} free", size(disk.free), size(disk.total)),
                 shared: disk.shared,
-                writable: movable && disk.writable,
+                writable: disk.writable,
+                offered: movable && (disk.writable || disk.downloads),
                 downloads: disk.downloads,
             })
             .collect(),

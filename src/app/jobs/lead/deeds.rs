@@ -201,14 +201,18 @@ impl Lead<'_> {
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let id = job.id.clone();
         let mends = Some((self.tools.mender.clone(), id.clone(), track));
+        let downloads = self.settings.folders.downloads.clone();
         self.checks.spawn(async move {
             let looks = cancel.clone();
             let look = move || {
                 let (ground, catalog, cancel, permits) =
                     (ground.clone(), catalog.clone(), looks.clone(), permits.clone());
                 let (path, wanted, constraints) = (path.clone(), wanted.clone(), constraints.clone());
-                let mends = mends.clone();
+                let (mends, downloads) = (mends.clone(), downloads.clone());
                 async move {
+                    if let Err(why) = is_there(&downloads) {
+                        return Checked::Later(why);
+                    }
                     // Others may have the place between two looks.
                     let _permit = tokio::select! {
                         permit = permits.acquire_owned() => permit,
@@ -242,13 +246,14 @@ impl Lead<'_> {
         let target = place::target(&job.spec.target_dir, &self.settings.folders.downloads, &self.settings.roots);
         self.busy.entry(job.id.clone()).or_default().insert(track);
         let (id, cancel, mender) = (job.id.clone(), self.cancel.clone(), self.tools.mender.clone());
-        let trace = self.trace(job);
+        let (trace, downloads) = (self.trace(job), self.settings.folders.downloads.clone());
         let (of, waits) = (id.clone(), mender.clone());
         self.checks.spawn(async move {
             // What was fetched for a repair has its place, and goes there as it came.
             let finished = PathBuf::from(&path);
             let stop = cancel.clone();
             let swap = move || {
+                is_there(&downloads)?;
                 let left = match mender.keep_tags(&of, track, &finished, &|| stop.is_cancelled())? {
                     Kept::Yes => None,
                     Kept::No(why) => Some(format!("the old tags are not in it: {why}")),
@@ -312,6 +317,11 @@ impl Lead<'_> {
         // Empty ones only: what the owner put there stays.
         let _ = tokio::fs::remove_dir(&staging).await;
     }
+}
+
+/// Finished files wait for the disk they lie on.
+fn is_there(downloads: &Path) -> Result<(), String> {
+    if downloads.is_dir() { Ok(()) } else { Err(format!("the downloads folder {} is not there", downloads.display())) }
 }
 
 /// Before another attempt.

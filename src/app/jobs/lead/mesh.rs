@@ -132,8 +132,11 @@ impl Lead<'_> {
                 held.spent = false;
             }
         }
+        let size = view.as_ref().map(|view| view.fetch.size);
         Some(match view.map(|view| (view.fetch.state, view.bytes)) {
             None => Standing::Unknown,
+            // Only its place is missing.
+            Some((FetchState::Running, bytes)) if Some(bytes) == size => Standing::Held(bytes),
             Some((FetchState::Running, bytes)) if self.tools.mesh.holds(&folder) => Standing::Held(bytes),
             Some((FetchState::Running, bytes)) => Standing::Live(bytes),
             Some((FetchState::Done(path), _)) => Standing::Finished(path),

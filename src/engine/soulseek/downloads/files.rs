@@ -7,7 +7,7 @@ use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, Rec
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
 use crate::model::id::TransferId;
-use crate::model::transfer::{Ending, JOINED, OWN_DISK, Partial, Rung, Transfer};
+use crate::model::transfer::{Ending, JOINED, OWN_DISK, Partial, Rung, Transfer, TransferState};
 
 /// Time without a byte after which a transfer is stopped (RELIABILITY-FACTS 4, row 3).
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -15,6 +15,10 @@ pub(super) const STALL: Duration = Duration::from_secs(60);
 const DISK_RETRY: Duration = Duration::from_secs(60);
 /// For checking and moving a finished file; a Pi reads a few GiB from a slow disk in this time.
 const PLACING: Duration = Duration::from_secs(30 * 60);
+/// So many finished files are put into their places at once: on a slow disk each copy takes its time.
+const PLACING_AT_ONCE: usize = 4;
+/// The others look again after this long. Chosen.
+const PLACING_TURN: Duration = Duration::from_secs(2);
 /// Why downloads wait then.
 pub(super) const DISK_FULL: &str = "disk full: downloads wait for room";
 
@@ -164,6 +168,9 @@ impl Downloads {
     /// Has the finished partial file put in its place: the one in its record, else a free one is chosen first.
     pub(super) fn put(&mut self, id: TransferId, turn: &mut Turn<'_>) {
         self.leave(id);
+        if self.placing.len() >= PLACING_AT_ONCE {
+            return self.rest(id, PLACING_TURN, None, turn);
+        }
         let Some(download) = self.live.get_mut(&id) else { return };
         let record = &download.record;
         let Some(partial) = &record.partial else { return };
@@ -171,6 +178,7 @@ impl Downloads {
         let (file, check) = (partial.file.clone(), !partial.joins.is_empty());
         let (size, meant) = (record.size, record.local_path.clone());
         download.phase = Phase::Placing;
+        self.placing.insert(id);
         turn.out.file(FileAction::Place { transfer: id, file, folder, name, size, check, meant });
         self.timers.set(Timer::Download(id), turn.now.in_(PLACING));
     }
@@ -201,9 +209,25 @@ impl Downloads {
                 self.fail(id, Ending::Errored, format!("{JOINED}{error}"), turn);
             }
             Err(PlaceError::DiskFull) => self.on_disk_full(id, turn),
-            // Costs no attempt: the file is whole, and people plug disks in when they come to it.
-            Err(PlaceError::FolderAway(error)) => self.wait(id, DISK_RETRY, format!("{OWN_DISK}{error}"), turn),
+            Err(PlaceError::FolderAway(error)) => self.on_folder_away(id, &error, turn),
             Err(PlaceError::Disk(error)) => self.on_misplaced(id, &error, turn),
+        }
+    }
+
+    /// Costs no attempt: the file is whole, and people plug disks in when they come to it. That is put down once.
+    fn on_folder_away(&mut self, id: TransferId, error: &str, turn: &mut Turn<'_>) {
+        self.rest(id, DISK_RETRY, Some(format!("{OWN_DISK}{error}")), turn);
+    }
+
+    /// A whole file waits. Nothing is written down where it did so before, for that reason or, with none, for any.
+    fn rest(&mut self, id: TransferId, delay: Duration, reason: Option<String>, turn: &mut Turn<'_>) {
+        let Some(download) = self.live.get(&id) else { return };
+        let waits = download.record.state == TransferState::QueuedLocally;
+        if waits && (reason.is_none() || download.record.reason == reason) {
+            self.leave(id);
+            self.timers.set(Timer::Download(id), turn.now.in_(delay));
+        } else {
+            self.wait(id, delay, reason.unwrap_or_else(|| "others are put into their places first".to_owned()), turn);
         }
     }
 

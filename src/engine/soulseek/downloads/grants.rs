@@ -148,6 +148,10 @@ impl Downloads {
     /// The uploader refuses, with one of the network's fixed sentences.
     fn on_denied(&mut self, id: TransferId, reason: &str, turn: &mut Turn<'_>) {
         let Some(download) = self.live.get_mut(&id) else { return };
+        if files::is_complete(download) {
+            // Nothing is wanted of them any more.
+            return;
+        }
         let user = download.record.user.clone();
         let sentence: String = reason.chars().take(200).collect();
         let told = format!("{user} refuses: {}", sentence.trim_end_matches('.'));
