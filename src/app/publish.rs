@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Applier, Folders};
+use super::apply::Applier;
 use super::clock::Clock;
 use super::doctor::service::{Doctor, Figures};
 use super::mesh::MeshService;
@@ -112,8 +112,12 @@ impl Publisher {
         let (store, folders) = (parts.store.clone(), self.applier.folders().clone());
         let downloads = folders.downloads.display().to_string();
         // A disk may take its time with each.
-        let look = move || (store.unread().unwrap_or(0), room(&folders), can_be_had(&folders.downloads));
-        let (unread, (free, total), reachable) = tokio::task::spawn_blocking(look).await.unwrap_or((0, (0, 0), true));
+        let look = move || {
+            let spaces = (space(&folders.incomplete).unwrap_or_default(), space(&folders.downloads));
+            (store.unread().unwrap_or(0), spaces, can_be_had(&folders.downloads))
+        };
+        let looked_at = tokio::task::spawn_blocking(look).await;
+        let (unread, ((free, total), there), reachable) = looked_at.unwrap_or((0, ((0, 0), None), true));
         let network = parts.network.lock().await.clone();
         let config = parts.settings.lock().await.clone();
         let mut warnings = self.warnings.clone();
@@ -131,6 +135,14 @@ impl Publisher {
         }
         if !reachable {
             warnings.push(format!("the downloads folder {downloads} cannot be used: finished files wait for it"));
+        }
+        // On the same disk it has been said above.
+        if let Some((left, all)) = there.filter(|(left, all)| *left < self.free_min && (*left, *all) != (free, total)) {
+            let (left, all, floor) = (Bytes(left), Bytes(all), Bytes(self.free_min));
+            let sentence = format!(
+                "on the disk of {downloads} {left} of {all} are free: what would leave less than {floor} waits for room"
+            );
+            warnings.push(sentence);
         }
         warnings.extend(shares.problems.iter().take(5).cloned());
         let server = parts.net.lock().await.server.clone();
@@ -181,14 +193,10 @@ fn can_be_had(folder: &Path) -> bool {
     }
 }
 
-/// Free and total bytes of the disk that partial files lie on, or of the one that finished files go to, where that has less.
-fn room(folders: &Folders) -> (u64, u64) {
-    let space = |folder: &Path| {
-        let fs = rustix::fs::statvfs(folder).ok()?;
-        Some((fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
-    };
-    let found = [&folders.incomplete, &folders.downloads].into_iter().filter_map(|folder| space(folder));
-    found.min_by_key(|(free, _)| *free).unwrap_or_default()
+/// Free and total bytes of the disk this folder lies on; none where there is no such folder.
+fn space(folder: &Path) -> Option<(u64, u64)> {
+    let fs = rustix::fs::statvfs(folder).ok()?;
+    Some((fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

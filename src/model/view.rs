@@ -159,9 +159,9 @@ pub struct DiskView {
     pub backend: &'static str,
     /// Why the blocking backend was taken.
     pub backend_reason: Option<String>,
-    /// Free bytes, where partial files lie or where finished ones go: whichever has less.
+    /// Free bytes, where partial files lie.
     pub free: u64,
-    /// Size of that disk in bytes.
+    /// Size in bytes.
     pub total: u64,
     /// Downloads pause because of it.
     pub full: bool,

@@ -61,7 +61,13 @@ pub fn mounted<'a>(mountinfo: &'a str, folder: &str) -> Vec<(String, &'a str, &'
         let (kind, device) = (tail.next()?, tail.next()?);
         (!name.is_empty() && !name.contains('/')).then(|| (name.to_owned(), device, kind))
     };
-    mountinfo.lines().filter_map(row).take(64).collect()
+    let mut found: Vec<(String, &str, &str)> = Vec::new();
+    for disk in mountinfo.lines().filter_map(row).take(64) {
+        // A sandbox sees a mount once for each of its views of the folder; the last one lies on top.
+        found.retain(|(name, ..)| *name != disk.0);
+        found.push(disk);
+    }
+    found
 }
 
 /// Octal escapes as the kernel writes them.
@@ -117,6 +123,8 @@ mod tests {
                     40 36 8:17 / /data/media/My\\040Disk rw,nosuid shared:5 - exfat /dev/sdb1 rw,uid=989\n\
                     41 36 8:18 / /data/media/a/b rw - ext4 /dev/sdb2 rw\nrubbish\n";
         assert_eq!(mounted(text, "/data/media"), [("My Disk".to_owned(), "/dev/sdb1", "exfat")]);
+        let twice = "40 36 8:17 / /m/a rw - ext4 /dev/sdb1 rw\n41 37 8:17 / /m/a rw - ext4 /dev/sdb1 rw\n";
+        assert_eq!(mounted(twice, "/m"), [("a".to_owned(), "/dev/sdb1", "ext4")]);
         assert_eq!(unescaped("a\\0"), "a\\0");
     }
 }
