@@ -146,6 +146,12 @@ impl Disk {
         self.errand(move || sync_folder(&folder)).await
     }
 
+    /// Makes everything durable that lies on the disk of this folder; exFAT and NTFS count as put away in order then.
+    pub async fn sync_file_system(&self, folder: &Folder) -> Result<(), DiskError> {
+        let folder = folder.clone();
+        self.errand(move || rustix::fs::syncfs(folder.fd.as_fd()).map_err(|errno| named(&folder.path, errno))).await
+    }
+
     /// Bytes that an ordinary user may still write where this folder lies.
     pub async fn free_space(&self, folder: &Folder) -> Result<u64, DiskError> {
         let folder = folder.clone();

@@ -76,6 +76,9 @@ def test_a_disk_is_plugged_in_shared_and_pulled_out(box, kind):
     until("its file is shared", lambda: api(box, "/status")["shares"]["files"] == TONES + 1, LONG)
     assert disks(box)[name]["shared"] is True
 
+    if kind == "ntfs":
+        # Written, and pulled out before the disk counts as put away in order.
+        box.shell.run(f"dd if=/data/music/1-tone.wav of='{disk['path']}/late.txt' conv=fsync")
     box.command("device_del", id=f"stick-{kind}")
     until("it is gone", lambda: not disks(box), LONG)
     assert not box.shell.run("ls -A /data/media").strip()
@@ -88,7 +91,7 @@ def test_a_disk_is_plugged_in_shared_and_pulled_out(box, kind):
     box.command("device_add", driver="usb-storage", id="again", drive=kind, bus="usb.0")
     [name] = until("the box offers it again", lambda: disks(box), LONG)
     assert disks(box)[name]["writable"] is False, disks(box)
-    assert box.shell.run(f"ls '{disk['path']}'").split() == [f"{kind}.wav"]
+    assert f"{kind}.wav" in box.shell.run(f"ls '{disk['path']}'").split()
     box.command("device_del", id="again")
     until("it is gone again", lambda: not disks(box), LONG)
 

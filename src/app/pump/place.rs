@@ -140,6 +140,8 @@ async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) ->
             Err(error) => return Err(refused_elsewhere(error)),
         }
     }
+    // Whoever pulls the disk out now gets one that needs no repair.
+    disk.sync_file_system(to).await.map_err(refused_elsewhere)?;
     disk.remove(from, file).await.map_err(refused)?;
     Ok(true)
 }
