@@ -164,7 +164,7 @@ async fn a_full_house_turns_callers_away_and_lets_them_in_again() {
 async fn a_user_who_does_not_read_is_closed_and_nobody_waits() {
     let mut rig = Rig::start_with(Deadlines { write_stall: SOON, ..patient() }).await;
     let (_user, conn) = rig.caller("P", Purpose::Peer).await;
-    let (_other, _) = rig.caller("P", Purpose::Peer).await;
+    let (mut other, standing) = rig.caller("P", Purpose::Peer).await;
     let info = UserInfo { picture: Some(vec![7; limits::PICTURE_LEN]), ..UserInfo::default() };
     let flood = async {
         loop {
@@ -180,6 +180,11 @@ async fn a_user_who_does_not_read_is_closed_and_nobody_waits() {
             assert_eq!(of, conn);
             assert!(!violation && reason.contains("does not take"), "{reason:?}");
         }
+        other => panic!("{other:?}"),
+    }
+    other.send(&wide(15, &[])).await;
+    match rig.conn_event().await {
+        (of, ConnEvent::Peer(PeerMessage::UserInfoRequest)) => assert_eq!(of, standing),
         other => panic!("{other:?}"),
     }
     assert_eq!(rig.net.stats().peer, 1, "the other one stands");
