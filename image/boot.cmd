@@ -9,8 +9,15 @@ setexpr sum_at ${work_at} + 0x1000
 setexpr text_at ${work_at} + 0x2000
 setenv part ${devtype} ${devnum}:${distro_bootpart}
 
+# Boards' U-Boots differ in the order of the bytes in which crc32 leaves a sum: here that of one zero byte, d202ef8d.
+mw.b ${work_at} 0 1
+crc32 ${work_at} 1 ${sum_at}
+setexpr.b digit *${sum_at}
+setenv order "0 1 2 3"
+if test ${digit} = 8d; then setenv order "3 2 1 0"; fi
+
 # The checksum of `length` bytes at `from`: sets `check`, a number without leading zeros.
-setenv crc 'crc32 ${from} ${length} ${sum_at}; setenv check 0; for at in 0 1 2 3; do setexpr place ${sum_at} + ${at}; setexpr.b digit *${place}; setexpr check ${check} * 100; setexpr check ${check} + ${digit}; done'
+setenv crc 'crc32 ${from} ${length} ${sum_at}; setenv check 0; for at in ${order}; do setexpr place ${sum_at} + ${at}; setexpr.b digit *${place}; setexpr check ${check} * 100; setexpr check ${check} + ${digit}; done'
 # That of the three lines of slots.txt as they stand now.
 setenv sum 'env export -t ${text_at} BOOT_A_LEFT BOOT_B_LEFT BOOT_ORDER; setexpr length ${filesize} - 1; setenv from ${text_at}; run crc'
 

@@ -1,4 +1,5 @@
 """What is on a card, read from the file: partitions, boot files, rights, what it consists of."""
+import gzip
 import hashlib
 import json
 import os
@@ -66,6 +67,37 @@ def test_boot_files(disk):
         assert disk.board == "qemu-virt" or [word for word in said if word.startswith("console=")][-1] == "console=tty0", said
         # The serial line on this board's pins; names of network cards as `network` on the card expects them.
         assert {CONSOLE[disk.board], "net.ifnames=0"} <= set(said) and any(word.startswith("panic=") for word in said), said
+
+
+# What docs/boards.md promises for each address, in MiB: the unpacked kernel comes to UNPACK_AT and is moved to KERNEL_AT, where
+# it takes more than its file (its header says how much).
+ROOM = {"KERNEL_AT": 64, "UNPACK_AT": 56, "TREE_AT": 1, "WORK_AT": 1, "INITRD_AT": 32}
+
+
+@pytest.mark.parametrize("meta", sorted(ROOT.glob("board/*/meta")), ids=lambda path: path.parent.name)
+def test_nothing_is_loaded_over_another(meta):
+    keys = dict(line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    if "KERNEL_AT" not in keys:
+        assert keys.get("IMAGE") or keys.get("BOOT_TYPE") == "0xEF", "U-Boot is told where"
+        return
+    rooms = sorted((int(keys[name], 16), int(keys[name], 16) + size * MIB, name) for name, size in ROOM.items())
+    for (_, end, one), (begin, _, other) in zip(rooms, rooms[1:]):
+        assert end <= begin, f"{one} reaches into {other}"
+    # Of the smallest board, with 64 MiB at the end for U-Boot and the firmware.
+    memory = rooms[0][0] & ~0x0FFFFFFF
+    assert rooms[-1][1] <= memory + 448 * MIB
+
+
+def test_what_is_loaded_has_room(disk):
+    slot = IMAGES / disk.board / "slot"
+    packed = (slot / "Image").read_bytes()
+    unpacked = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
+    # Linux, Documentation/arch/arm64/booting: bytes 16 to 24 of the header are what it takes, zeros behind it included.
+    takes = int.from_bytes(unpacked[16:24], "little")
+    assert unpacked[56:60] == b"ARM\x64" and len(unpacked) <= takes <= ROOM["KERNEL_AT"] * MIB, takes
+    assert len(packed) <= 32 * MIB and len(unpacked) <= ROOM["UNPACK_AT"] * MIB, (len(packed), len(unpacked))
+    assert (slot / "initrd").stat().st_size <= ROOM["INITRD_AT"] * MIB
+    assert all(tree.stat().st_size <= ROOM["TREE_AT"] * MIB // 2 for tree in slot.glob("dtbs/**/*.dtb"))
 
 
 def test_nothing_secret_and_no_way_in(disk, tmp_path):
