@@ -149,7 +149,11 @@ impl Disk {
     /// Makes everything durable that lies on the disk of this folder; exFAT and NTFS count as put away in order then.
     pub async fn sync_file_system(&self, folder: &Folder) -> Result<(), DiskError> {
         let folder = folder.clone();
-        self.errand(move || rustix::fs::syncfs(folder.fd.as_fd()).map_err(|errno| named(&folder.path, errno))).await
+        let sync = move || {
+            let refused = |errno| DiskError::new(&folder.path.display().to_string(), errno);
+            rustix::fs::syncfs(folder.fd.as_fd()).map_err(refused)
+        };
+        super::sent(&self.syncs, sync).await
     }
 
     /// Bytes that an ordinary user may still write where this folder lies.
@@ -196,7 +200,8 @@ fn sync_folder(folder: &Folder) -> Result<(), DiskError> {
     match rustix::fs::fsync(folder.fd.as_fd()) {
         // File systems without durable names (some FUSE ones) say so this way; there is nothing to wait for then.
         Ok(()) | Err(Errno::INVAL | Errno::NOSYS) => Ok(()),
-        Err(errno) => Err(named(&folder.path, errno)),
+        // Not `named`: ENODEV of a disk that went away says nothing of the folder.
+        Err(errno) => Err(DiskError::new(&folder.path.display().to_string(), errno)),
     }
 }
 

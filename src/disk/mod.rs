@@ -163,6 +163,8 @@ type Errand = Box<dyn FnOnce() + Send>;
 pub struct Disk {
     jobs: mpsc::Sender<Job>,
     errands: mpsc::Sender<Errand>,
+    /// Those that may take minutes on a slow disk: one at a time, and nothing else waits for them.
+    syncs: mpsc::Sender<Errand>,
     pool: Pool,
 }
 
@@ -189,7 +191,9 @@ impl Disk {
         };
         let (errands, errand_queue) = mpsc::channel::<Errand>(MAILBOX);
         blocking::workers("disk-helper", HELPERS, errand_queue, |errand| errand())?;
-        Ok((Self { jobs, errands, pool }, report))
+        let (syncs, sync_queue) = mpsc::channel::<Errand>(MAILBOX);
+        blocking::workers("disk-sync", 1, sync_queue, |errand| errand())?;
+        Ok((Self { jobs, errands, syncs, pool }, report))
     }
 
     /// The buffers.
@@ -282,14 +286,22 @@ impl Disk {
         &self,
         work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
     ) -> Result<T, DiskError> {
-        let (done, answer) = oneshot::channel();
-        let errand: Errand = Box::new(move || {
-            // Nobody waits any more: the answer is dropped.
-            let _ = done.send(work());
-        });
-        self.errands.send(errand).await.map_err(|_| DiskError::Ended)?;
-        answer.await.map_err(|_| DiskError::Ended)?
+        sent(&self.errands, work).await
     }
+}
+
+/// Lets one of a queue's threads do it.
+async fn sent<T: Send + 'static>(
+    to: &mpsc::Sender<Errand>,
+    work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, DiskError> {
+    let (done, answer) = oneshot::channel();
+    let errand: Errand = Box::new(move || {
+        // Nobody waits any more: the answer is dropped.
+        let _ = done.send(work());
+    });
+    to.send(errand).await.map_err(|_| DiskError::Ended)?;
+    answer.await.map_err(|_| DiskError::Ended)?
 }
 
 /// A queue that several threads take from. The lock is held while one of them waits; the others wait for the lock.

@@ -80,6 +80,8 @@ pub struct FetchView {
     pub twice: u64,
     /// What it waits for, in a few words; empty while it moves, and when it is over.
     pub waits: String,
+    /// It is whole, and the folder is missing which it goes to.
+    pub away: bool,
     /// Since the program began.
     pub sources: Vec<SourceView>,
     /// What is missing: from byte, to byte; the first of them.

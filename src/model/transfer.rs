@@ -34,6 +34,8 @@ pub enum Ending {
 
 /// Begins the reason of a download that the disk of this machine refused.
 pub const OWN_DISK: &str = "disk: ";
+/// Why downloads wait while the disk has no room.
+pub const DISK_FULL: &str = "disk full: downloads wait for room";
 /// Begins the reason of a download of which several users sent parts that do not fit together.
 pub const JOINED: &str = "the joined file is damaged: ";
 

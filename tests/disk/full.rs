@@ -20,7 +20,7 @@ fn a_full_disk_costs_nothing() {
     }
     let scratch = tempfile::tempdir().unwrap();
     let test = "full::a_full_disk_costs_nothing";
-    let script = "mount -t tmpfs -o size=4m none \"$0\" && exec \"$@\"";
+    let script = "mount -t tmpfs -o size=4m,nr_inodes=64 none \"$0\" && exec \"$@\"";
     let mut child = Command::new("unshare");
     child.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(scratch.path());
     child.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
@@ -86,4 +86,13 @@ async fn fill_and_go_on(mounted: &Path) {
     assert!(matches!(&refused, Err(PlaceError::FolderAway(why)) if why.contains("no room")), "{refused:?}");
     assert!(std::fs::read(rig.partial_path()).unwrap() == bytes);
     assert_eq!(std::fs::read_dir(&downloads).unwrap().count(), 0);
+
+    // Nor does it where not even that folder finds room, as on a disk that was just plugged in.
+    let mut names = 0..;
+    while std::fs::File::create(mounted.join(names.next().unwrap().to_string())).is_ok() {}
+    let rig = Rig::with(|config| config.downloads = mounted.join("Downloads"));
+    std::fs::write(rig.partial_path(), &bytes).unwrap();
+    let refused = rig.place("", "a.mp3", false).await;
+    assert!(matches!(&refused, Err(PlaceError::FolderAway(why)) if why.contains("no room")), "{refused:?}");
+    assert!(std::fs::read(rig.partial_path()).unwrap() == bytes);
 }

@@ -249,16 +249,21 @@ impl Doctor {
         let scans = self.inner.ground.store.read(|txn, tables| tables.library.scans(txn))?;
         // One that failed is tried again after an hour, not at once and not after a week.
         let retry = Duration::from_secs(3_600).min(every);
-        let last = |wanted: fn(ScanStatus) -> bool| {
-            scans.iter().filter(|scan| wanted(scan.status)).map(|scan| scan.started_at).max()
-        };
-        let done = last(|status| matches!(status, ScanStatus::Completed | ScanStatus::Cancelled));
-        let failed = last(|status| status == ScanStatus::Failed);
+        let present = self.present();
+        // Not one that left out a folder whose disk is back.
+        let is_whole = |scan: &Scan| present.iter().all(|path| scan.request.paths.contains(path));
+        let last =
+            |is_one: &dyn Fn(&Scan) -> bool| scans.iter().filter(|scan| is_one(scan)).map(|scan| scan.started_at).max();
+        let done = last(&|scan| match scan.status {
+            ScanStatus::Completed => is_whole(scan),
+            status => status == ScanStatus::Cancelled,
+        });
+        let failed = last(&|scan| scan.status == ScanStatus::Failed);
         let waits = done.is_some_and(|at| now.since(at) < every) || failed.is_some_and(|at| now.since(at) < retry);
         if waits {
             return Ok(None);
         }
-        let mut request = ScanRequest::of(self.present());
+        let mut request = ScanRequest::of(present);
         request.offline = schedule.offline;
         Ok(new_scan(request, now))
     }

@@ -24,7 +24,7 @@ use crate::model::job::{Job, JobId, JobState, JobView, TrackState};
 use crate::model::limits;
 use crate::model::rescue::Guardrail;
 use crate::model::trace::TraceKind;
-use crate::model::transfer::{Direction, Ending, OWN_DISK, Transfer, TransferState};
+use crate::model::transfer::{DISK_FULL, Direction, Ending, OWN_DISK, Transfer, TransferState};
 use crate::model::view::{Refusal, SearchState};
 use crate::store::StoreError;
 
@@ -485,8 +485,10 @@ impl<'a> Lead<'a> {
                     let reason = transfer.reason.unwrap_or_else(|| transfer.state.name().to_owned());
                     Standing::Ended(format!("{}: {reason}", transfer.user))
                 }
-                // Those of another user would wait for our disk as well.
-                _ if transfer.reason.as_ref().is_some_and(|reason| reason.starts_with(OWN_DISK)) => {
+                // Those of another user would wait for our disk as well; of a whole file only its place is missing.
+                _ if transfer.reason.as_ref().is_some_and(|why| why == DISK_FULL || why.starts_with(OWN_DISK))
+                    || (transfer.size > 0 && transfer.bytes_done >= transfer.size) =>
+                {
                     Standing::Held(transfer.bytes_done)
                 }
                 _ => Standing::Live(transfer.bytes_done),

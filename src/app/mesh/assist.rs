@@ -298,9 +298,10 @@ impl MeshService {
         self.live().is_some_and(|running| locked(&running.live).contains_key(&content))
     }
 
-    /// How many files are being fetched.
+    /// How many files are being fetched; those that only wait for the folder which they go to are not counted.
     pub fn fetching(&self) -> usize {
-        self.live().map_or(0, |running| locked(&running.live).len())
+        let comes = |live: &&super::Live| !locked(&live.progress).away;
+        self.live().map_or(0, |running| locked(&running.live).values().filter(comes).count())
     }
 
     /// Begins a fetch that helps a download, or goes on with the one that did before the program ended.

@@ -68,6 +68,8 @@ pub(super) struct Progress {
     pub(super) bytes: u64,
     pub(super) twice: u64,
     pub(super) waits: String,
+    /// It is whole, and the folder is missing which it goes to.
+    pub(super) away: bool,
     pub(super) sources: Vec<SourceView>,
     pub(super) missing: Vec<(u64, u64)>,
 }
@@ -177,6 +179,7 @@ pub(super) async fn run(
         let Ok(turn) = turn else { return };
         wait("");
         let attempt = work.attempt().await;
+        locked(&progress).away = work.away;
         // Whoever waits now lets others try.
         drop(turn);
         if !work.users.is_empty() {

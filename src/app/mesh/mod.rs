@@ -367,6 +367,7 @@ impl MeshService {
                     FetchState::Running => progress.waits,
                     FetchState::Done(_) | FetchState::Failed(_) => String::new(),
                 },
+                away: progress.away && fetch.state == FetchState::Running,
                 sources: progress.sources,
                 missing: if done { Vec::new() } else { progress.missing },
                 fetch,

@@ -53,10 +53,11 @@ pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, Pl
     };
     let there = if from.is_on_the_disk_of(&downloads) { refused } else { refused_elsewhere };
     let to = disk.make_folders(&downloads, &folder).await.map_err(there)?;
-    // The name chosen before, unless the downloads folder is another one by now.
+    // The name chosen before, unless the downloads folder is another one by now, or on a disk that does not take it.
     let chosen = order.meant.as_ref().and_then(|path| {
         let name = path.rsplit('/').next()?;
-        (absolute(&to, name) == *path).then_some((name, path))
+        let taken = downloads.takes_any_name() || names::portable_name(name) == name;
+        (taken && absolute(&to, name) == *path).then_some((name, path))
     });
     if let Some((name, path)) = chosen
         && put(pump, &from, &order.file, &to, name).await?
@@ -70,18 +71,26 @@ pub(super) async fn place(pump: &Pump, order: &PlaceOrder) -> Result<Placing, Pl
 /// The downloads folder, made where only its last level is missing: the first time on a disk that was just plugged in. Above
 /// that nothing is made, lest the files of an absent disk come to lie where it is mounted.
 async fn downloads(pump: &Pump) -> Result<Folder, PlaceError> {
-    let (disk, path) = (&pump.shared.disk, &pump.shared.config.downloads);
-    let found = match (disk.open_folder(path).await, path.parent(), path.file_name().and_then(OsStr::to_str)) {
-        (Err(DiskError::Missing(_)), Some(parent), Some(name)) => match disk.open_folder(parent).await {
-            Ok(parent) => disk.make_folders(&parent, name).await,
-            Err(error) => Err(error),
-        },
-        (found, ..) => found,
+    let (disk, config) = (&pump.shared.disk, &pump.shared.config);
+    let away = |error| PlaceError::FolderAway(format!("the downloads folder cannot be used: {error}"));
+    let path = &config.downloads;
+    let missing = match disk.open_folder(path).await {
+        Err(missing @ DiskError::Missing(_)) => missing,
+        found => return found.map_err(away),
     };
-    found.map_err(|error| match error {
-        DiskError::Full => PlaceError::DiskFull,
-        error => PlaceError::FolderAway(format!("the downloads folder cannot be used: {error}")),
-    })
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Err(away(missing));
+    };
+    let parent = disk.open_folder(parent).await.map_err(away)?;
+    match disk.make_folders(&parent, name).await {
+        // Not that of another disk, which is no reason for all to wait.
+        Err(DiskError::Full)
+            if disk.open_folder(&config.incomplete).await.is_ok_and(|ours| ours.is_on_the_disk_of(&parent)) =>
+        {
+            Err(PlaceError::DiskFull)
+        }
+        made => made.map_err(away),
+    }
 }
 
 /// As the record has it.
@@ -137,11 +146,21 @@ async fn put(pump: &Pump, from: &Folder, file: &str, to: &Folder, name: &str) ->
         match disk.rename(to, &copy, to, name).await {
             Ok(()) => {}
             Err(DiskError::Taken(_)) => return Ok(false),
-            Err(error) => return Err(refused_elsewhere(error)),
+            Err(error) => {
+                // It may have the name already, in memory only.
+                if matches!(disk.open_existing(to, &copy).await, Err(DiskError::Missing(_))) {
+                    let _ = disk.remove(to, name).await;
+                }
+                return Err(refused_elsewhere(error));
+            }
         }
     }
     // Whoever pulls the disk out now gets one that needs no repair.
-    disk.sync_file_system(to).await.map_err(refused_elsewhere)?;
+    if let Err(error) = disk.sync_file_system(to).await {
+        // Said once only: what can be read there may never get to the disk. It is copied again.
+        let _ = disk.remove(to, name).await;
+        return Err(refused_elsewhere(error));
+    }
     disk.remove(from, file).await.map_err(refused)?;
     Ok(true)
 }

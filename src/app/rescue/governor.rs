@@ -12,7 +12,7 @@ use crate::store::StoreError;
 /// What moved is kept so often: a kill costs that much of it.
 const KEEP: Duration = Duration::from_secs(30);
 
-/// While a rule is broken, what moves is kept so often: it decides for how long.
+/// While a rule stops or refuses something, what moves between mesh peers is kept so often: it decides for how long.
 const KEEP_BROKEN: Duration = Duration::from_secs(2);
 
 /// Where time stands is kept so often while nothing moves: a kill makes the hour longer by that, and a card is not written to
@@ -101,9 +101,10 @@ impl Inner {
             let of_hour = governor.ledger.keep(now).1;
             let has_changed = of_hour != governor.kept.0 || !governor.hours.is_empty();
             let since = now.mono.saturating_sub(governor.kept.1);
-            let is_broken = !governor.verdict.violations.is_empty();
+            let now_stops = governor.verdict.pause || governor.verdict.refuse;
+            let of_mesh = |moved: &Moved| (moved.overlay_up, moved.overlay_down);
             let due = (now.mono >= governor.keep_at && (has_changed || since >= KEEP_TIME))
-                || (is_broken && has_changed && since >= KEEP_BROKEN)
+                || (now_stops && of_mesh(&of_hour) != of_mesh(&governor.kept.0) && since >= KEEP_BROKEN)
                 || governor.verdict.violations.len() != before;
             if due {
                 governor.keep_at = now.mono + KEEP;

@@ -306,8 +306,9 @@ impl<'a> Rescue<'a> {
         let soulseek_speed = self.soulseek.add(now, download.bytes_done, RECENT, RECENT_MIN);
         self.hold_back(overlay_speed, flows && soulseek_speed > RECOVERED);
         let bytes = came.saturating_add(download.bytes_done);
-        // What is held back by the owner's rules is not given up.
-        if bytes != self.bytes || self.capped || self.inner.mesh.is_paused() {
+        // What is held back by the owner's rules is not given up, and what is whole only waits for its place.
+        let whole = fetch.away || fetch.bytes == fetch.fetch.size;
+        if bytes != self.bytes || whole || self.capped || self.inner.mesh.is_paused() {
             (self.bytes, self.moved_at) = (bytes, now);
         } else if now.saturating_sub(self.moved_at) >= IDLE {
             return Some(end(RescueState::Failed, "nothing came for half an hour"));

@@ -150,7 +150,14 @@ pub(super) async fn update(desktop: Desktop, forced: Query<Forced>, request: ext
 pub(super) async fn downloads(desktop: Desktop, fields: Fields) -> Response {
     let path = fields.get("path");
     let found = answer_or_return!(desktop, view(&desktop.web).await);
+    let settings = answer_or_return!(desktop, desktop.web.desk.settings().await);
+    if settings.iter().any(|setting| setting.key == DOWNLOADS && setting.fixed) {
+        return desktop.problem(StatusCode::BAD_REQUEST, "this setting cannot be changed here");
+    }
     let folder = match found.disks.iter().find(|disk| disk.path == path) {
+        Some(disk) if !disk.writable => {
+            return desktop.problem(StatusCode::BAD_REQUEST, "this disk can only be read");
+        }
         Some(disk) => Some(format!("{}/{FOLDER}", disk.path)),
         None if path.is_empty() => None,
         None => return desktop.problem(StatusCode::NOT_FOUND, "this disk is not plugged in any more"),

@@ -132,11 +132,11 @@ impl Lead<'_> {
                 held.spent = false;
             }
         }
-        let size = view.as_ref().map(|view| view.fetch.size);
+        // Only its place is missing.
+        let whole = view.as_ref().is_some_and(|view| view.away || view.bytes == view.fetch.size);
         Some(match view.map(|view| (view.fetch.state, view.bytes)) {
             None => Standing::Unknown,
-            // Only its place is missing.
-            Some((FetchState::Running, bytes)) if Some(bytes) == size => Standing::Held(bytes),
+            Some((FetchState::Running, bytes)) if whole => Standing::Held(bytes),
             Some((FetchState::Running, bytes)) if self.tools.mesh.holds(&folder) => Standing::Held(bytes),
             Some((FetchState::Running, bytes)) => Standing::Live(bytes),
             Some((FetchState::Done(path), _)) => Standing::Finished(path),

@@ -7,7 +7,7 @@ use crate::engine::soulseek::io::{FileAction, FileEvent, Notice, PlaceError, Rec
 use crate::engine::soulseek::names;
 use crate::engine::soulseek::transfer::TransferEvent;
 use crate::model::id::TransferId;
-use crate::model::transfer::{Ending, JOINED, OWN_DISK, Partial, Rung, Transfer, TransferState};
+use crate::model::transfer::{DISK_FULL, Ending, JOINED, OWN_DISK, Partial, Rung, Transfer, TransferState};
 
 /// Time without a byte after which a transfer is stopped (RELIABILITY-FACTS 4, row 3).
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -19,8 +19,6 @@ const PLACING: Duration = Duration::from_secs(30 * 60);
 const PLACING_AT_ONCE: usize = 4;
 /// The others look again after this long. Chosen.
 const PLACING_TURN: Duration = Duration::from_secs(2);
-/// Why downloads wait then.
-pub(super) const DISK_FULL: &str = "disk full: downloads wait for room";
 
 impl Downloads {
     /// Something happened to a file of ours.

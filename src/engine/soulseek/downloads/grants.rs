@@ -12,7 +12,7 @@ use crate::engine::soulseek::transfer::{self, TransferEvent};
 use crate::model::id::{ConnId, Token, TransferId, Username};
 use crate::model::limits;
 use crate::model::music::WireText;
-use crate::model::transfer::{Ending, Transfer, TransferState};
+use crate::model::transfer::{DISK_FULL, Ending, Transfer, TransferState};
 use crate::model::units::GIB;
 
 /// So long a ban is remembered. Chosen: an owner who was unbanned by hand can ask for a single file at any time.
@@ -102,7 +102,7 @@ impl Downloads {
         };
         if !disk_takes || (!holds_slot && self.free_slots(turn) == 0) {
             answer(user, token, Err("Queued"), about, turn);
-            let reason = if disk_takes { "waits for a free download slot" } else { files::DISK_FULL };
+            let reason = if disk_takes { "waits for a free download slot" } else { DISK_FULL };
             if let Some(download) = self.live.get_mut(&id) {
                 download.slotless = true;
             }

@@ -13,7 +13,7 @@ use crate::engine::soulseek::transfer::{self, TransferEvent};
 use crate::model::id::{CommandId, TransferId, Username};
 use crate::model::music::WireText;
 use crate::model::time::Now;
-use crate::model::transfer::{Ending, TransferState};
+use crate::model::transfer::{DISK_FULL, Ending, TransferState};
 
 /// A place in queue is asked at most so often (SOULSEEK-FACTS, transfer negotiation).
 pub(super) const PLACE_INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -123,7 +123,7 @@ impl Downloads {
         if !self.logged_in {
             Some("not logged in".to_owned())
         } else if self.disk == Disk::Full {
-            Some(files::DISK_FULL.to_owned())
+            Some(DISK_FULL.to_owned())
         } else if user.is_some_and(|user| user.offline) {
             Some(format!("{name} is offline"))
         } else if user.is_some_and(|user| user.paused) {

@@ -155,6 +155,6 @@ impl Swarm<'_> {
         };
         let twice = self.scheduler.twice();
         *locked(&self.work.progress) =
-            Progress { bytes, twice, waits: waits.to_owned(), sources, missing: self.gaps.clone() };
+            Progress { bytes, twice, waits: waits.to_owned(), away: false, sources, missing: self.gaps.clone() };
     }
 }
