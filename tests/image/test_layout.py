@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trees
 from machine import IMAGES, Disk, tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,10 @@ EXPECTED = {
     "rpi3": ["boot.scr", "u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
              # What gpu_mem=16 starts; without them the board stays dark.
              "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENCE.broadcom",
-             "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb", "A/dtbs/broadcom/bcm2837-rpi-3-b-plus.dtb",
-             "A/dtbs/broadcom/bcm2711-rpi-4-b.dtb"],
+             "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb", 
+             # Names that U-Boot asks for.
+             *(f"A/dtbs/broadcom/{tree}.dtb" for tree in ("bcm2837-rpi-3-a-plus", "bcm2837-rpi-3-b", "bcm2837-rpi-3-b-plus",
+               "bcm2837-rpi-cm3", "bcm2837-rpi-zero-2-w", "bcm2711-rpi-4-b", "bcm2711-rpi-400", "bcm2711-rpi-cm4"))],
     "rpi5": ["boot.scr", "u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
     "generic-arm64": ["EFI/BOOT/BOOTAA64.EFI"],
 }
@@ -98,6 +101,32 @@ def test_what_is_loaded_has_room(disk):
     assert len(packed) <= 32 * MIB and len(unpacked) <= ROOM["UNPACK_AT"] * MIB, (len(packed), len(unpacked))
     assert (slot / "initrd").stat().st_size <= ROOM["INITRD_AT"] * MIB
     assert all(tree.stat().st_size <= ROOM["TREE_AT"] * MIB // 2 for tree in slot.glob("dtbs/**/*.dtb"))
+
+
+# Drivers of what no box uses: graphics beyond the firmware's, Bluetooth, cameras, hubs that have power anyway.
+UNUSED = {"vc4", "v3d", "vchiq", "pisp_be", "i2c_mux_pinctrl", "hci_uart", "onboard_usb_dev", "brcmfmac"}
+
+
+def test_drivers_of_the_boards_are_there(disk):
+    """Without one that its card hangs on a board does not start, and in QEMU nobody would know."""
+    def words(name):
+        lines = (ROOT / "image" / name).read_text().splitlines()
+        return {word.replace("-", "_") for line in lines if not line.startswith("#") for word in line.split()}
+
+    aliases = (IMAGES / disk.board / "modules.of").read_text().splitlines()
+    assert len(aliases) > 1_000
+    listing = tool("unsquashfs", "-ls", IMAGES / disk.board / "slot" / "root.squashfs").decode()
+    there = {name.replace("-", "_") for name in re.findall(r"/([^/\n]+)\.ko\n", listing)}
+    early = words("modules.initrd")
+    for path in sorted((IMAGES / disk.board / "slot").glob("dtbs/**/*.dtb")):
+        root = trees.tree(path.read_bytes())
+        on = [node for node in root.all() if node.is_on()]
+        cards = [node for node in on if node.name.startswith("mmc@")]
+        assert cards, path.name
+        drivers = trees.wanted(trees.hangs_on(root, cards), aliases)
+        assert drivers and set(drivers) <= early | UNUSED, (path.name, {name: of for name, of in drivers.items() if name not in early})
+        drivers = trees.wanted(on, aliases)
+        assert set(drivers) <= there | UNUSED, (path.name, {name: of for name, of in drivers.items() if name not in there})
 
 
 def test_nothing_secret_and_no_way_in(disk, tmp_path):
