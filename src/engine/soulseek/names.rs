@@ -3,7 +3,7 @@
 //! Decides what a finished download and its folder are called. Leaves to the disk room that nothing is overwritten and
 //! that the file lands below the downloads folder whatever the name (RELIABILITY-FACTS 4, row 2). Characters that only
 //! Windows forbids (`?`, `*`, quotes) stay: tools look for `<downloads>/<last remote folder>/<name>` as slskd on Linux
-//! lays it out.
+//! lays it out. Only on a disk that refuses them they go ([`portable_name`]).
 
 use crate::model::id::TransferId;
 use crate::model::music::WireText;
@@ -37,8 +37,8 @@ pub fn safe_name(name: &str) -> String {
     if clean.is_empty() { "_".to_owned() } else { clean }
 }
 
-/// As [`safe_name`], and without what exFAT and FAT refuse: for names that are ours to choose, on any disk. A remote file keeps
-/// its own name, which tools look for.
+/// As [`safe_name`], and without what exFAT and FAT refuse: for names that are ours to choose, on any disk, and for all on
+/// such a disk. Elsewhere a remote file keeps its own name, which tools look for.
 pub fn portable_name(name: &str) -> String {
     safe_name(&name.replace([':', '?', '"', '*', '<', '>', '|'], "_"))
 }

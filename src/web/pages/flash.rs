@@ -11,7 +11,7 @@ const SENTENCES: [(&str, &str); 34] = [
     ("credentials", "User name and password are kept. Connecting to the Soulseek server."),
     ("dismissed", "Dismissed. It stays away when the library is scanned again."),
     ("disconnected", "Disconnected. You stay offline until you connect again."),
-    ("downloads", "Finished downloads go there once the box has restarted."),
+    ("downloads", "Finished downloads go to the new place once the box has restarted."),
     ("fetched", "The share list has arrived."),
     ("fix_begun", "The repair has begun. This page shows how it goes."),
     ("forgotten", "Forgotten."),
