@@ -90,6 +90,8 @@ fatwrite ${part} ${work_at} slots.txt 200
 echo "slskdn-boot: slot ${slot}, tries left A ${BOOT_A_LEFT} B ${BOOT_B_LEFT}"
 setenv bootargs "@COMMAND_LINE@ slskdn.slot=${slot} slskdn.from=${devtype}"
 setenv tree ${fdt_addr}
+# The firmware lays an overlay over the tree for newer chips; ours names the tree that Linux is to get for them.
+if test -n "${fdt_addr}" && fdt addr ${fdt_addr} && fdt get value other / slskdn-tree; then setenv fdtfile ${other}; fi
 if test -n "${fdtfile}" && load ${part} ${tree_at} ${slot}/dtbs/${fdtfile}; then
     setenv tree ${tree_at}
 fi

@@ -61,7 +61,7 @@ fetch_locked() { # SET…
     (cd "$image_cache/fetch" && within tools "$image_cache" -- apt-get -qq download "${missing[@]}") \
         >"$image_cache/fetch.log" 2>&1 ||
         { tail -n 5 "$image_cache/fetch.log" >&2
-          die "Debian no longer offers what image/packages.lock names. Fetch the newest version of this project, or run image/lock and look at what it changes."; }
+          die "Packages could not be fetched. With the internet there, Debian no longer offers what image/packages.lock names: fetch the newest version of this project, or run image/lock and look at what it changes."; }
     local deb
     for deb in "$image_cache"/fetch/*.deb; do
         sha="$(sha256sum "$deb" | cut -c1-64)"

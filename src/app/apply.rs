@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::appliance::places::Places;
 use super::doctor::service::{Figures, Schedule};
 use super::doctor::walk::from_path;
 use super::sharing::ShareSettings;
@@ -100,6 +101,7 @@ pub fn shares(config: &Config, folders: &Folders) -> ShareSettings {
     // Passwords, messages and copies of them.
     let private = ["store", "identity", "cache", "snapshots", "slskdn.yml"];
     excluded.extend(private.map(|name| folders.data.join(name)));
+    excluded.extend(Places::new(None).not_music());
     ShareSettings {
         directories: config.shares.directories.iter().map(|(alias, path)| (alias.clone(), path.into())).collect(),
         excluded,

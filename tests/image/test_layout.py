@@ -19,7 +19,7 @@ EXPECTED = {
     "rpi3": ["boot.scr", "u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
              # What gpu_mem=16 starts; without them the board stays dark.
              "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENCE.broadcom",
-             "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb", 
+             "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb",
              # Names that U-Boot asks for.
              *(f"A/dtbs/broadcom/{tree}.dtb" for tree in ("bcm2837-rpi-3-a-plus", "bcm2837-rpi-3-b", "bcm2837-rpi-3-b-plus",
                "bcm2837-rpi-cm3", "bcm2837-rpi-zero-2-w", "bcm2711-rpi-4-b", "bcm2711-rpi-400", "bcm2711-rpi-cm4"))],
@@ -127,6 +127,37 @@ def test_drivers_of_the_boards_are_there(disk):
         assert drivers and set(drivers) <= early | UNUSED, (path.name, {name: of for name, of in drivers.items() if name not in early})
         drivers = trees.wanted(on, aliases)
         assert set(drivers) <= there | UNUSED, (path.name, {name: of for name, of in drivers.items() if name not in there})
+
+
+def test_u_boot_of_a_raspberry_pi_waits_for_no_key(disk):
+    """With nothing on the pins of the serial line, noise is a key. -2: do not even look (U-Boot's common/autoboot.c)."""
+    names = [name for name in EXPECTED[disk.board] if name.endswith(".dtb") and "/" not in name]
+    assert names or not disk.board.startswith("rpi")
+    for name in names:
+        [config] = [node for node in trees.tree(disk.read(name)).below if node.name == "config"]
+        assert config.cells("bootdelay") == [0xFFFFFFFE], name
+
+
+def test_the_newer_chip_of_a_raspberry_pi_5_gets_its_own_tree(disk):
+    if disk.board != "rpi5":
+        return
+    # What the firmware lays over the tree that U-Boot finds, and boot.scr reads.
+    overlay = trees.tree(disk.read("overlays/bcm2712d0.dtbo"))
+    [fragment] = [node for node in overlay.below if node.name.startswith("fragment")]
+    assert fragment.values["target-path"] == b"/\0" and [node.name for node in fragment.below] == ["__overlay__"]
+    named = fragment.below[0].values["slskdn-tree"].decode().rstrip("\0")
+    assert "fdt get value other / slskdn-tree" in disk.read("boot.scr").decode(errors="replace")
+
+    def pins(name):
+        return {word for node in trees.tree(disk.read(f"A/dtbs/{name}")).all() for word in node.compatible() if "pinctrl" in word}
+    assert pins(named) >= {"brcm,bcm2712d0-pinctrl", "brcm,bcm2712d0-aon-pinctrl"}, pins(named)
+    assert pins("broadcom/bcm2712-rpi-5-b.dtb") >= {"brcm,bcm2712c0-pinctrl", "brcm,bcm2712c0-aon-pinctrl"}
+
+
+def test_a_network_card_without_an_address_keeps_the_one_it_is_given(disk):
+    """Else a board whose firmware writes none into the tree would be another one at each start."""
+    root = IMAGES / disk.board / "slot" / "root.squashfs"
+    assert b"MACAddressPolicy=persistent" in tool("unsquashfs", "-cat", root, "usr/lib/systemd/network/99-default.link")
 
 
 def test_nothing_secret_and_no_way_in(disk, tmp_path):

@@ -113,6 +113,59 @@ def test_a_disk_is_plugged_in_shared_and_pulled_out(box, kind):
     until("it is gone again", lambda: not disks(box), LONG)
 
 
+def test_who_shares_all_of_the_card_shares_the_music(box):
+    box.shell.run("touch /data/music/mine.wav; ls /data/slskdn/store/data.mdb /data/log/system.log /data/machine-id")
+    share(box, "/data")
+    until("it is shared", lambda: api(box, "/status")["shares"]["files"] == TONES + 1, LONG)
+    box.shell.run("rm /data/music/mine.wav")
+    until("the file that went is gone", lambda: api(box, "/status")["shares"]["files"] == TONES, LONG)
+    assert not any("cannot read" in told for told in api(box, "/shares")["problems"])
+    share(box, "/data/music")
+
+
+def test_two_disks_of_one_label_keep_their_names(box):
+    """Plugged in at once, as at a start, and then in the other order: shares go by the names."""
+    for which in ("one", "other"):
+        (box.folder / which).mkdir()
+        (box.folder / which / which).write_text(which)
+        (box.folder / which / "Music").symlink_to("/data/music")
+        path = box.folder / f"{which}.img"
+        subprocess.run(["truncate", "-s", str(32 * MIB), path], check=True)
+        # As disks come: with a table, and the small partition that a Mac puts in front, which is for nobody.
+        tool("sfdisk", "-q", path, data=b"label: gpt\n start=2048, size=8192, type=U\n start=16384, size=32768, type=L\n")
+        tool("mformat", "-i", f"{path}@@{MIB}", "-T", "8192", "-v", "EFI", "::")
+        tool("mkfs.ext4", "-q", "-L", "Elements", "-d", box.folder / which, "-E", f"offset={8 * MIB}", path, "16M")
+        box.command("blockdev-add", **{"driver": "raw", "node-name": which, "file": {"driver": "file", "filename": str(path)}})
+        box.command("device_add", driver="usb-storage", id=f"stick-{which}", drive=which, bus="usb.0")
+
+    def names():
+        """Which of the two has which name, as a shell sees them."""
+        listed = box.shell.run("cd /data/media; ls -d */one */other 2>/dev/null; true").split()
+        return {which: name for name, which in (line.split("/") for line in listed)}
+
+    def gone(*which):
+        for one in which:
+            box.command("device_del", id=f"stick-{one}")
+        until("they are gone", lambda: not set(which) & set(names()), LONG)
+
+    there = until("both are there", lambda: (found := names()) and len(found) == 2 and found, LONG)
+    assert set(there.values()) == {"Elements", "Elements-2"}, there
+    gone("one", "other")
+    assert not box.shell.run("ls -A /data/media").strip()
+    # The one with the number comes first, and alone.
+    [second] = [which for which, name in there.items() if name.endswith("-2")]
+    for which in sorted(there, key=lambda which: which != second):
+        box.command("device_add", driver="usb-storage", id=f"stick-{which}", drive=which, bus="usb.0")
+        until(f"{which} is back", lambda which=which: names().get(which), LONG)
+    assert names() == there
+    # A stick decides about itself alone: a link on it shares nothing else.
+    share(box, f"/data/media/{there['one']}/Music")
+    until("that is told", lambda: any("leads out of its disk" in told for told in api(box, "/shares")["problems"]), LONG)
+    assert api(box, "/status")["shares"]["files"] == 0
+    share(box, "/data/music")
+    gone("one", "other")
+
+
 @pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
 def test_another_card_in_a_reader_is_not_taken_for_this_one(tmp_path):
     """Both have the same names and numbers. What U-Boot started from counts: in QEMU that is the one in the reader."""

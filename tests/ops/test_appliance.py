@@ -193,6 +193,35 @@ def test_update_try_keep_and_go_back(card, tmp_path):
     assert card.start()[1] == "1.1.0"
 
 
+@pytest.mark.parametrize("why", ["", "slot B refused: the root file system is not what was signed"], ids=["cut short", "refused"])
+def test_a_good_version_that_is_lost_is_told(card, tmp_path, why):
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", new)
+    card.start()
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    # The plug is pulled in each start, before it was found good; or the initrd does not take it.
+    if why:
+        (card.fat / "why.txt").write_text(f"{why}\n")
+        for name in ("slots.txt", "slots2.txt"):
+            (card.fat / name).write_bytes(slots_file("B", 3, 0))
+    else:
+        assert [card.start()[0] for _ in range(3)] == ["B"] * 3
+    assert card.start()[:2] == ("A", "1.0.0")
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    last = card.status()["systems"]["last"]
+    assert (last["outcome"], last["version"], last["from"]) == ("fell_back", "1.1.0", "1.0.0")
+    assert (why or "as when the plug is pulled each time") in last["reason"], last
+    # Once: what comes of the next update is not covered by it.
+    card.slskdn("update", new)
+    card.start()
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    assert card.status()["systems"]["last"]["outcome"] == "installed"
+
+
 def test_a_version_without_its_data_goes_back(card, tmp_path):
     new = tmp_path / "new.update"
     new.write_bytes(bundle("1.1.0", card.key))

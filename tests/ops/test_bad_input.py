@@ -133,6 +133,24 @@ def test_a_share_that_cannot_be_read(box, tmp_path, missing):
     until("the warning goes", lambda: str(bad) not in " ".join(one.get("/api/status")["warnings"]))
 
 
+@pytest.mark.parametrize("shared", ["", "slskdn", "slskdn/store"], ids=["above", "itself", "below"])
+def test_the_state_is_never_shared_by_whatever_path(box, tmp_path, shared):
+    """On the appliance the data directory has two paths: a bind mount keeps a link from being seen through."""
+    disk = tmp_path / "disk"
+    (disk / "slskdn").mkdir(parents=True)
+    (disk / "a song.mp3").write_bytes(b"x" * 1000)
+    (disk / "slskdn" / "another song.mp3").write_bytes(b"x" * 1000)
+    (disk / "slskdn" / "identity").mkdir(mode=0o700)
+    (disk / "slskdn" / "identity" / "secrets.yml").write_text("{}")
+    script = 'mkdir -p "$1" && mount --bind "$0" "$1" && shift && exec "$@"'
+    one = box("box", "--music", disk / shared, before=("unshare", "--map-root-user", "--mount", "sh", "-c", script, disk / "slskdn", tmp_path / "box"))
+    one.start()
+    until("it was scanned", lambda: one.get("/api/shares")["scanned_at"])
+    assert (disk / "slskdn" / "store" / "data.mdb").exists(), "the state is really there"
+    listed = one.get("/api/shares/folders")
+    assert one.get("/api/shares")["files"] == {"": 2, "slskdn": 1, "slskdn/store": 0}[shared], listed
+
+
 def test_a_share_that_is_a_relative_path(tmp_path):
     told = refuses("--data", tmp_path, "--set", "shares.directories=music", "config", "check")
     assert "an absolute path is wanted, not `music`" in told

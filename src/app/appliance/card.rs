@@ -295,6 +295,21 @@ fn blank(places: &Places, taken: &str) -> io::Result<()> {
     hand_over(places, text.as_bytes())
 }
 
+/// A place in the log of another start says nothing about this one's, which is in memory and begins anew: on a board
+/// without a clock all of it may bear an earlier time.
+fn forget_place(places: &Places, cursor: &Path) -> io::Result<()> {
+    let (Ok(place), Ok(start)) =
+        (read_plain(cursor, 4096), read_plain(&places.at("proc/sys/kernel/random/boot_id"), 64))
+    else {
+        return Ok(());
+    };
+    let start = format!("b={}", String::from_utf8_lossy(&start).trim().replace('-', ""));
+    if String::from_utf8_lossy(&place).trim().split(';').any(|part| part == start) {
+        return Ok(());
+    }
+    std::fs::remove_file(cursor)
+}
+
 /// `card keep-log`: what the log has gathered since the last time, appended to the kept one.
 pub fn keep_log(places: &Places) -> ExitCode {
     let folder = places.at("data/log");
@@ -304,6 +319,7 @@ pub fn keep_log(places: &Places) -> ExitCode {
         if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LEN - LOG_AT_ONCE) {
             std::fs::rename(&path, folder.join("system.log.1"))?;
         }
+        forget_place(places, &folder.join("cursor"))?;
         let mut log = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
         let mut journal = Command::new("/usr/bin/journalctl")
             .args(["--quiet", "--no-pager", "--priority=info", "--output=short-iso"])
@@ -337,6 +353,23 @@ mod tests {
             std::fs::create_dir_all(folder.join(path)).unwrap();
         }
         Places::new(Some(folder.to_owned()))
+    }
+
+    #[test]
+    fn a_place_in_the_log_counts_for_its_start_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        std::fs::create_dir_all(places.at("proc/sys/kernel/random")).unwrap();
+        std::fs::write(places.at("proc/sys/kernel/random/boot_id"), "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n").unwrap();
+        let cursor = places.at("cursor");
+        forget_place(&places, &cursor).unwrap();
+        let line = |start: &str| format!("s=67a1;i=9f2;b={start};m=5d8a;t=63a1;x=ab12\n");
+        std::fs::write(&cursor, line("0f1e2d3c4b5a69788796a5b4c3d2e1f0")).unwrap();
+        forget_place(&places, &cursor).unwrap();
+        assert!(cursor.exists());
+        std::fs::write(&cursor, line("ffffffffffffffffffffffffffffffff")).unwrap();
+        forget_place(&places, &cursor).unwrap();
+        assert!(!cursor.exists());
     }
 
     #[test]

@@ -92,6 +92,13 @@ impl Places {
         self.at("run/slskdn-update")
     }
 
+    /// What of the data partition is root's or the program's state by its other path: nobody who shares all of it means
+    /// these. Nothing on other machines.
+    pub fn not_music(&self) -> Vec<PathBuf> {
+        let names = ["slskdn", "log", "ssh", "update", "machine-id", "disks.json"];
+        self.running().map_or_else(Vec::new, |_| names.map(|name| self.at("data").join(name)).to_vec())
+    }
+
     /// Whether the data partition is there.
     pub fn has_data(&self) -> bool {
         let mounted = || {
@@ -212,6 +219,24 @@ impl Places {
         write_note(&self.notes(), "last.json", last)
     }
 
+    /// Names that USB disks keep.
+    pub fn kept_disks(&self) -> Vec<disks::Kept> {
+        read_note(&self.at("data").join("disks.json")).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn keep_disks(&self, disks: &[disks::Kept]) -> io::Result<()> {
+        write_note(&self.at("data"), "disks.json", &disks)
+    }
+
+    /// What became of the last update.
+    pub fn last(&self) -> Option<LastUpdate> {
+        read_note(&self.notes().join("last.json"))
+    }
+
     /// The line of the start program about the last fall-back.
     pub fn why(&self) -> String {
         let text = read_plain(&self.fat().join("why.txt"), 4096).unwrap_or_default();
@@ -245,7 +270,7 @@ impl Places {
             running: self.running().map(|slot| slot.name().to_owned()).unwrap_or_default(),
             board: self.board().unwrap_or_default(),
             slots: [Slot::A, Slot::B].map(view).to_vec(),
-            last: read_note(&self.notes().join("last.json")),
+            last: self.last(),
         };
         write_note(&self.state(), "systems.json", &systems)
     }

@@ -254,6 +254,10 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
         places.note_last(&LastUpdate { outcome: Outcome::FellBack, version, from, reason: why })?;
         places.forget_trial()?;
     }
+    if trial.is_none() && places.has_data() {
+        let lost = read_slots(&mut card).ok().and_then(|slots| slots.lost(running));
+        lost.map_or(Ok(()), |lost| note_lost(places, lost))?;
+    }
     let trial = trial.filter(|trial| trial.slot == running.name());
     let slots = read_slots(&mut card);
     // A version that cannot mount the data cannot read the note there either; the counters tell it too.
@@ -290,6 +294,28 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
     }
     places.publish_systems(slots)?;
     Ok(format!("slot {running} is found good"))
+}
+
+/// The slot that comes first used up its tries without an update being tried: it was refused at a start, or cut short
+/// three times. Told once.
+fn note_lost(places: &Places, lost: Slot) -> io::Result<()> {
+    let Some(file) = places.slot_file(lost) else { return Ok(()) };
+    let version = file.version.text().to_owned();
+    let is_told = |last: &LastUpdate| last.outcome == Outcome::FellBack && last.version == version;
+    if places.last().as_ref().is_some_and(is_told) {
+        return Ok(());
+    }
+    let why = places.why();
+    let reason = if why.starts_with(&format!("slot {lost} ")) {
+        why
+    } else {
+        "three starts of it in a row ended before it was found good, as when the plug is pulled each time. \
+         Install it again to go back to it"
+            .to_owned()
+    };
+    say(&format!("the box went back from version {version}: {reason}"));
+    let from = places.running_version().map(|version| version.text().to_owned()).unwrap_or_default();
+    places.note_last(&LastUpdate { outcome: Outcome::FellBack, version, from, reason })
 }
 
 fn give_up(places: &Places, why: &str) -> io::Result<String> {

@@ -1,7 +1,9 @@
 //! What is never shared, and under which names shares appear.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use regex::{RegexSet, RegexSetBuilder};
@@ -32,20 +34,42 @@ const ENDS: [&[u8]; 7] = [b".part", b".tmp", b".crdownload", b".!ut", b".incompl
 #[derive(Debug)]
 pub struct Rules {
     filters: RegexSet,
-    /// Folders left out with all that is in them, and files; links resolved where they exist.
-    excluded: Vec<PathBuf>,
+    /// Folders left out with all that is in them, and files.
+    excluded: Vec<Excluded>,
+}
+
+#[derive(Debug)]
+struct Excluded {
+    /// Links resolved where they exist.
+    path: PathBuf,
+    /// The folder it lies in, by whatever path: one that is mounted in two places has two.
+    folder: Option<FolderId>,
+}
+
+/// Device and number of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderId(u64, u64);
+
+impl FolderId {
+    /// Links are followed; `None` if it is not there.
+    pub fn of(path: &Path) -> Option<Self> {
+        path.metadata().ok().map(|found| Self(found.dev(), found.ino()))
+    }
 }
 
 impl Rules {
     /// Compiles the filters; they ignore case. A wrong one is refused, because leaving it out would share too much.
-    pub fn new(filters: &[String], excluded: &[PathBuf]) -> Result<Self, SharingError> {
+    pub fn new(filters: &[String], excluded_paths: &[PathBuf]) -> Result<Self, SharingError> {
         for filter in filters {
             compile(std::slice::from_ref(filter))
                 .map_err(|source| SharingError::Filter { filter: filter.clone(), source: Box::new(source) })?;
         }
         let filters = compile(filters).map_err(|source| SharingError::Filters(Box::new(source)))?;
-        let excluded = excluded.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
-        Ok(Self { filters, excluded })
+        let excluded = |path: &PathBuf| {
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            Excluded { folder: path.parent().and_then(FolderId::of), path }
+        };
+        Ok(Self { filters, excluded: excluded_paths.iter().map(excluded).collect() })
     }
 
     /// Whether the owner's filters keep a file out, by its whole path on the disk.
@@ -55,7 +79,21 @@ impl Rules {
 
     /// Whether a path, links resolved, lies in a folder that is left out.
     pub fn exclude(&self, real: &Path) -> bool {
-        self.excluded.iter().any(|folder| real.starts_with(folder))
+        self.excluded.iter().any(|excluded| real.starts_with(&excluded.path))
+    }
+
+    /// Whether what has this name in this folder is left out, by whatever path the folder was reached.
+    pub fn exclude_in(&self, folder: FolderId, name: &OsStr) -> bool {
+        self.excluded.iter().any(|excluded| excluded.folder == Some(folder) && excluded.path.file_name() == Some(name))
+    }
+
+    /// Both, for a path of whose folders none was looked at yet.
+    pub fn exclude_whole(&self, real: &Path) -> bool {
+        let hidden = |path: &Path| {
+            let (folder, name) = (path.parent()?, path.file_name()?);
+            Some(self.exclude_in(FolderId::of(folder)?, name))
+        };
+        self.exclude(real) || real.ancestors().any(|path| hidden(path) == Some(true))
     }
 }
 

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::audio;
-use super::rules::{Root, Rules, skips_name};
+use super::rules::{FolderId, Root, Rules, skips_name};
+use crate::app::appliance::usb;
 use crate::app::clock::Clock;
 use crate::engine::soulseek::shares::advertise;
 use crate::model::limits;
@@ -169,10 +170,14 @@ impl<'g> Scan<'g> {
     }
 
     /// A walk that begins at this folder; `None` if it is not there, or not ours to share.
-    fn begin<'r>(&self, root: &'r Root, local: &Path, path: &str) -> Option<Walk<'r>> {
+    fn begin<'r>(&mut self, root: &'r Root, local: &Path, path: &str) -> Option<Walk<'r>> {
         let real_root = root.path.canonicalize().ok()?;
+        if usb::disk_of(&root.path).is_some_and(|disk| !real_root.starts_with(disk)) {
+            self.problem(format!("{} leads out of its disk and is left out", root.path.display()));
+            return None;
+        }
         let real = root.path.join(local).canonicalize().ok()?;
-        if !real.starts_with(&real_root) || self.ground.rules.exclude(&real) {
+        if !real.starts_with(&real_root) || self.ground.rules.exclude_whole(&real) {
             return None;
         }
         let todo = vec![Todo { local: local.to_owned(), path: path.to_owned(), real }];
@@ -244,6 +249,7 @@ impl<'g> Scan<'g> {
         on_disk: &Path,
     ) -> io::Result<Result<Vec<Entry>, ScanError>> {
         let mut entries = Vec::new();
+        let here = FolderId::of(on_disk);
         for entry in fs::read_dir(on_disk)? {
             if let Err(stopped) = self.breathe() {
                 return Ok(Err(stopped));
@@ -262,14 +268,16 @@ impl<'g> Scan<'g> {
                 None
             };
             let Some(kind) = found else { continue };
-            let skipped = match &kind {
-                Kind::Folder(real) => skips_name(name.as_bytes(), true) || self.ground.rules.exclude(real),
-                Kind::File(_) => {
-                    skips_name(name.as_bytes(), false)
-                        || self.ground.rules.filter(&entry.path())
-                        || self.ground.rules.exclude(&todo.real.join(&name))
-                }
-            };
+            let hidden = here.is_some_and(|here| self.ground.rules.exclude_in(here, &name));
+            let skipped = hidden
+                || match &kind {
+                    Kind::Folder(real) => skips_name(name.as_bytes(), true) || self.ground.rules.exclude(real),
+                    Kind::File(_) => {
+                        skips_name(name.as_bytes(), false)
+                            || self.ground.rules.filter(&entry.path())
+                            || self.ground.rules.exclude(&todo.real.join(&name))
+                    }
+                };
             if !skipped {
                 entries.push(Entry { name, kind });
             }
@@ -288,9 +296,12 @@ impl<'g> Scan<'g> {
         }
         let metadata = fs::metadata(&target).ok()?;
         if metadata.is_file() {
-            (!self.ground.rules.exclude(&target)).then_some(Kind::File(metadata))
+            (!self.ground.rules.exclude_whole(&target)).then_some(Kind::File(metadata))
         } else {
-            let first = metadata.is_dir() && !todo.real.starts_with(&target) && walk.linked.insert(target.clone());
+            let first = metadata.is_dir()
+                && !todo.real.starts_with(&target)
+                && !self.ground.rules.exclude_whole(&target)
+                && walk.linked.insert(target.clone());
             first.then_some(Kind::Folder(target))
         }
     }

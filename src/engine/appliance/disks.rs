@@ -5,6 +5,18 @@ use std::collections::BTreeMap;
 /// Names of mount points are at most so long, bytes.
 const NAME_LEN: usize = 40;
 
+/// So many disks keep their names; the one that was named first goes when there are more.
+pub const KEPT: usize = 64;
+
+/// A disk and the name it keeps.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Kept {
+    /// Name of its folder.
+    pub name: String,
+    /// Of its file system.
+    pub uuid: String,
+}
+
 /// Options of a file system that we mount; `None` for one we do not. Files of a system without owners are the program's.
 pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)> {
     let safe = "nosuid,nodev,noexec,noatime";
@@ -19,9 +31,43 @@ pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)>
     }
 }
 
-/// Name of the folder a disk is mounted on: its label as far as it can be a name, else its kind and a bit of its UUID;
-/// with a number when that name is `taken`.
-pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
+/// Name of the folder a disk is mounted on: its label as far as it can be a name, else a bit of its UUID; with a number
+/// when that name is `taken` or another disk keeps it.
+pub fn name(label: &str, uuid: &str, kept: &[Kept], taken: impl Fn(&str) -> bool) -> String {
+    let base = base(label, uuid);
+    let own = kept.iter().find(|disk| disk.uuid == uuid && is_of(&base, &disk.name) && !taken(&disk.name));
+    if let Some(own) = own {
+        return own.name.clone();
+    }
+    let free = |name: &str| !taken(name) && !kept.iter().any(|disk| disk.name == name && disk.uuid != uuid);
+    if free(&base) {
+        return base;
+    }
+    (2..1_000).map(|number| format!("{base}-{number}")).find(|name| free(name)).unwrap_or(base)
+}
+
+/// All that is kept, after this disk got its name; `None`: as it was. Another disk with the same label never gets the
+/// name, even while this one is away: shares go by it, and nothing is shared that nobody chose.
+pub fn keep(kept: &[Kept], disk: Kept) -> Option<Vec<Kept>> {
+    // A copy of a disk, bit by bit, has no name of its own.
+    let is_copy = || kept.iter().any(|old| old.uuid == disk.uuid && is_of(&old.name, &disk.name));
+    if disk.uuid.is_empty() || kept.contains(&disk) || is_copy() {
+        return None;
+    }
+    let mut now: Vec<Kept> =
+        kept.iter().filter(|old| old.uuid != disk.uuid && old.name != disk.name).cloned().collect();
+    now.push(disk);
+    Some(now.split_off(now.len().saturating_sub(KEPT)))
+}
+
+/// Whether a disk that would be called `base` has this name.
+fn is_of(base: &str, name: &str) -> bool {
+    let digits = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
+    name.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(digits))
+}
+
+/// The name without a number.
+fn base(label: &str, uuid: &str) -> String {
     let clean = |text: &str| {
         let mut out = String::new();
         // blkid puts a backslash before what a shell would not take.
@@ -39,10 +85,7 @@ pub fn name(label: &str, uuid: &str, taken: impl Fn(&str) -> bool) -> String {
         let short: String = clean(uuid).chars().take(8).collect();
         base = if short.is_empty() { "disk".to_owned() } else { format!("disk-{short}") };
     }
-    if !taken(&base) {
-        return base;
-    }
-    (2..1_000).map(|number| format!("{base}-{number}")).find(|name| !taken(name)).unwrap_or(base)
+    base
 }
 
 /// `KEY=value` lines of `blkid -o export` or `udevadm`; values with backslashes are taken as they are.
@@ -95,7 +138,7 @@ mod tests {
     #[test]
     fn labels_become_names() {
         let check = |label: &str, taken: &[&str], wanted: &str| {
-            assert_eq!(name(label, "AB12-CD34", |name| taken.contains(&name)), wanted);
+            assert_eq!(name(label, "AB12-CD34", &[], |name| taken.contains(&name)), wanted);
         };
         check("Music", &[], "Music");
         check("Music", &["Music", "Music-2"], "Music-3");
@@ -105,7 +148,36 @@ mod tests {
         check("Müsik 音楽", &[], "Müsik-音楽");
         check("\u{1b}[31m\n", &[], "31m");
         check(&"é".repeat(60), &[], &"é".repeat(20));
-        assert_eq!(name("", "", |_| false), "disk");
+        assert_eq!(name("", "", &[], |_| false), "disk");
+    }
+
+    #[test]
+    fn disks_of_one_label_keep_their_names_whichever_comes_first() {
+        let disk = |name: &str, uuid: &str| Kept { name: name.to_owned(), uuid: uuid.to_owned() };
+        let (first, second) = (disk("Elements", "A"), disk("Elements-2", "B"));
+        let kept = keep(&[], first.clone()).unwrap();
+        assert_eq!(kept, std::slice::from_ref(&first));
+        // The first is away: the other is not taken for it.
+        assert_eq!(name("Elements", "B", &kept, |_| false), "Elements-2");
+        let kept = keep(&kept, second.clone()).unwrap();
+        assert_eq!(kept, [first.clone(), second.clone()]);
+        // Known already, a copy, and one without a number: nothing to write.
+        assert_eq!(keep(&kept, first), None);
+        assert_eq!(keep(&kept, disk("Elements-3", "A")), None);
+        assert_eq!(keep(&kept, disk("Elements-3", "")), None);
+        // After a start, in the other order, and each alone.
+        assert_eq!(name("Elements", "B", &kept, |_| false), "Elements-2");
+        assert_eq!(name("Elements", "A", &kept, |taken| taken == "Elements-2"), "Elements");
+        assert_eq!(name("Elements", "D", &kept, |_| false), "Elements-3");
+        assert_eq!(name("Music", "C", &kept, |_| false), "Music");
+        // With a new label it gets a new name; a copy of a disk, bit by bit, gets one that is free.
+        assert_eq!(name("Backup", "B", &kept, |_| false), "Backup");
+        assert_eq!(name("Elements", "A", &kept, |taken| taken == "Elements"), "Elements-3");
+        let many: Vec<Kept> = (0..70).map(|n| disk(&format!("x-{n}"), &format!("u{n}"))).collect();
+        let kept = keep(&many, second.clone()).unwrap();
+        assert_eq!((kept.len(), kept.last()), (KEPT, Some(&second)));
+        // A new label: a new name.
+        assert_eq!(keep(&[second], disk("Backup", "B")).unwrap(), [disk("Backup", "B")]);
     }
 
     #[test]

@@ -148,6 +148,11 @@ impl Slots {
         self.left(running) == 0 && self.left(running.other()) > 0
     }
 
+    /// The slot that should run, when it has no tries left and the other one runs in its place.
+    pub fn lost(&self, running: Slot) -> Option<Slot> {
+        (self.first != running && self.left(self.first) == 0).then_some(self.first)
+    }
+
     /// The running slot was found healthy.
     #[must_use]
     pub fn good(mut self, running: Slot) -> Self {
