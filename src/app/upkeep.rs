@@ -86,9 +86,14 @@ pub async fn run(store: Store, folders: Folders, clock: Clock, cancel: Cancellat
                 AGAIN
             }
         };
+        // No longer than that at once: the clock may be set meanwhile.
+        let nap = wait.min(AGAIN);
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(nap) => {}
+        }
+        if nap < wait {
+            continue;
         }
         let (copied, to) = (store.clone(), dir.clone());
         let copied = tokio::task::spawn_blocking(move || copied.snapshot(&to, COPIES)).await;

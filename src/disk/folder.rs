@@ -39,8 +39,8 @@ impl Folder {
     }
 }
 
-/// Numbers of FAT, exFAT and NTFS3 in statfs(2) and the kernel's `fs/ntfs3/ntfs.h`.
-const WINDOWS: [rustix::fs::FsWord; 3] = [0x4d44, 0x2011_bab0, 0x7366_746e];
+/// Numbers of FAT, exFAT, NTFS3 and NTFS in statfs(2), the kernel's `fs/ntfs3/ntfs.h` and `include/uapi/linux/magic.h`.
+const WINDOWS: [rustix::fs::FsWord; 4] = [0x4d44, 0x2011_bab0, 0x7366_746e, 0x5346_544e];
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 

@@ -193,6 +193,14 @@ impl<F: Fn() -> Option<Ipv4Addr>> Keeper<F> {
                 }
                 () = tokio::time::sleep(lease.renewal().max(self.timing.renewal_min)) => {}
             }
+            // With another address of our own it would lead nowhere.
+            if let (Some(local), Some(gateway)) = (lease.local(), (self.find_gateway)())
+                && local_address_towards(gateway).await.is_some_and(|now| now != local)
+            {
+                info!("our address is another one; the port mapping is asked for anew");
+                let _ = timeout(self.timing.release, lease.release()).await;
+                return false;
+            }
             if let Err(error) = lease.renew().await {
                 info!(error, "port mapping lost");
                 state.send_replace(Mapped::none("the router did not renew the port mapping; asking again"));
@@ -284,6 +292,14 @@ impl UpnpLease {
 }
 
 impl Lease {
+    /// The address that the router was told; `None` where it goes by who asks.
+    fn local(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Pcp(_) => None,
+            Self::Upnp(upnp) => Some(*upnp.local.ip()),
+        }
+    }
+
     /// When to renew it.
     fn renewal(&self) -> Duration {
         let lease_s = match self {

@@ -91,6 +91,23 @@ pub fn newest_snapshot(dir: &Path) -> Result<Option<(PathBuf, SystemTime)>, Stor
     Ok(Some((path, written)))
 }
 
+/// Copies of a store that lie in a data directory, newest first: the daily ones, and those from before a change of the
+/// format. With the time each was written.
+pub fn copies(data: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut found = Vec::new();
+    for (folder, prefix) in [("snapshots", "snapshot-"), ("store", "before-format-")] {
+        for entry in fs::read_dir(data.join(folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let written = entry.metadata().and_then(|found| found.modified());
+            if let (true, Ok(written)) = (name.starts_with(prefix) && name.ends_with(".backup"), written) {
+                found.push((entry.path(), written));
+            }
+        }
+    }
+    found.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
+    found
+}
+
 /// Snapshots in a folder, oldest first.
 fn snapshots(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let mut found = Vec::new();

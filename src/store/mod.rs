@@ -34,7 +34,7 @@ use std::thread::JoinHandle;
 
 use heed::{EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
-pub use self::backup::{BackupSummary, RESTORED_CONFIG, newest_snapshot, restore, unfinished, verify_backup};
+pub use self::backup::{BackupSummary, RESTORED_CONFIG, copies, newest_snapshot, restore, unfinished, verify_backup};
 pub use self::error::StoreError;
 pub use self::migrate::{FORMAT, Schema, Step};
 use self::tables::{Env, TABLES_MAX, Tables};

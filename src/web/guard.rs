@@ -398,6 +398,18 @@ fn host_of(authority: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
+/// Whether a host is called so. Of two boxes with one name on a network systemd-resolved gives one a number:
+/// `slskdn7.local`.
+fn is_name(host: &str, name: &str) -> bool {
+    fn plain(name: &str) -> Option<&str> {
+        let (name, domain) = name.split_at_checked(name.len().checked_sub(".local".len())?)?;
+        domain.eq_ignore_ascii_case(".local").then(|| name.trim_end_matches(|c: char| c.is_ascii_digit()))
+    }
+    let is_numbered =
+        || matches!((plain(host), plain(name)), (Some(host), Some(name)) if host.eq_ignore_ascii_case(name));
+    name.eq_ignore_ascii_case(host) || is_numbered()
+}
+
 fn check_host(web: &Web, peer: Peer, parts: &Parts) -> Result<(), Denied> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|value| value.to_str().ok());
@@ -410,7 +422,7 @@ fn check_host(web: &Web, peer: Peer, parts: &Parts) -> Result<(), Denied> {
         (Ok(_), Peer::Control) => true,
         (Err(_), _) => false,
     };
-    if ours || web.hosts.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+    if ours || web.hosts.iter().any(|name| is_name(host, name)) {
         Ok(())
     } else {
         denied(StatusCode::FORBIDDEN, "this host name is not one of ours; web.allowed_hosts can add it")
@@ -507,6 +519,20 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(host_of(authority), host);
+        }
+    }
+
+    #[test]
+    fn a_box_that_was_given_a_number_is_the_same_box() {
+        for (host, name) in
+            [("slskdn7.local", "slskdn.local"), ("Box12.LOCAL", "box2.local"), ("localhost", "LOCALHOST")]
+        {
+            assert!(is_name(host, name), "{host}");
+        }
+        for (host, name) in
+            [("slskdn7", "slskdn"), ("slskdn.evil", "slskdn.local"), ("a7.local", "b.local"), ("é", "a.local")]
+        {
+            assert!(!is_name(host, name), "{host}");
         }
     }
 

@@ -23,12 +23,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::token::same;
-use super::{pages, upload};
+use super::{pages, show, upload};
+use crate::model::time::UnixMs;
 
 /// Connections at once; further ones wait in the kernel.
 const CONNECTIONS: usize = 8;
 /// Wrong codes until the next start of this page.
 const TRIES: usize = 20;
+/// Where an upload is written, in the spool.
+pub const UPLOAD: &str = "rescue-upload";
 /// A backup of at most so many bytes is taken.
 const BACKUP_LEN: u64 = 4 * 1024 * 1024 * 1024;
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
@@ -46,6 +49,10 @@ pub struct Rescue {
     pub spool: Option<PathBuf>,
     /// Puts the backup of this path back; a sentence about it.
     pub restore: Box<dyn Fn(PathBuf) -> Result<String, String> + Send + Sync>,
+    /// Copies of the store that lie on the box: when each was written, and where it is.
+    pub copies: Vec<(UnixMs, PathBuf)>,
+    /// Restarts the box; `None` where it is not ours to restart.
+    pub restart: Option<Box<dyn Fn() -> Result<(), String> + Send + Sync>>,
     /// Cancelled when the owner wants another try.
     pub again: CancellationToken,
 }
@@ -67,6 +74,8 @@ struct Page<'a> {
     told: String,
     log: String,
     may_restore: bool,
+    copies: Vec<String>,
+    may_restart: bool,
     mark: &'static str,
 }
 
@@ -107,6 +116,13 @@ async fn show(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
         told: desk.told.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         log,
         may_restore: desk.rescue.spool.is_some(),
+        copies: desk
+            .rescue
+            .copies
+            .iter()
+            .map(|(at, _)| format!("The box's own copy of {}", show::moment(*at).text))
+            .collect(),
+        may_restart: desk.rescue.restart.is_some(),
         mark: pages::mark(),
     };
     match page.render() {
@@ -148,27 +164,61 @@ async fn again(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     Html("<!DOCTYPE html><title>slskdn</title><p>The box tries again. Load the page in a minute.").into_response()
 }
 
+async fn restart(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
+    let (true, true, Some(restart)) = (is_ours(&headers), desk.known(&headers), &desk.rescue.restart) else {
+        return StatusCode::FORBIDDEN.into_response();
+    };
+    match restart() {
+        Ok(()) => Html("<!DOCTYPE html><title>slskdn</title><p>The box restarts. Load the page in some minutes.")
+            .into_response(),
+        Err(sentence) => {
+            desk.tell(format!("The box could not be restarted: {sentence}."));
+            back()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Which {
+    which: usize,
+}
+
+/// One of the copies that lie on the box.
+async fn copy(State(desk): State<Arc<Desk>>, headers: HeaderMap, Form(Which { which }): Form<Which>) -> Response {
+    let (true, true, Some((_, path))) = (is_ours(&headers), desk.known(&headers), desk.rescue.copies.get(which)) else {
+        return StatusCode::FORBIDDEN.into_response();
+    };
+    put(&desk, path.clone()).await;
+    back()
+}
+
+/// Puts a backup back, and tells.
+async fn put(desk: &Arc<Desk>, path: PathBuf) {
+    let asked = Arc::clone(desk);
+    let done = tokio::task::spawn_blocking(move || (asked.rescue.restore)(path)).await;
+    told(desk, done.unwrap_or_else(|error| Err(error.to_string())));
+}
+
+fn told(desk: &Desk, outcome: Result<String, String>) {
+    match outcome {
+        Ok(sentence) => desk.tell(format!("{sentence}. Let the box try again.")),
+        Err(sentence) => desk.tell(format!("The backup was not put back: {sentence}.")),
+    }
+}
+
 async fn restore(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let (true, true, Some(spool)) = (is_ours(&parts.headers), desk.known(&parts.headers), &desk.rescue.spool) else {
         return StatusCode::FORBIDDEN.into_response();
     };
-    let path = spool.join("rescue-upload");
+    let path = spool.join(UPLOAD);
     let received = upload::receive(&parts.headers, Body::new(body), &path, BACKUP_LEN).await;
-    let outcome = match received {
-        Ok(_) => {
-            let (asked, from) = (Arc::clone(&desk), path.clone());
-            let done = tokio::task::spawn_blocking(move || (asked.rescue.restore)(from)).await;
-            done.unwrap_or_else(|error| Err(error.to_string()))
-        }
-        Err(error) => Err(error.to_string()),
-    };
+    match received {
+        Ok(_) => put(&desk, path.clone()).await,
+        Err(error) => told(&desk, Err(error.to_string())),
+    }
     // It was taken apart, or it is of no use.
     drop(tokio::fs::remove_file(&path).await);
-    match outcome {
-        Ok(sentence) => desk.tell(format!("{sentence}. Let the box try again.")),
-        Err(sentence) => desk.tell(format!("The backup was not put back: {sentence}.")),
-    }
     back()
 }
 
@@ -190,6 +240,8 @@ pub async fn serve(listeners: Vec<TcpListener>, rescue: Rescue, key: String, sto
         .route("/health", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "rescue\n") }))
         .route("/open", post(open))
         .route("/again", post(again))
+        .route("/restart", post(restart))
+        .route("/copy", post(copy))
         .route("/restore", post(restore).layer(DefaultBodyLimit::disable()))
         .route("/static/style.css", get(pages::style))
         .layer(DefaultBodyLimit::max(16 * 1024))

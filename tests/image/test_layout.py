@@ -51,6 +51,35 @@ def test_the_data_partition(disk):
     assert re.search(r"Filesystem volume name: *SLSKDATA", told)
 
 
+@pytest.mark.parametrize("gib", [29, 119, 1900])
+def test_the_data_partition_grows_to_the_size_of_any_card(disk, tmp_path, gib):
+    """What the initrd does at the first start. By itself mke2fs leaves room for a thousandfold growth, 64 GiB."""
+    start, length = disk.partition(4)
+    path = tmp_path / "data.ext4"
+    with open(disk.path, "rb") as card, open(path, "wb") as f:
+        card.seek(start)
+        f.write(card.read(length))
+        f.truncate(gib << 30)
+    tool("e2fsck", "-fp", path)
+    tool("resize2fs", path)
+    tool("e2fsck", "-fn", path)
+    told = tool("dumpe2fs", "-h", path).decode()
+    number = {key: int(re.search(rf"{key}: *(\d+)", told)[1]) for key in ("Block count", "Inode count", "Reserved block count")}
+    assert number["Block count"] == gib << 18, number
+    assert number["Reserved block count"] <= number["Block count"] // 80 and number["Inode count"] < gib << 15, number
+    names = tool("debugfs", "-R", "ls -p /", path).decode()
+    assert "/slskdn/" in names and "/music/" in names, names
+    path.unlink()
+
+
+def test_file_systems_of_disks_are_there(disk):
+    listing = tool("unsquashfs", "-ls", IMAGES / disk.board / "slot" / "root.squashfs").decode()
+    builtin = [line for line in tool("unsquashfs", "-cat", IMAGES / disk.board / "slot" / "root.squashfs",
+               re.search(r"squashfs-root/(\S+/modules\.builtin)\n", listing)[1]).decode().splitlines()]
+    there = {name.split("/")[-1].removesuffix(".ko") for name in builtin} | set(re.findall(r"/([^/\n]+)\.ko\n", listing))
+    assert {"ext4", "vfat", "exfat"} <= there and there & {"ntfs3", "ntfs"}, sorted(there)
+
+
 def test_boot_files(disk):
     for name in ["A/Image", "A/initrd", "A/slot", "A/slot.sig", *EXPECTED[disk.board]]:
         assert disk.has(name), name
@@ -129,13 +158,14 @@ def test_drivers_of_the_boards_are_there(disk):
         assert set(drivers) <= there | UNUSED, (path.name, {name: of for name, of in drivers.items() if name not in there})
 
 
-def test_u_boot_of_a_raspberry_pi_waits_for_no_key(disk):
+def test_u_boot_of_a_raspberry_pi_waits_for_no_key_and_takes_the_card(disk):
     """With nothing on the pins of the serial line, noise is a key. -2: do not even look (U-Boot's common/autoboot.c)."""
     names = [name for name in EXPECTED[disk.board] if name.endswith(".dtb") and "/" not in name]
     assert names or not disk.board.startswith("rpi")
     for name in names:
         [config] = [node for node in trees.tree(disk.read(name)).below if node.name == "config"]
         assert config.cells("bootdelay") == [0xFFFFFFFE], name
+        assert b"if load mmc ${devnum}:1 ${scriptaddr} boot.scr; then source" in config.values["bootcmd"], name
 
 
 def test_the_newer_chip_of_a_raspberry_pi_5_gets_its_own_tree(disk):

@@ -613,6 +613,39 @@ def test_the_rescue_page(card, tmp_path, box):
     assert [wish["text"] for wish in one.get("/api/wishlist")] == ["something rare"]
 
 
+def test_the_rescue_page_without_a_file_of_the_owners(card, tmp_path, box):
+    """The box's own copies, and a restart, for whoever has no shell on it."""
+    one = box().start()
+    one.post("/api/wishlist", {"text": "something rare"})
+    copy = one.home / "snapshots" / "snapshot-7.backup"
+    run("--data", one.home, "backup", tmp_path / "saved")
+    assert one.stop() == 0
+    copy.parent.mkdir(exist_ok=True)
+    (tmp_path / "saved").rename(copy)
+    os.utime(copy, (1_790_000_000, 1_790_000_000))
+    shutil.rmtree(one.home / "store")
+    (one.home / "store").mkdir()
+    (one.home / "store/data.mdb").write_bytes(b"broken")
+    (one.home / "rescue-upload").write_bytes(b"cut short")
+    rescue = Rescue(tmp_path, card.root, one.home)
+    try:
+        assert not (one.home / "rescue-upload").exists()
+        assert rescue.post("/copy", data={"which": 0}).status_code == 403 and rescue.post("/restart").status_code == 403
+        rescue.post("/open", data={"code": (card.root / "run/slskdn-node/card/set-up-code").read_text()})
+        assert "copy of 2026-09-21 14:13 UTC" in rescue.page(), rescue.page()
+        assert rescue.post("/copy", data={"which": 1}).status_code == 403
+        rescue.post("/copy", data={"which": 0})
+        assert "records are back" in rescue.page() and copy.exists()
+        assert "restarts" in rescue.post("/restart").text
+        assert (card.root / "run/slskdn-node/power").read_text() == "restart"
+        rescue.post("/again")
+        assert rescue.process.process.wait(60) == 0
+    finally:
+        rescue.process.stop()
+    one.start()
+    assert [wish["text"] for wish in one.get("/api/wishlist")] == ["something rare"]
+
+
 def test_the_rescue_page_gives_up_a_version_that_is_tried(card, tmp_path):
     file = tmp_path / "update"
     file.write_bytes(bundle("1.1.0", card.key))

@@ -199,6 +199,20 @@ impl Appliance {
         }
     }
 
+    /// Restarts the box as it is: what the rescue page offers, where no start is worth keeping.
+    ///
+    /// # Errors
+    /// This is no appliance, or it cannot be asked for.
+    pub fn restart(&self) -> Result<(), String> {
+        let runtime = self.runtime.as_ref().filter(|_| self.places.running().is_some());
+        ask(runtime.ok_or("this is not the appliance")?, Power::Restart).map_err(|error| error.to_string())
+    }
+
+    /// Whether this is an appliance.
+    pub fn is_appliance(&self) -> bool {
+        self.places.running().is_some()
+    }
+
     /// Asks root's service to end everything.
     fn power(&self, power: Power) -> Result<(), Refusal> {
         let Some(runtime) = self.runtime.as_ref().filter(|_| self.places.running().is_some()) else {
@@ -210,12 +224,7 @@ impl Appliance {
             return Err(Refusal::Full("this start is still being looked at: try again in a minute".to_owned()));
         }
         tracing::info!(what = power.word(), "the box goes down, as its page was asked to");
-        // As a whole: whoever waits for it reads it at once.
-        let temporary = runtime.join("power.new");
-        let written = std::fs::write(&temporary, power.word());
-        written
-            .and_then(|()| std::fs::rename(&temporary, runtime.join(POWER)))
-            .map_err(|error| Refusal::Full(error.to_string()))
+        ask(runtime, power).map_err(|error| Refusal::Full(error.to_string()))
     }
 
     /// Looks at an upload and hands it on; what comes of it is in `progress`. Root looks at it again.
@@ -248,6 +257,13 @@ impl Appliance {
         }
         outcome
     }
+}
+
+/// Leaves a wish for root's service. As a whole: whoever waits for it reads it at once.
+fn ask(runtime: &Path, power: Power) -> io::Result<()> {
+    let temporary = runtime.join("power.new");
+    std::fs::write(&temporary, power.word())?;
+    std::fs::rename(&temporary, runtime.join(POWER))
 }
 
 /// Whether this folder lies on ext4: a card's data partition, and not the memory behind a missing one.

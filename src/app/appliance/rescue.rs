@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,11 +16,16 @@ use super::node::Appliance;
 use super::places::Health;
 use crate::app::cli::{could_not, say};
 use crate::app::settings::Sources;
+use crate::model::time::UnixMs;
 use crate::store::{BackupSummary, restore as put_back, unfinished};
-use crate::web::rescue::{Rescue, serve};
+use crate::web::rescue::{Rescue, UPLOAD, serve};
 
 /// The box tries again by itself after so long: what was missing may be there now.
 const AGAIN_AFTER: Duration = Duration::from_secs(30 * 60);
+/// A box that has run for so long restarts by itself when its data partition can no longer be written.
+const RESTART_AFTER: Duration = Duration::from_secs(24 * 3_600);
+/// Copies that are offered.
+const COPIES: usize = 16;
 /// Lines of the log that are shown.
 const LOG_LINES: &str = "400";
 /// Their bytes.
@@ -44,6 +49,8 @@ pub fn rescue(sources: &Sources, ports: &[u16]) -> ExitCode {
 async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     let appliance = Appliance::new(sources.root.clone());
     let has_data = sources.card.is_none() || appliance.has_data();
+    // Of an upload that was cut short.
+    drop(std::fs::remove_file(sources.data.join(UPLOAD)));
     let reasons = reasons(sources, has_data);
     appliance.tell_health(&Health { reasons: reasons.clone(), ..Health::default() });
     // The appliance is found from the network. Elsewhere the page is where the owner's own page is, or, where that cannot
@@ -85,6 +92,11 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
         log: Box::new(log),
         spool: has_data.then(|| sources.data.clone()),
         restore: Box::new(move |file| restore(&data, &file)),
+        copies: if has_data { copies(&sources.data) } else { Vec::new() },
+        restart: appliance.is_appliance().then(|| {
+            let appliance = appliance.clone();
+            Box::new(move || appliance.restart()) as Box<dyn Fn() -> Result<(), String> + Send + Sync>
+        }),
         again: again.clone(),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -96,8 +108,20 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     loop {
         tokio::select! {
             () = again.cancelled() => break,
-            // Without a disk only a restart helps, and a person.
-            () = &mut deadline, if has_data => break,
+            () = &mut deadline => {
+                let is_broken = !has_data || is_read_only(&sources.data);
+                if !is_broken {
+                    break;
+                }
+                // Only a restart checks the card. Not often: each takes one of the slot's tries.
+                if appliance.is_appliance() && uptime() >= RESTART_AFTER {
+                    say("the data partition is missing or can only be read: the box restarts");
+                    appliance.restart().unwrap_or_else(|error| say(&error));
+                } else if has_data {
+                    break;
+                }
+                deadline.as_mut().reset(tokio::time::Instant::now() + AGAIN_AFTER);
+            }
             _ = terminate.recv() => break,
             _ = feed.tick() => { let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]); }
         }
@@ -163,6 +187,21 @@ fn journal(arguments: &[&str]) -> String {
 fn log() -> String {
     let lines = journal(&["--lines", LOG_LINES, "--output=short-iso"]);
     if lines.is_empty() { "The log cannot be read.".to_owned() } else { lines }
+}
+
+fn uptime() -> Duration {
+    Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or_default())
+}
+
+/// After an error of the card the kernel lets nothing be written any more.
+fn is_read_only(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// What can be put back without a file of the owner's.
+fn copies(data: &Path) -> Vec<(UnixMs, PathBuf)> {
+    let at = |at: SystemTime| UnixMs::default().plus(at.duration_since(UNIX_EPOCH).unwrap_or_default());
+    crate::store::copies(data).into_iter().take(COPIES).map(|(path, written)| (at(written), path)).collect()
 }
 
 /// Makes a store of the backup, and then changes places with the one that is there, which stays beside it.

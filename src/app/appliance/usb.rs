@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -39,21 +39,29 @@ fn try_mount(places: &Places, device: &Path) -> io::Result<PathBuf> {
     let found = disks::properties(&told);
     let value = |key: &str| found.get(key).copied().unwrap_or_default();
     let (kind, label, uuid) = (value("TYPE"), value("LABEL"), value("UUID"));
-    let (driver, options) = disks::options(kind, PROGRAM, PROGRAM)
+    let (drivers, options) = disks::options(kind, PROGRAM, PROGRAM)
         .ok_or_else(|| io::Error::other(format!("{kind:?} is no file system that is mounted here")))?;
     let media = places.at(MEDIA);
     std::fs::create_dir_all(&media)?;
     // Locked until the disk is mounted: at a start several ask at once.
     let (at, _lock) = claim(&media, |refused| disks::name(label, uuid, &places.kept_disks(), refused))?;
     let with = |options: &str| {
-        Command::new("/usr/bin/mount").args(["-t", driver, "-o", options, "--"]).arg(device).arg(&at).status()
+        let mut done = Err(io::ErrorKind::NotFound.into());
+        for driver in drivers {
+            done =
+                Command::new("/usr/bin/mount").args(["-t", driver, "-o", options, "--"]).arg(device).arg(&at).status();
+            if done.as_ref().is_ok_and(ExitStatus::success) {
+                break;
+            }
+        }
+        done
     };
     let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Err(error) = keep_name(places, &media, disks::Kept { name, uuid: uuid.to_owned() }) {
         say(&format!("which disk has which name is not kept: {error}"));
     }
     let mut done = with(&options)?;
-    if !done.success() && driver == "ntfs3" {
+    if !done.success() && drivers.contains(&"ntfs3") {
         // Pulled out of a running machine, or not ejected in Windows: until that has mended it, it can be read only.
         done = with(&format!("{options},ro"))?;
     }

@@ -17,16 +17,18 @@ pub struct Kept {
     pub uuid: String,
 }
 
-/// Options of a file system that we mount; `None` for one we do not. Files of a system without owners are the program's.
-pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static str, String)> {
+/// Drivers of a file system that we mount, the first one that the kernel has counts, and their options; `None` for one that
+/// we do not. Files of a system without owners are the program's.
+pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static [&'static str], String)> {
     let safe = "nosuid,nodev,noexec,noatime";
     let owned = format!("{safe},uid={uid},gid={gid},umask=0027");
     match kind {
-        "ext4" => Some(("ext4", format!("{safe},errors=remount-ro"))),
-        "exfat" => Some(("exfat", owned)),
-        "vfat" => Some(("vfat", format!("{owned},utf8,flush"))),
+        "ext4" => Some((&["ext4"], format!("{safe},errors=remount-ro"))),
+        "exfat" => Some((&["exfat"], owned)),
+        "vfat" => Some((&["vfat"], format!("{owned},utf8,flush"))),
         // A disk that was not put away in order is refused by the kernel but for reading: nothing is forced.
-        "ntfs" | "ntfs3" => Some(("ntfs3", owned)),
+        // Linux has had ntfs3 since 5.15 and a new ntfs beside it since 7.1, of which Debian builds one.
+        "ntfs" | "ntfs3" => Some((&["ntfs3", "ntfs"], owned)),
         _ => None,
     }
 }
