@@ -93,8 +93,8 @@ setenv tree ${fdt_addr}
 # The firmware lays an overlay over the tree for newer chips; ours names the tree that Linux is to get for them.
 if test -n "${fdt_addr}" && fdt addr ${fdt_addr} && fdt get value other / slskdn-tree; then setenv fdtfile ${other}; fi
 # Where the firmware said nothing: those of 2 GB, and the one of 16 GB, have the newer chip.
-for board in 0xB04170 0xB04171 0xE04171; do
-    if test "${board_revision}" = ${board}; then setenv fdtfile broadcom/bcm2712-d-rpi-5-b.dtb; fi
+for number in 0xB04170 0xB04171 0xE04171; do
+    if test "${board_revision}" = ${number}; then setenv fdtfile broadcom/bcm2712-d-rpi-5-b.dtb; fi
 done
 if test -n "${fdtfile}" && load ${part} ${tree_at} ${slot}/dtbs/${fdtfile}; then
     setenv tree ${tree_at}

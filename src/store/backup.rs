@@ -95,8 +95,13 @@ pub fn newest_snapshot(dir: &Path) -> Result<Option<(PathBuf, SystemTime)>, Stor
 /// format. With the time each was written.
 pub fn copies(data: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut found = Vec::new();
-    for (folder, prefix) in [("snapshots", "snapshot-"), ("store", "before-format-")] {
-        for entry in fs::read_dir(data.join(folder)).into_iter().flatten().flatten() {
+    let aside = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
+    let aside = aside
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("store-set-aside-")));
+    let mut folders = vec![(data.join("snapshots"), "snapshot-"), (data.join("store"), "before-format-")];
+    folders.extend(aside.map(|path| (path, "before-format-")));
+    for (folder, prefix) in folders {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let written = entry.metadata().and_then(|found| found.modified());
             if let (true, Ok(written)) = (name.starts_with(prefix) && name.ends_with(".backup"), written) {

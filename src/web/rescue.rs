@@ -50,7 +50,7 @@ pub struct Rescue {
     /// Puts the backup of this path back; a sentence about it.
     pub restore: Box<dyn Fn(PathBuf) -> Result<String, String> + Send + Sync>,
     /// Copies of the store that lie on the box: when each was written, and where it is.
-    pub copies: Vec<(UnixMs, PathBuf)>,
+    pub copies: Box<dyn Fn() -> Vec<(UnixMs, PathBuf)> + Send + Sync>,
     /// Restarts the box; `None` where it is not ours to restart.
     pub restart: Option<Box<dyn Fn() -> Result<(), String> + Send + Sync>>,
     /// Cancelled when the owner wants another try.
@@ -74,7 +74,7 @@ struct Page<'a> {
     told: String,
     log: String,
     may_restore: bool,
-    copies: Vec<String>,
+    copies: Vec<(String, String)>,
     may_restart: bool,
     mark: &'static str,
 }
@@ -110,18 +110,17 @@ async fn show(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     } else {
         String::new()
     };
+    let line = |(at, path): (UnixMs, PathBuf)| {
+        (format!("The box's own copy of {}", show::moment(at).text), path.to_string_lossy().into_owned())
+    };
+    let copies = if known { (desk.rescue.copies)().into_iter().map(line).collect() } else { Vec::new() };
     let page = Page {
         reasons: &desk.rescue.reasons,
         known,
         told: desk.told.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         log,
         may_restore: desk.rescue.spool.is_some(),
-        copies: desk
-            .rescue
-            .copies
-            .iter()
-            .map(|(at, _)| format!("The box's own copy of {}", show::moment(*at).text))
-            .collect(),
+        copies,
         may_restart: desk.rescue.restart.is_some(),
         mark: pages::mark(),
     };
@@ -180,15 +179,19 @@ async fn restart(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response 
 
 #[derive(Deserialize)]
 struct Which {
-    which: usize,
+    which: String,
 }
 
 /// One of the copies that lie on the box.
 async fn copy(State(desk): State<Arc<Desk>>, headers: HeaderMap, Form(Which { which }): Form<Which>) -> Response {
-    let (true, true, Some((_, path))) = (is_ours(&headers), desk.known(&headers), desk.rescue.copies.get(which)) else {
+    if !is_ours(&headers) || !desk.known(&headers) {
         return StatusCode::FORBIDDEN.into_response();
-    };
-    put(&desk, path.clone()).await;
+    }
+    // One of the list: nothing else is ever opened.
+    match (desk.rescue.copies)().into_iter().find(|(_, path)| path.to_str() == Some(&which)) {
+        Some((_, path)) => put(&desk, path).await,
+        None => told(&desk, Err("this copy is not there any more".to_owned())),
+    }
     back()
 }
 

@@ -630,11 +630,12 @@ def test_the_rescue_page_without_a_file_of_the_owners(card, tmp_path, box):
     rescue = Rescue(tmp_path, card.root, one.home)
     try:
         assert not (one.home / "rescue-upload").exists()
-        assert rescue.post("/copy", data={"which": 0}).status_code == 403 and rescue.post("/restart").status_code == 403
+        assert rescue.post("/copy", data={"which": copy}).status_code == 403 and rescue.post("/restart").status_code == 403
         rescue.post("/open", data={"code": (card.root / "run/slskdn-node/card/set-up-code").read_text()})
         assert "copy of 2026-09-21 14:13 UTC" in rescue.page(), rescue.page()
-        assert rescue.post("/copy", data={"which": 1}).status_code == 403
-        rescue.post("/copy", data={"which": 0})
+        rescue.post("/copy", data={"which": "/etc/passwd"})
+        assert "not there any more" in rescue.page()
+        rescue.post("/copy", data={"which": copy})
         assert "records are back" in rescue.page() and copy.exists()
         assert "restarts" in rescue.post("/restart").text
         assert (card.root / "run/slskdn-node/power").read_text() == "restart"

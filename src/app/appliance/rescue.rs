@@ -1,12 +1,14 @@
 //! `rescue`: what runs in place of the daemon when its disk is missing or it failed to start three times.
 
 use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -85,14 +87,14 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
         say(reason);
     }
     let (stop, again) = (CancellationToken::new(), CancellationToken::new());
-    let data = sources.data.clone();
+    let (data, kept) = (sources.data.clone(), sources.data.clone());
     let page = Rescue {
         reasons,
         code,
         log: Box::new(log),
         spool: has_data.then(|| sources.data.clone()),
         restore: Box::new(move |file| restore(&data, &file)),
-        copies: if has_data { copies(&sources.data) } else { Vec::new() },
+        copies: Box::new(move || if has_data { copies(&kept) } else { Vec::new() }),
         restart: appliance.is_appliance().then(|| {
             let appliance = appliance.clone();
             Box::new(move || appliance.restart()) as Box<dyn Fn() -> Result<(), String> + Send + Sync>
@@ -193,9 +195,18 @@ fn uptime() -> Duration {
     Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or_default())
 }
 
-/// After an error of the card the kernel lets nothing be written any more.
+/// After an error of the card the kernel lets nothing be written any more. Its flag does not say so since Linux 6.12.
 fn is_read_only(folder: &Path) -> bool {
-    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+    let path = folder.join(".rescue-probe");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&path)?;
+        file.write_all(b"x")?;
+        file.sync_all()
+    };
+    let outcome = write();
+    drop(std::fs::remove_file(&path));
+    let broken = [Errno::ROFS, Errno::IO, Errno::SHUTDOWN];
+    outcome.is_err_and(|error| Errno::from_io_error(&error).is_some_and(|errno| broken.contains(&errno)))
 }
 
 /// What can be put back without a file of the owner's.
