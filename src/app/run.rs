@@ -35,7 +35,7 @@ use super::supervise::Supervisor;
 use super::traces::Traces;
 use super::upkeep;
 use crate::disk::pool::Pool;
-use crate::disk::{Backend, Disk};
+use crate::disk::{Backend, Disk, DiskError};
 use crate::engine::audio::container::{Check, CheckError};
 use crate::model::config::{Config, Resolved};
 use crate::model::limits;
@@ -54,6 +54,8 @@ const ASKS: usize = 64;
 const EVENTS: usize = 256;
 /// Web, engine, disk completions: two threads are enough on every board, and each costs a stack.
 const RUNTIME_THREADS: usize = 2;
+/// Where the appliance's page is for who names no port: that of `slskdn-web.socket`.
+const WEB_PORT: u16 = 80;
 
 /// Runs the appliance until it is told to stop. Every failure before it runs is one clear sentence and exit code 2.
 pub fn serve(sources: Sources) -> ExitCode {
@@ -75,6 +77,8 @@ pub fn serve(sources: Sources) -> ExitCode {
     }
     let appliance = Appliance::new(sources.root.clone());
     appliance.sweep();
+    // Of a rescue page that ended in the middle of an upload.
+    drop(std::fs::remove_file(sources.data.join(crate::web::rescue::UPLOAD)));
     let kept = node::keep_secrets(&sources, &appliance);
     let resolved = match sources.load() {
         Ok(resolved) => resolved,
@@ -153,7 +157,7 @@ async fn run(
     let limiter =
         Limiter::new(config.download_limit_kib.saturating_mul(KIB), config.upload_limit_kib.saturating_mul(KIB));
     let pump = Pump::new(
-        disk,
+        disk.clone(),
         limiter,
         PumpConfig {
             incomplete: folders.incomplete.clone(),
@@ -289,10 +293,10 @@ async fn run(
             watching.clone().watch(code, changed, cancel)
         })
         .await;
-    notify(&snapshot, &node, &store, &cancel);
+    notify(&snapshot, &node, &store, &disk, &cancel)?;
 
-    let listens = web.addresses().iter().map(ToString::to_string).collect();
-    appliance.tell_health(&node::health(&data, backend.name, listens, config.web.port));
+    let web_port = appliance.is_appliance().then_some(WEB_PORT);
+    appliance.tell_health(&node::health(&data, backend.name, web.addresses(), config.web.port, web_port));
 
     end.wait(&shutdown).await;
     tracing::info!("stopping");
@@ -457,7 +461,9 @@ fn passed_sockets() -> Result<Vec<Arc<TcpListener>>, String> {
 /// What a person at the terminal needs to know.
 fn greet(web: &Server, config: &Config) {
     for address in web.addresses() {
-        let host = if address.ip().is_unspecified() { "slskdn.local".to_owned() } else { address.ip().to_string() };
+        // By multicast DNS a machine is known as its name.
+        let name = || format!("{}.local", rustix::system::uname().nodename().to_string_lossy());
+        let host = if address.ip().is_unspecified() { name() } else { address.ip().to_string() };
         tracing::info!("the page is at http://{host}:{}{}", address.port(), config.web.url_base);
     }
     if let Some(code) = web.setup_code() {
@@ -471,12 +477,22 @@ fn greet(web: &Server, config: &Config) {
     }
 }
 
-/// READY, then a status line and the watchdog, fed only while the engine and the store's writer answer.
-fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, store: &Store, cancel: &CancellationToken) {
+/// READY, then a status line and the watchdog, fed only while the engine, the store's writer and what reads and writes files
+/// answer.
+fn notify(
+    snapshot: &watch::Receiver<Arc<Snapshot>>,
+    node: &NodeHandle,
+    store: &Store,
+    disk: &Disk,
+    cancel: &CancellationToken,
+) -> Result<(), String> {
     use sd_notify::NotifyState;
+    let nowhere = std::fs::File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
+    let nowhere = crate::disk::File::from_std(nowhere);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |timeout| timeout / 3);
-    let (snapshot, node, store, cancel) = (snapshot.clone(), node.clone(), store.clone(), cancel.clone());
+    let (snapshot, node, store, disk, cancel) =
+        (snapshot.clone(), node.clone(), store.clone(), disk.clone(), cancel.clone());
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(every);
         loop {
@@ -488,11 +504,14 @@ fn notify(snapshot: &watch::Receiver<Arc<Snapshot>>, node: &NodeHandle, store: &
             let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
             // An empty commit costs no write, but its answer comes from the writing thread.
             let written = store.write(|_, _| Ok(())).await;
-            if node.look(|_, _| ()).await.is_some() && written.is_ok() {
+            // Refused by the kernel, which is an answer: no disk is asked, which may be slow and be none of ours.
+            let synced = !matches!(disk.sync_all(&nowhere).await, Err(DiskError::Ended));
+            if node.look(|_, _| ()).await.is_some() && written.is_ok() && synced {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
     });
+    Ok(())
 }
 
 /// The signals that ask for an orderly stop. One that comes before it is waited for is not lost.

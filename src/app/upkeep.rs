@@ -61,6 +61,13 @@ fn due(newest: Option<UnixMs>, now: UnixMs) -> Duration {
     newest.map_or(SOON, |newest| EVERY.saturating_sub(now.since(newest)).max(SOON))
 }
 
+/// The next rest, after so much waiting for a copy that is due after `wait`, and whether it is made behind it. No longer than
+/// an hour at once: the clock may be set meanwhile. At most a day in all, also when the newest copy stays in the future.
+fn nap(wait: Duration, waited: Duration) -> (Duration, bool) {
+    let whole = wait.min(EVERY.saturating_sub(waited));
+    (whole.min(AGAIN), whole <= AGAIN)
+}
+
 fn written_at(dir: &Path) -> Result<Option<UnixMs>, StoreError> {
     let newest = newest_snapshot(dir)?;
     let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -75,6 +82,7 @@ fn written_at(dir: &Path) -> Result<Option<UnixMs>, StoreError> {
 pub async fn run(store: Store, folders: Folders, clock: Clock, cancel: CancellationToken) -> Result<(), String> {
     let dir = folders.data.join("snapshots");
     let mut failed = false;
+    let mut waited = Duration::ZERO;
     loop {
         let looked_at = dir.clone();
         let newest = tokio::task::spawn_blocking(move || written_at(&looked_at)).await.map_err(|e| e.to_string())?;
@@ -86,15 +94,16 @@ pub async fn run(store: Store, folders: Folders, clock: Clock, cancel: Cancellat
                 AGAIN
             }
         };
-        // No longer than that at once: the clock may be set meanwhile.
-        let nap = wait.min(AGAIN);
+        let (nap, is_due) = nap(wait, waited);
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(nap) => {}
         }
-        if nap < wait {
+        if !is_due {
+            waited += nap;
             continue;
         }
+        waited = Duration::ZERO;
         let (copied, to) = (store.clone(), dir.clone());
         let copied = tokio::task::spawn_blocking(move || copied.snapshot(&to, COPIES)).await;
         failed = match copied.map_err(|e| e.to_string())? {
@@ -137,6 +146,24 @@ mod tests {
         assert_eq!(due(ago(24), now), SOON);
         assert_eq!(due(ago(20), now), hours(4));
         assert_eq!(due(Some(now.plus(hours(1))), now), EVERY);
+    }
+
+    #[test]
+    fn a_copy_from_the_future_holds_up_the_next_one_by_a_day_at_most() {
+        let (mut waited, mut naps) = (Duration::ZERO, 0);
+        loop {
+            // The clock is right by now, the copy's years ahead.
+            let (rest, is_due) = nap(EVERY, waited);
+            (waited, naps) = (waited + rest, naps + 1);
+            assert!(rest <= AGAIN && waited <= EVERY);
+            if is_due {
+                break;
+            }
+        }
+        assert_eq!((waited, naps), (EVERY, 24));
+        assert_eq!(nap(SOON, Duration::ZERO), (SOON, true));
+        // The clock was set meanwhile: it is due at once.
+        assert_eq!(nap(SOON, AGAIN * 3), (SOON, true));
     }
 
     #[tokio::test(start_paused = true)]

@@ -55,6 +55,24 @@ pub struct Rescue {
     pub restart: Option<Box<dyn Fn() -> Result<(), String> + Send + Sync>>,
     /// Cancelled when the owner wants another try.
     pub again: CancellationToken,
+    /// Backups that are being uploaded or put back: the page is not to end meanwhile.
+    pub busy: Arc<AtomicUsize>,
+}
+
+/// One that is counted in `busy`.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn begin(desk: &Desk) -> Self {
+        desk.rescue.busy.fetch_add(1, Relaxed);
+        Self(Arc::clone(&desk.rescue.busy))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 struct Desk {
@@ -113,7 +131,7 @@ async fn show(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     let line = |(at, path): (UnixMs, PathBuf)| {
         (format!("The box's own copy of {}", show::moment(at).text), path.to_string_lossy().into_owned())
     };
-    let copies = if known { (desk.rescue.copies)().into_iter().map(line).collect() } else { Vec::new() };
+    let copies = if known { copies(&desk).await.into_iter().map(line).collect() } else { Vec::new() };
     let page = Page {
         reasons: &desk.rescue.reasons,
         known,
@@ -187,12 +205,18 @@ async fn copy(State(desk): State<Arc<Desk>>, headers: HeaderMap, Form(Which { wh
     if !is_ours(&headers) || !desk.known(&headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
+    let _busy = Busy::begin(&desk);
     // One of the list: nothing else is ever opened.
-    match (desk.rescue.copies)().into_iter().find(|(_, path)| path.to_str() == Some(&which)) {
+    match copies(&desk).await.into_iter().find(|(_, path)| path.to_str() == Some(&which)) {
         Some((_, path)) => put(&desk, path).await,
         None => told(&desk, Err("this copy is not there any more".to_owned())),
     }
     back()
+}
+
+async fn copies(desk: &Arc<Desk>) -> Vec<(UnixMs, PathBuf)> {
+    let asked = Arc::clone(desk);
+    tokio::task::spawn_blocking(move || (asked.rescue.copies)()).await.unwrap_or_default()
 }
 
 /// Puts a backup back, and tells.
@@ -214,6 +238,7 @@ async fn restore(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let (true, true, Some(spool)) = (is_ours(&parts.headers), desk.known(&parts.headers), &desk.rescue.spool) else {
         return StatusCode::FORBIDDEN.into_response();
     };
+    let _busy = Busy::begin(&desk);
     let path = spool.join(UPLOAD);
     let received = upload::receive(&parts.headers, Body::new(body), &path, BACKUP_LEN).await;
     match received {

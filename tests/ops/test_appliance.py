@@ -391,6 +391,8 @@ def test_the_daemon_on_the_appliance(card, node, tmp_path):
     until("it is healthy", lambda: (card.root / "run/slskdn-node/health.json").exists())
     health = json.loads((card.root / "run/slskdn-node/health.json").read_text())
     assert health["store"] and health["disk_backend"] and health["listens"], health
+    # Nobody passed it the socket of port 80, where people look for it.
+    assert any("port 80:" in reason for reason in health["reasons"]) and not health["healthy"], health
     card.healthy()
     card.slskdn("update", "--confirm")
 

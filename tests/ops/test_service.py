@@ -1,4 +1,5 @@
 """What a service manager sees: readiness, watchdog, passed sockets, health and metrics, an orderly stop, the unit."""
+import ctypes
 import os
 import re
 import shutil
@@ -63,6 +64,31 @@ def test_the_watchdog_starves_when_the_process_hangs(box, tmp_path):
         while True:
             manager.socket.recv(4096)
     one.process.process.send_signal(signal.SIGCONT)
+    manager.socket.settimeout(120)
+    manager.seen.clear()
+    manager.until("WATCHDOG=1")
+
+
+def test_the_watchdog_starves_when_reading_and_writing_hang(box, tmp_path):
+    """Only the threads for it stand still, held by a tracer; the page answers on."""
+    manager = Manager(tmp_path)
+    one = box().start(**manager.environment(WATCHDOG_USEC="300000"))
+    manager.until("WATCHDOG=1")
+    tasks = Path(f"/proc/{one.process.process.pid}/task")
+    held = [int(task.name) for task in tasks.iterdir() if re.match(r"disk-(ring|\d)", (task / "comm").read_text())]
+    assert held, [(task / "comm").read_text() for task in tasks.iterdir()]
+    libc = ctypes.CDLL(None, use_errno=True)
+    attach, detach, wall = 16, 17, 0x40000000
+    for task in held:
+        assert libc.ptrace(attach, task, None, None) == 0, os.strerror(ctypes.get_errno())
+        os.waitpid(task, wall)
+    manager.socket.settimeout(1)
+    with pytest.raises(TimeoutError):
+        while True:
+            manager.socket.recv(4096)
+    assert one.call("GET", "/health").text == "ok\n"
+    for task in held:
+        assert libc.ptrace(detach, task, None, None) == 0, os.strerror(ctypes.get_errno())
     manager.socket.settimeout(120)
     manager.seen.clear()
     manager.until("WATCHDOG=1")

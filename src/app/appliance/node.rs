@@ -1,6 +1,7 @@
 //! The daemon's side: what it leaves for root's services, what it keeps of the card's settings, and what the page shows.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -309,8 +310,9 @@ pub fn keep_secrets(sources: &Sources, appliance: &Appliance) -> io::Result<usiz
     Ok(found.len())
 }
 
-/// What the program says once it is up.
-pub fn health(data: &Path, backend: &str, listens: Vec<String>, port: u16) -> Health {
+/// What the program says once it is up: it is healthy when its state lies on ext4 and the page listens, on the appliance at
+/// `web_port`, which is the one that people type without naming it.
+pub fn health(data: &Path, backend: &str, listens: &[SocketAddr], port: u16, web_port: Option<u16>) -> Health {
     let on_ext4 = on_ext4(data);
     let mut reasons = Vec::new();
     if !on_ext4 {
@@ -319,5 +321,9 @@ pub fn health(data: &Path, backend: &str, listens: Vec<String>, port: u16) -> He
     if listens.is_empty() {
         reasons.push(format!("the page does not listen on port {port}"));
     }
+    if let Some(web_port) = web_port.filter(|web_port| listens.iter().all(|address| address.port() != *web_port)) {
+        reasons.push(format!("the page does not listen on port {web_port}: see slskdn-web.socket"));
+    }
+    let listens = listens.iter().map(ToString::to_string).collect();
     Health { healthy: reasons.is_empty(), on_ext4, store: true, disk_backend: backend.to_owned(), listens, reasons }
 }

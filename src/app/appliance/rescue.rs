@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -26,6 +28,10 @@ use crate::web::rescue::{Rescue, UPLOAD, serve};
 const AGAIN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// A box that has run for so long restarts by itself when its data partition can no longer be written.
 const RESTART_AFTER: Duration = Duration::from_secs(24 * 3_600);
+/// While a backup is put back the next try waits, and is thought of again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A card that takes longer for one byte is broken. The watchdog wants to be fed meanwhile.
+const PROBED_WITHIN: Duration = Duration::from_secs(20);
 /// Copies that are offered.
 const COPIES: usize = 16;
 /// Lines of the log that are shown.
@@ -39,7 +45,10 @@ pub fn rescue(sources: &Sources, ports: &[u16]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
-    match runtime.block_on(run(sources, ports)) {
+    let ended = runtime.block_on(run(sources, ports));
+    // A look at a card that does not answer is not waited for.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             say(&sentence);
@@ -86,7 +95,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     for reason in &reasons {
         say(reason);
     }
-    let (stop, again) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, again, busy) = (CancellationToken::new(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
     let (data, kept) = (sources.data.clone(), sources.data.clone());
     let page = Rescue {
         reasons,
@@ -100,6 +109,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
             Box::new(move || appliance.restart()) as Box<dyn Fn() -> Result<(), String> + Send + Sync>
         }),
         again: again.clone(),
+        busy: Arc::clone(&busy),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled();
@@ -111,7 +121,11 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
         tokio::select! {
             () = again.cancelled() => break,
             () = &mut deadline => {
-                let is_broken = !has_data || is_read_only(&sources.data);
+                if busy.load(Relaxed) > 0 {
+                    deadline.as_mut().reset(tokio::time::Instant::now() + LOOK_AGAIN);
+                    continue;
+                }
+                let is_broken = !has_data || is_broken(&sources.data).await;
                 if !is_broken {
                     break;
                 }
@@ -193,6 +207,13 @@ fn log() -> String {
 
 fn uptime() -> Duration {
     Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or_default())
+}
+
+/// Whether nothing can be written there any more, or not within any time that makes sense.
+async fn is_broken(folder: &Path) -> bool {
+    let folder = folder.to_owned();
+    let probed = tokio::task::spawn_blocking(move || is_read_only(&folder));
+    !matches!(tokio::time::timeout(PROBED_WITHIN, probed).await, Ok(Ok(false)))
 }
 
 /// After an error of the card the kernel lets nothing be written any more. Its flag does not say so since Linux 6.12.

@@ -47,9 +47,10 @@ fn try_mount(places: &Places, device: &Path) -> io::Result<PathBuf> {
     let (at, _lock) = claim(&media, |refused| disks::name(label, uuid, &places.kept_disks(), refused))?;
     let with = |options: &str| {
         let mut done = Err(io::ErrorKind::NotFound.into());
-        for driver in drivers {
-            done =
-                Command::new("/usr/bin/mount").args(["-t", driver, "-o", options, "--"]).arg(device).arg(&at).status();
+        for (driver, own) in drivers {
+            let options = format!("{options}{own}");
+            let mut mount = Command::new("/usr/bin/mount");
+            done = mount.args(["-t", driver, "-o", options.as_str(), "--"]).arg(device).arg(&at).status();
             if done.as_ref().is_ok_and(ExitStatus::success) {
                 break;
             }
@@ -61,7 +62,7 @@ fn try_mount(places: &Places, device: &Path) -> io::Result<PathBuf> {
         say(&format!("which disk has which name is not kept: {error}"));
     }
     let mut done = with(&options)?;
-    if !done.success() && drivers.contains(&"ntfs3") {
+    if !done.success() && drivers.iter().any(|(driver, _)| *driver == "ntfs3") {
         // Pulled out of a running machine, or not ejected in Windows: until that has mended it, it can be read only.
         done = with(&format!("{options},ro"))?;
     }

@@ -17,18 +17,22 @@ pub struct Kept {
     pub uuid: String,
 }
 
-/// Drivers of a file system that we mount, the first one that the kernel has counts, and their options; `None` for one that
-/// we do not. Files of a system without owners are the program's.
-pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static [&'static str], String)> {
+/// A driver of the kernel's for a file system, and the options that it alone knows, with a comma in front.
+pub type Driver = (&'static str, &'static str);
+
+/// Drivers of a file system that we mount, the first one that the kernel has counts, and the options of all of them; `None`
+/// for one that we do not. Files of a system without owners are the program's.
+pub fn options(kind: &str, uid: u32, gid: u32) -> Option<(&'static [Driver], String)> {
     let safe = "nosuid,nodev,noexec,noatime";
     let owned = format!("{safe},uid={uid},gid={gid},umask=0027");
     match kind {
-        "ext4" => Some((&["ext4"], format!("{safe},errors=remount-ro"))),
-        "exfat" => Some((&["exfat"], owned)),
-        "vfat" => Some((&["vfat"], format!("{owned},utf8,flush"))),
-        // A disk that was not put away in order is refused by the kernel but for reading: nothing is forced.
-        // Linux has had ntfs3 since 5.15 and a new ntfs beside it since 7.1, of which Debian builds one.
-        "ntfs" | "ntfs3" => Some((&["ntfs3", "ntfs"], owned)),
+        "ext4" => Some((&[("ext4", "")], format!("{safe},errors=remount-ro"))),
+        "exfat" => Some((&[("exfat", "")], owned)),
+        "vfat" => Some((&[("vfat", "")], format!("{owned},utf8,flush"))),
+        // A disk that was not put away in order is for reading only: nothing is forced. ntfs3 refuses it otherwise; the new
+        // ntfs, which Linux has beside it since 7.1, does so only when it is told, and else takes its marks off. Debian
+        // builds one of the two.
+        "ntfs" | "ntfs3" => Some((&[("ntfs3", ""), ("ntfs", ",errors=remount-ro")], owned)),
         _ => None,
     }
 }
