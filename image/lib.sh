@@ -35,6 +35,27 @@ tools_packages=mmdebstrap,genimage,systemd,mtools,dosfstools,squashfs-tools,e2fs
 tools_packages+=,signify-openbsd,u-boot-tools,device-tree-compiler,dpkg-dev,apt-utils,systemd-ukify,systemd-boot-efi,python3-minimal
 tools() { tool_root tools trixie amd64 main,non-free-firmware "$tools_packages"; }
 
+# The tool root that compiles where no toolchain for 64-bit Arm is installed. Bookworm, so that the program runs there too.
+cross() {
+    tool_root cross bookworm amd64,arm64 main \
+        ca-certificates,rustc-web,cargo-web,libstd-rust-web-dev:arm64,gcc-aarch64-linux-gnu,libc6-dev-arm64-cross,gcc,libc6-dev
+}
+
+# The crates that are linked into the program, `NAME vVERSION` a line: none of tests, macros or other systems. Told by this
+# machine's cargo, or by that of the tool root where it has none or one too old for this project.
+crates() (
+    local home="${CARGO_HOME:-$HOME/.cargo}" found
+    local ask=(cargo tree --locked --target aarch64-unknown-linux-gnu --edges "normal,no-proc-macro" --prefix none --format '{p}')
+    cd "$project"
+    found="$("${ask[@]}" 2>/dev/null)" || {
+        cross
+        mkdir -p "$home"
+        found="$(within cross "$project" "$home" -- env -u RUSTUP_HOME CARGO_HOME="$home" HOME="$home" "${ask[@]}")" ||
+            die "cargo could not tell which crates the program has"
+    }
+    cut -d' ' -f1,2 <<<"$found" | LC_ALL=C sort -u
+)
+
 # The tool root's lists of what Debian offers for the boards, backports included.
 lists() {
     tools

@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Writes what an image consists of, as SPDX 2.3: the locked Debian packages and the crates of the program."""
+"""Writes what an image consists of, as SPDX 2.3: Debian packages that have files in it, and the crates in the program.
+
+Runs in the folder where image/assemble works: `root` is the root file system, `lists` names the files of each package,
+`in/crates` the crates that are linked.
+"""
 
 import hashlib
 import json
@@ -8,6 +12,20 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+
+# Where a package only tells of itself. Licences stay when image/assemble deletes all the rest.
+ABOUT = ("usr/share/doc/", "usr/share/bug/", "usr/share/lintian/")
+
+
+def is_there(part: str, name: str) -> bool:
+    """Whether the image has a file of this package. What is laid open for the board's hook (folders end with a slash) is
+    taken for used: the board's meta asks for it."""
+    lines = Path("lists", "root" if part == "root" else "open", name).read_text().splitlines()
+    paths = [path for line in lines if not (path := line.removeprefix(".").removeprefix("/")).startswith(ABOUT)]
+    if part != "root":
+        return any(path and not path.endswith("/") for path in paths)
+    there = (Path("root", path) for path in paths)
+    return any(path.is_symlink() or path.is_file() for path in there)
 
 
 def main(project: Path, out: Path) -> None:
@@ -38,11 +56,13 @@ def main(project: Path, out: Path) -> None:
         if line.startswith("#"):
             continue
         part, name, release, arch, checksum = line.split()
-        if part in sets:
+        if part in sets and is_there(part, name):
             add(name, release, f"pkg:deb/debian/{name}@{release}?arch={arch}", checksum)
+    linked = set(Path("in/crates").read_text().splitlines())
     for crate in tomllib.loads((project / "Cargo.lock").read_text())["package"]:
-        if "source" in crate:
-            add(crate["name"], crate["version"], f"pkg:cargo/{crate['name']}@{crate['version']}", crate.get("checksum"))
+        name, release = crate["name"], crate["version"]
+        if "source" in crate and f"{name} v{release}" in linked:
+            add(name, release, f"pkg:cargo/{name}@{release}", crate.get("checksum"))
 
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"])))
     names = hashlib.sha256("\n".join(sorted(seen)).encode()).hexdigest()

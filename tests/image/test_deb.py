@@ -9,6 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("SLSKDN_IMAGE_CACHE", Path.home() / ".cache/slskdn-image"))
+# Writes down how it is called. A unit that is not there cannot be stopped; systemctl's answer is 5.
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>/calls
+case "$*" in "stop slskdn-rescue.service") exit 5 ;; esac
+"""
 PROGRAM = Path(os.environ.get("SLSKDN_BINARY", ROOT / "target/release/slskdn"))
 
 
@@ -21,6 +26,12 @@ def package(binary, out):
         stripped = binary
     done = subprocess.run([ROOT / "image/deb", "--binary", stripped, "--out", out], check=True, capture_output=True, text=True)
     return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """The package of this machine's program."""
+    return package(PROGRAM, tmp_path_factory.mktemp("ours") / "deb")
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def debian():
     shutil.rmtree(layer)
 
 
-def test_the_package_is_installed_run_and_purged(debian, tmp_path):
+def test_the_package_is_installed_run_and_purged(debian, ours):
     """No systemd runs in there: the units are put in place and left alone."""
     told = debian("""
         dpkg --install /slskdn.deb >/dev/null
@@ -61,8 +72,29 @@ def test_the_package_is_installed_run_and_purged(debian, tmp_path):
         dpkg --purge slskdn >/dev/null
         test ! -e /usr/bin/slskdn && test ! -e /etc/default/slskdn
         cat /var/lib/slskdn/state
-    """, **{"slskdn.deb": package(PROGRAM, tmp_path / "deb")})
+    """, **{"slskdn.deb": ours})
     assert told.splitlines()[-1] == "kept" and "slskdn 0." in told, told
+
+
+def test_units_are_switched_on_and_off_where_systemd_runs(debian, ours, tmp_path):
+    (tmp_path / "systemctl").write_text(SYSTEMCTL)
+    told = debian("""
+        install -m 755 /systemctl /usr/bin/systemctl
+        mkdir -p /run/systemd/system
+        step() { : >/calls; echo "# $1"; shift; "$@" >/dev/null; cat /calls; }
+        step first dpkg --install /slskdn.deb
+        step upgrade dpkg --install /slskdn.deb
+        step remove dpkg --remove slskdn
+        step back dpkg --install /slskdn.deb
+        step purge dpkg --purge slskdn
+    """, **{"slskdn.deb": ours, "systemctl": tmp_path / "systemctl"})
+    steps = {step.split("\n", 1)[0]: step.splitlines()[1:] for step in told.split("# ")[1:]}
+    reload, on, off = "daemon-reload", "enable --now slskdn.service", "disable --now slskdn.service slskdn-web.socket"
+    # The rescue first: when the service ends, it would start that one.
+    gone = ["stop slskdn-rescue.service", off, reload]
+    assert steps == {"first": [reload, on], "upgrade": [reload, reload, "try-restart slskdn.service"], "remove": gone,
+                     # Removed, its settings kept: dpkg calls this an upgrade, and yet it has to be switched on.
+                     "back": [reload, on], "purge": [*gone, reload]}, steps
 
 
 def test_the_package_for_arm(tmp_path):

@@ -4,40 +4,69 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
+import machine
 import pytest
 import trees
 from machine import IMAGES, Disk, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
-BOARDS = sorted(path.name for path in IMAGES.iterdir() if (path / "SHA256SUMS").exists())
+MORE = os.environ.get("SLSKDN_IMAGE_MORE") == "1"
+BOARDS = (os.environ.get("SLSKDN_IMAGE_BOARDS") or "qemu-virt").split()  # as tests/image/run reads it
+# What is known of single boards, besides what every board's meta tells.
 EXPECTED = {
-    "qemu-virt": ["boot.scr"],
-    "rpi3": ["boot.scr", "u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
+    "rpi3": ["u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
              # What gpu_mem=16 starts; without them the board stays dark.
              "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENCE.broadcom",
              "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb",
              # Names that U-Boot asks for.
              *(f"A/dtbs/broadcom/{tree}.dtb" for tree in ("bcm2837-rpi-3-a-plus", "bcm2837-rpi-3-b", "bcm2837-rpi-3-b-plus",
                "bcm2837-rpi-cm3", "bcm2837-rpi-zero-2-w", "bcm2711-rpi-4-b", "bcm2711-rpi-400", "bcm2711-rpi-cm4"))],
-    "rpi5": ["boot.scr", "u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
-    "generic-arm64": ["EFI/BOOT/BOOTAA64.EFI"],
+    "rpi5": ["u-boot.bin", "config.txt", "bcm2712-rpi-5-b.dtb", "A/dtbs/broadcom/bcm2712-rpi-5-b.dtb"],
 }
-CONSOLE = {"qemu-virt": "console=ttyAMA0", "rpi3": "console=ttyS1,115200", "rpi5": "console=ttyAMA10,115200"}
+# The serial line on this board's pins, and last, where what owners need is said, the screen. QEMU's board has none.
+CONSOLES = {"qemu-virt": ["ttyAMA0"], "rpi3": ["ttyS1,115200", "tty0"], "rpi5": ["ttyAMA10,115200", "tty0"],
+            "generic-arm64": ["ttyAMA0", "tty0"]}
+
+
+def meta(folder):
+    """What a board says of itself."""
+    lines = (line for line in (folder / "meta").read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {key: value.strip('"') for key, value in (line.split("=", 1) for line in lines)}
+
+
+class Card(Disk):
+    """A card with the folder that its image was built in, and its board's meta."""
+
+    def __init__(self, board, path, folder=None):
+        super().__init__(board, path)
+        self.built = self.image.parent
+        self.meta = meta(folder or ROOT / "board" / board)
+        self.efi = int(self.meta.get("BOOT_TYPE", "0x0C"), 16) == 0xEF
+
+
+def build(board, out, *options, env=None):
+    """image/build as tests/image/run calls it; what it said is returned."""
+    done = subprocess.run([ROOT / "image/build", *options, "--key", os.environ["SLSKDN_IMAGE_KEY"], "--binary",
+                           os.environ["SLSKDN_IMAGE_BINARY"], "--out", out, board], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
 
 
 @pytest.fixture(params=BOARDS, scope="module")
 def disk(request, tmp_path_factory):
-    return Disk(request.param, tmp_path_factory.mktemp(request.param) / "card.img")
+    return Card(request.param, tmp_path_factory.mktemp(request.param) / "card.img")
 
 
 def test_partitions(disk):
     table = disk.path.read_bytes()[:512] if disk.path.stat().st_size < MIB else open(disk.path, "rb").read(512)
     kinds = [table[446 + 16 * n + 4] for n in range(4)]
-    assert kinds == [0xEF if disk.board == "generic-arm64" else 0x0C, 0x83, 0x83, 0x83], kinds
+    assert kinds == [0xEF if disk.efi else 0x0C, 0x83, 0x83, 0x83], kinds
     sizes = [disk.partition(n)[1] // MIB for n in (1, 2, 3, 4)]
     assert sizes == [256, 256, 256, 64], sizes
     assert all(disk.partition(n)[0] % (4 * MIB) == 0 for n in (1, 2, 3, 4))
@@ -73,32 +102,43 @@ def test_the_data_partition_grows_to_the_size_of_any_card(disk, tmp_path, gib):
 
 
 def test_file_systems_of_disks_are_there(disk):
-    listing = tool("unsquashfs", "-ls", IMAGES / disk.board / "slot" / "root.squashfs").decode()
-    builtin = [line for line in tool("unsquashfs", "-cat", IMAGES / disk.board / "slot" / "root.squashfs",
+    listing = tool("unsquashfs", "-ls", disk.built / "slot" / "root.squashfs").decode()
+    builtin = [line for line in tool("unsquashfs", "-cat", disk.built / "slot" / "root.squashfs",
                re.search(r"squashfs-root/(\S+/modules\.builtin)\n", listing)[1]).decode().splitlines()]
     there = {name.split("/")[-1].removesuffix(".ko") for name in builtin} | set(re.findall(r"/([^/\n]+)\.ko\n", listing))
     assert {"ext4", "vfat", "exfat"} <= there and there & {"ntfs3", "ntfs"}, sorted(there)
 
 
 def test_boot_files(disk):
-    for name in ["A/Image", "A/initrd", "A/slot", "A/slot.sig", *EXPECTED[disk.board]]:
+    started = "EFI/BOOT/BOOTAA64.EFI" if disk.efi else "boot.scr"
+    for name in ["A/Image", "A/initrd", "A/slot", "A/slot.sig", started, *EXPECTED.get(disk.board, ())]:
         assert disk.has(name), name
+    slot = disk.built / "slot"
+    for pattern in disk.meta.get("DTBS", "").split():
+        assert list(slot.glob(f"dtbs/{pattern}")), f"no device tree is {pattern}"
+    for tree in slot.glob("dtbs/**/*.dtb"):
+        assert disk.has(f"A/{tree.relative_to(slot)}"), tree
     assert disk.slots() == ("A B", 3, 0)
     about = dict(line.split("=") for line in disk.read("A/slot").decode().splitlines())
-    root = (IMAGES / disk.board / "slot" / "root.squashfs").read_bytes()
+    root = (slot / "root.squashfs").read_bytes()
     assert about["root_sha256"] == hashlib.sha256(root).hexdigest() and int(about["root_bytes"]) == len(root)
-    if "config.txt" in EXPECTED[disk.board]:
+    assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/board").decode().strip() == disk.board
+    if disk.has("config.txt"):
         config = disk.read("config.txt").decode().splitlines()
         assert {"arm_64bit=1", "kernel=u-boot.bin", "upstream_kernel=1", "enable_uart=1"} <= set(config)
-    if disk.has("boot.scr"):
-        script = disk.read("boot.scr").decode(errors="replace")
+    told = disk.meta["COMMAND_LINE"].split(" ")
+    if disk.efi:
+        assert disk.meta["COMMAND_LINE"].encode() in disk.read(started)
+    else:
+        script = disk.read(started).decode(errors="replace")
         assert "@" not in script.split("setenv kernel_at")[1].split("\n")[0], "a word of the meta file is missing"
         said = re.search(r'setenv bootargs "(.*)"', script)[1].split(" ")
-        assert said[-2:] == ["slskdn.slot=${slot}", "slskdn.from=${devtype}"], said
-        # What owners need comes on the last one: the screen. QEMU's board has none.
-        assert disk.board == "qemu-virt" or [word for word in said if word.startswith("console=")][-1] == "console=tty0", said
-        # The serial line on this board's pins; names of network cards as `network` on the card expects them.
-        assert {CONSOLE[disk.board], "net.ifnames=0"} <= set(said) and any(word.startswith("panic=") for word in said), said
+        assert said == [*told, "slskdn.slot=${slot}", "slskdn.from=${devtype}"], said
+    # Names of network cards as `network` on the card expects them.
+    assert "net.ifnames=0" in told and any(word.startswith("panic=") for word in told), told
+    consoles = [word.removeprefix("console=") for word in told if word.startswith("console=")]
+    assert consoles and consoles == CONSOLES.get(disk.board, consoles), consoles
+    assert "tty0" not in consoles[:-1], "what owners need is said where the last console is"
 
 
 # What docs/boards.md promises for each address, in MiB: the unpacked kernel comes to UNPACK_AT and is moved to KERNEL_AT, where
@@ -106,9 +146,9 @@ def test_boot_files(disk):
 ROOM = {"KERNEL_AT": 64, "UNPACK_AT": 56, "TREE_AT": 1, "WORK_AT": 1, "INITRD_AT": 32}
 
 
-@pytest.mark.parametrize("meta", sorted(ROOT.glob("board/*/meta")), ids=lambda path: path.parent.name)
-def test_nothing_is_loaded_over_another(meta):
-    keys = dict(line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line and not line.startswith("#"))
+@pytest.mark.parametrize("folder", [path.parent for path in sorted(ROOT.glob("board/*/meta"))], ids=lambda folder: folder.name)
+def test_nothing_is_loaded_over_another(folder):
+    keys = meta(folder)
     if "KERNEL_AT" not in keys:
         assert keys.get("IMAGE") or keys.get("BOOT_TYPE") == "0xEF", "U-Boot is told where"
         return
@@ -121,7 +161,7 @@ def test_nothing_is_loaded_over_another(meta):
 
 
 def test_what_is_loaded_has_room(disk):
-    slot = IMAGES / disk.board / "slot"
+    slot = disk.built / "slot"
     packed = (slot / "Image").read_bytes()
     unpacked = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
     # Linux, Documentation/arch/arm64/booting: bytes 16 to 24 of the header are what it takes, zeros behind it included.
@@ -142,12 +182,12 @@ def test_drivers_of_the_boards_are_there(disk):
         lines = (ROOT / "image" / name).read_text().splitlines()
         return {word.replace("-", "_") for line in lines if not line.startswith("#") for word in line.split()}
 
-    aliases = (IMAGES / disk.board / "modules.of").read_text().splitlines()
+    aliases = (disk.built / "modules.of").read_text().splitlines()
     assert len(aliases) > 1_000
-    listing = tool("unsquashfs", "-ls", IMAGES / disk.board / "slot" / "root.squashfs").decode()
+    listing = tool("unsquashfs", "-ls", disk.built / "slot" / "root.squashfs").decode()
     there = {name.replace("-", "_") for name in re.findall(r"/([^/\n]+)\.ko\n", listing)}
     early = words("modules.initrd")
-    for path in sorted((IMAGES / disk.board / "slot").glob("dtbs/**/*.dtb")):
+    for path in sorted((disk.built / "slot").glob("dtbs/**/*.dtb")):
         root = trees.tree(path.read_bytes())
         on = [node for node in root.all() if node.is_on()]
         cards = [node for node in on if node.name.startswith("mmc@")]
@@ -160,8 +200,10 @@ def test_drivers_of_the_boards_are_there(disk):
 
 def test_u_boot_of_a_raspberry_pi_waits_for_no_key_and_takes_the_card(disk):
     """With nothing on the pins of the serial line, noise is a key. -2: do not even look (U-Boot's common/autoboot.c)."""
-    names = [name for name in EXPECTED[disk.board] if name.endswith(".dtb") and "/" not in name]
-    assert names or not disk.board.startswith("rpi")
+    if "rpi" not in disk.meta.get("PACKAGES", "").split():
+        return
+    names = [name for name in disk.fat("mdir", "-b", "::/").decode().replace("::/", "").split() if name.endswith(".dtb")]
+    assert names
     for name in names:
         [config] = [node for node in trees.tree(disk.read(name)).below if node.name == "config"]
         assert config.cells("bootdelay") == [0xFFFFFFFE], name
@@ -186,12 +228,12 @@ def test_the_newer_chip_of_a_raspberry_pi_5_gets_its_own_tree(disk):
 
 def test_a_network_card_without_an_address_keeps_the_one_it_is_given(disk):
     """Else a board whose firmware writes none into the tree would be another one at each start."""
-    root = IMAGES / disk.board / "slot" / "root.squashfs"
+    root = disk.built / "slot" / "root.squashfs"
     assert b"MACAddressPolicy=persistent" in tool("unsquashfs", "-cat", root, "usr/lib/systemd/network/99-default.link")
 
 
 def test_nothing_secret_and_no_way_in(disk, tmp_path):
-    root = IMAGES / disk.board / "slot" / "root.squashfs"
+    root = disk.built / "slot" / "root.squashfs"
     for line in tool("unsquashfs", "-cat", root, "etc/shadow").decode().splitlines():
         assert line.split(":")[1] == "*", line
     listing = tool("unsquashfs", "-lln", root).decode().splitlines()
@@ -210,28 +252,123 @@ def test_nothing_secret_and_no_way_in(disk, tmp_path):
 
 
 def test_what_it_consists_of(disk):
-    bill = json.loads((IMAGES / disk.board / f"slskdn-{disk.board}.spdx.json").read_text())
-    names = {package["name"] for package in bill["packages"]}
-    assert {"slskdn", "libc6", "systemd", "busybox-static", "tokio", "heed"} <= names
-    assert any(name.startswith("linux-image-") for name in names)
-    assert ("raspi-firmware" in names) == (disk.board in ("rpi3", "rpi5"))
-    assert all(package["versionInfo"] for package in bill["packages"])
+    """The SBOM names what is there, as it is locked, and nothing else."""
+    bill = json.loads((disk.built / f"slskdn-{disk.board}.spdx.json").read_text())
+    kinds = {"deb": set(), "cargo": set(), "generic": set()}
+    for package in bill["packages"]:
+        [purl] = [reference["referenceLocator"] for reference in package["externalRefs"]]
+        [checksum] = [checksum["checksumValue"] for checksum in package["checksums"]]
+        kinds[re.match(r"pkg:(\w+)/", purl)[1]].add((package["name"], package["versionInfo"], checksum))
+    [(name, _, checksum)] = kinds["generic"]
+    program = tool("unsquashfs", "-cat", disk.built / "slot" / "root.squashfs", "usr/bin/slskdn")
+    assert name == "slskdn" and checksum == hashlib.sha256(program).hexdigest()
+
+    lines = (ROOT / "image/packages.lock").read_text().splitlines()
+    parts = {"root", "initrd", disk.meta["KERNEL"], *disk.meta.get("PACKAGES", "").split()}
+    locked = {(name, version, checksum) for part, name, version, _, checksum in
+              (line.split() for line in lines if not line.startswith("#")) if part in parts}
+    assert kinds["deb"] <= locked, kinds["deb"] - locked
+    names = {name for name, *_ in kinds["deb"]}
+    assert {"libc6", "systemd", "udev", "busybox-static", "signify-openbsd"} <= names
+    assert any(name.startswith("linux-image-") or name.startswith("linux-modules-") for name in names), names
+    # U-Boot, the firmware and what else the board's meta asks for.
+    assert {line.split()[1] for line in lines if line.split()[0] in disk.meta.get("PACKAGES", "").split()} <= names, names
+    # Needed to put the root file system together, and taken out of it.
+    assert not names & {"apt", "dpkg", "perl-base", "debconf", "sqv", "libapt-pkg7.0", "debian-archive-keyring", "gcc-14-base"}, names
+
+    crates = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
+    assert kinds["cargo"] <= {(crate["name"], crate["version"], crate.get("checksum")) for crate in crates}
+    names = {name for name, *_ in kinds["cargo"]}
+    assert {"tokio", "ring", "heed", "rustls", "io-uring"} <= names, names
+    # Of tests, of other systems, and what only the compiler runs.
+    assert not names & {"rusqlite", "proptest", "tempfile", "windows-sys", "js-sys", "security-framework", "syn", "serde_derive", "cc"}, names
+    assert not [name for name in names if name.startswith("windows")], names
 
 
-def test_two_builds_are_the_same_bytes(tmp_path):
-    board = BOARDS[0] if "qemu-virt" not in BOARDS else "qemu-virt"
+def test_what_made_it_is_written_down(disk):
+    lines = (disk.built / f"slskdn-{disk.board}.tools.txt").read_text().splitlines()
+    assert any(re.match(r"program rustc version \d", line) for line in lines), lines[:5]
+    packages = {line.split()[1] for line in lines if re.fullmatch(r"package \S+ \S*\d\S* (amd64|all)", line)}
+    assert {"squashfs-tools", "genimage", "mtools", "e2fsprogs", "python3-minimal"} <= packages, packages
+    assert f" slskdn-{disk.board}.tools.txt" in (disk.built / "SHA256SUMS").read_text()
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory):
+    """The environment of a second build. With SLSKDN_IMAGE_MORE=1 what the first one kept of Debian's packages is unpacked anew, too."""
+    if not MORE:
+        yield dict(os.environ)
+        return
     cache = Path(os.environ.get("SLSKDN_IMAGE_CACHE", Path.home() / ".cache/slskdn-image"))
-    env = dict(os.environ)
-    if os.environ.get("SLSKDN_IMAGE_MORE") == "1":
-        # What the first build kept of Debian's packages is unpacked anew, too.
-        subprocess.run(["cp", "-a", "--reflink=auto", cache, tmp_path / "cache"], check=True)
-        for kept in (tmp_path / "cache").glob("root-*.tar"):
-            kept.unlink()
-        env["SLSKDN_IMAGE_CACHE"] = str(tmp_path / "cache")
-    subprocess.run([ROOT / "image/build", "--plain", "--key", os.environ["SLSKDN_IMAGE_KEY"], "--binary",
-                    os.environ["SLSKDN_IMAGE_BINARY"], "--out", tmp_path / "again", board], check=True, capture_output=True, env=env)
-    first, again = ((folder / "SHA256SUMS").read_text() for folder in (IMAGES / board, tmp_path / "again"))
-    assert first == again
+    copy = tmp_path_factory.mktemp("again") / "cache"
+    subprocess.run(["cp", "-a", "--reflink=auto", cache, copy], check=True)
+    for kept in copy.glob("root-*.tar"):
+        kept.unlink()
+    yield {**os.environ, "SLSKDN_IMAGE_CACHE": str(copy)}
+    shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("board", BOARDS if MORE else BOARDS[:1])
+def test_two_builds_are_the_same_bytes(board, again, tmp_path):
+    build(board, tmp_path, "--plain", env=again)
+    assert (tmp_path / "SHA256SUMS").read_text() == (IMAGES / board / "SHA256SUMS").read_text()
+
+
+def test_a_board_of_ones_own(tmp_path, monkeypatch):
+    """A folder with two files, anywhere: nothing else has to know of it, these tests included."""
+    folder = tmp_path / "boards" / "my-board"
+    shutil.copytree(ROOT / "board/qemu-virt", folder)
+    text = (folder / "meta").read_text()
+    (folder / "meta").write_text(text.replace("panic=5", "panic=7"))
+    assert "panic=7" in (folder / "meta").read_text()
+    build(folder, tmp_path / "my-board", "--plain")
+    monkeypatch.setattr(machine, "IMAGES", tmp_path)
+    card = Card("my-board", tmp_path / "card.img", folder)
+    for look in (test_partitions, test_the_data_partition, test_boot_files, test_what_is_loaded_has_room, test_what_it_consists_of,
+                 test_what_made_it_is_written_down):
+        look(card)
+
+
+@pytest.mark.parametrize("name, told", [("no-such-board", "which board? "), ("./no-such-board", "which board? "),
+                                        ("./my_board", "letters, digits and hyphens: my_board")])
+def test_a_board_that_is_none_is_refused(tmp_path, name, told):
+    (tmp_path / "my_board").mkdir()
+    (tmp_path / "my_board" / "meta").write_text("NAME=x\n")
+    done = subprocess.run([ROOT / "image/build", name], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and told in done.stderr, done.stderr
+
+
+packing = pytest.mark.skipif(not MORE, reason="packs for minutes: tests/soak runs it")
+
+
+@packing
+def test_the_packed_image_is_small_and_whole(tmp_path):
+    assert shutil.which("xz"), "xz is missing: apt-get install xz-utils"
+    board = "rpi3" if "rpi3" in BOARDS else BOARDS[0]
+    said = build(board, tmp_path)
+    packed = tmp_path / f"slskdn-{board}.img.xz"
+    size = packed.stat().st_size
+    print(f"FIGURE {board}: packed image {size / 1e6:.1f} MB of 100")
+    assert size <= 100_000_000 and f"{packed.name}: {size} bytes, of 100000000 at most" in said, said
+    checked = subprocess.run(["sha256sum", "--strict", "--check", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True)
+    assert checked.returncode == 0 and f"{packed.name}: OK" in checked.stdout, checked.stdout + checked.stderr
+    with subprocess.Popen(["xz", "-dc", packed], stdout=subprocess.PIPE) as xz:
+        unpacked = hashlib.file_digest(xz.stdout, "sha256")
+    assert xz.returncode == 0
+    with open(IMAGES / board / f"slskdn-{board}.img", "rb") as plain:
+        assert unpacked.digest() == hashlib.file_digest(plain, "sha256").digest()
+
+
+@packing
+def test_an_image_that_is_too_big_to_fetch_is_refused(tmp_path):
+    """Random bytes do not pack."""
+    image = tmp_path / "slskdn-big.img"
+    with open(image, "wb") as f:
+        for _ in range(96):
+            f.write(os.urandom(MIB))
+    done = subprocess.run([ROOT / "image/pack", image], capture_output=True, text=True)
+    assert done.returncode == 1 and "slskdn-big.img is too big" in done.stderr and "100000000" in done.stderr, done.stdout + done.stderr
+    assert not image.with_suffix(".img.xz").exists()
 
 
 def test_sizes():
