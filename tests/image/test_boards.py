@@ -7,27 +7,44 @@ import time
 import zlib
 
 import pytest
-from machine import IMAGES, LONG, Disk, Machine, tool
-from test_boot import TONES, api, card, of, shared, until  # noqa: F401
+from machine import HERE_IS, IMAGES, LONG, NETWORK, Disk, Machine, tool
+from test_boot import TONES, api, finished, of, prepared, search, shared, until, world  # noqa: F401
+from test_running import Shell
+from world import Peer, free_port, sha256
 
 pytestmark = pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="tests/soak runs it")
 
 
-def test_pages_of_16_kib(card, tmp_path):  # noqa: F811
+def test_pages_of_16_kib(world, tmp_path):  # noqa: F811
     """Store, disk and scan under a kernel of larger pages."""
+    peer = Peer(world, "aioslsk", "friend", free_port())
+    card, shell = prepared(tmp_path, world.port), Shell(tmp_path)
     # The card of the common tests, with this kernel's slot on it.
     card.put_slot("A", IMAGES / "more" / "kernel-16k" / "slot")
-    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76") as box:
+    card.write("network", NETWORK.encode())
+    card.write("authorized_keys", shell.public)
+    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76", on_cable=True) as box:
         box.up()
+        until("SSH answers", lambda: shell.run("true", check=False).returncode == 0, LONG)
+        assert re.search(r"KernelPageSize: +16 kB", shell.run("cat /proc/self/smaps"))
         assert api(box, "/status")["disk"]["backend"] == "io_uring"
         shared(box)
         scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
         ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
         assert ended["files_measured"] == TONES, ended
+        name, original = next(item for item in peer.files.items() if "first song" in item[0])
+        [path] = [path for path in search(box, "first song", lambda files: name in " ".join(files)) if name in path]
+        api(box, "/v0/transfers/downloads/friend", "POST", json=[{"filename": path, "size": original.stat().st_size}])
+        until("the file is there", lambda: finished(box, path), LONG)
         box.shut_down()
-    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76") as box:
+    (tmp_path / "got").mkdir()
+    card.debugfs(f"rdump /slskdn/downloads {tmp_path / 'got'}")
+    [got] = (tmp_path / "got").rglob(name)
+    assert sha256(got) == sha256(original)
+    with Machine(card, tmp_path / "serial.log", cpu="cortex-a76", on_cable=True) as box:
         box.up()
         assert api(box, f"/library/health/scans/{scan}")["files_measured"] == TONES
+        assert finished(box, path)
 
 
 def test_a_raspberry_pi_3(tmp_path):

@@ -94,13 +94,21 @@ def test_a_program_that_does_not_start_leads_back(card, tmp_path, what):  # noqa
 def moments(chance):
     """When the plug is pulled: steps of the update one after the other, each somewhere within; then within the restart."""
     while True:
-        for step in ("writing", "comparing", "firmware", "initrd", "checking", "trial"):
+        for step in ("writing", "comparing", "firmware", "count", "initrd", "checking", "trial"):
             yield step, chance.random()
 
 
 def await_moment(box, step, part, version):
     if step == "firmware":
         return box.wait("Restarting system|reboot: ")
+    if step == "count":
+        # U-Boot has read which slot comes next, and notes, in two files, that it tries it: before the first or behind it.
+        word, times = (b"512 bytes read", 2) if part < 0.5 else (b"512 bytes written", 3)
+        box.wait("Restarting system|reboot: ")
+        end = time.monotonic() + LONG
+        while box.log.read_bytes()[box.since:].count(word) < times:
+            assert time.monotonic() < end, box.tail()
+        return None
     if step == "initrd":
         return box.wait(rf"slskdn-boot: slot [AB], tries left (A 0|.* B 0)") and time.sleep(part * 5)
     if step == "trial":

@@ -3,7 +3,7 @@ import os
 import subprocess
 
 import pytest
-from machine import LONG, NETWORK, Disk, Machine, tool
+from machine import BOX_IS, LONG, NETWORK, Disk, Machine, tool
 from test_boot import TONES, api, prepared, tone, until
 from test_running import Shell
 
@@ -153,11 +153,27 @@ def test_two_disks_of_one_label_keep_their_names(box):
     gone("one", "other")
     assert not box.shell.run("ls -A /data/media").strip()
     # The one with the number comes first, and alone.
-    [second] = [which for which, name in there.items() if name.endswith("-2")]
+    [(second, second_name)] = [(which, name) for which, name in there.items() if name.endswith("-2")]
     for which in sorted(there, key=lambda which: which != second):
         box.command("device_add", driver="usb-storage", id=f"stick-{which}", drive=which, bus="usb.0")
         until(f"{which} is back", lambda which=which: names().get(which), LONG)
     assert names() == there
+    # Also over a start, with both of them there from the beginning. What the box is known by is kept, too.
+    def known_by():
+        told = subprocess.run(["ssh-keyscan", "-t", "ed25519", BOX_IS], capture_output=True, text=True, timeout=LONG)
+        return [line.split()[2] for line in told.stdout.splitlines() if "ssh-ed25519" in line]
+
+    share(box, "/data/music", f"/data/media/{second_name}")
+    until("its file is shared", lambda: api(box, "/status")["shares"]["files"] == TONES + 1, LONG)
+    [host_key] = known_by()
+    start = box.shell.run("cat /proc/sys/kernel/random/boot_id")
+    box.shell.run("systemctl reboot", check=False)
+    until("it has started again", lambda: (now := box.shell.run("cat /proc/sys/kernel/random/boot_id", check=False)).returncode == 0
+          and now.stdout != start, LONG)
+    until("both are there again", lambda: names() == there, LONG)
+    box.up()
+    until("its file is shared again", lambda: api(box, "/status")["shares"]["files"] == TONES + 1, LONG)
+    assert known_by() == [host_key]
     # A stick decides about itself alone: a link on it shares nothing else.
     share(box, f"/data/media/{there['one']}/Music")
     until("that is told", lambda: any("leads out of its disk" in told for told in api(box, "/shares")["problems"]), LONG)
