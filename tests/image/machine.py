@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import requests
@@ -24,6 +25,8 @@ SECTOR = 512
 # A cable between this machine and a box, in the tests' own network; what `network` on the card says.
 CABLE, HERE_IS, BOX_IS = "slskdn0", "10.77.0.1", "10.77.0.2"
 NETWORK = f"address={BOX_IS}/24\ngateway={HERE_IS}\ndns={HERE_IS}\n"
+# As a PC calls itself that no router gives an address.
+NO_ROUTER = "169.254.77.1"
 
 
 def tool(*command, data=None):
@@ -129,16 +132,17 @@ def format_slots(order, a, b):
 def cable():
     """Lays the cable, once; other ends see each other's packets as on any Ethernet."""
     if subprocess.run(["ip", "link", "show", "dev", CABLE], capture_output=True).returncode != 0:
-        for line in (f"tuntap add dev {CABLE} mode tap", f"address add {HERE_IS}/24 dev {CABLE}", f"link set {CABLE} up"):
+        for line in (f"tuntap add dev {CABLE} mode tap", f"address add {HERE_IS}/24 dev {CABLE}",
+                     f"address add {NO_ROUTER}/16 dev {CABLE}", f"link set {CABLE} up"):
             subprocess.run(["ip", *line.split()], check=True)
 
 
-def mdns(name, seconds=LONG):
-    """Asks by multicast on the cable who has a name, until somebody answers with an IPv4 address."""
+def mdns(name, seconds=LONG, here=HERE_IS):
+    """Asks by multicast on the cable, from one of our addresses, who has a name, until somebody answers with an IPv4 address."""
     question = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0" + struct.pack(">HH", 1, 0x8001)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(HERE_IS))
-        s.bind((HERE_IS, 0))
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(here))
+        s.bind((here, 0))
         s.settimeout(1)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -225,6 +229,11 @@ class Machine:
                 return answer
             assert time.monotonic() < end, f"no page in {seconds} s\n{self.tail()}"
             time.sleep(0.2)
+
+    def clock(self):
+        """Its time in seconds since 1970, as its page tells it; 0 while there is none."""
+        answer = self.get()
+        return 0 if answer is None else parsedate_to_datetime(answer.headers["Date"]).timestamp()
 
     def command(self, name, /, **arguments):
         with socket.socket(socket.AF_UNIX) as s:

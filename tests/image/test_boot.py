@@ -2,11 +2,13 @@
 import math
 import os
 import random
+import re
 import secrets
 import socket
 import struct
 import time
 import wave
+from collections import Counter
 
 import pytest
 import requests
@@ -31,6 +33,13 @@ soulseek:
 ROUNDS = int(os.environ.get("SLSKDN_SOAK_ROUNDS", "1"))
 SEED = int(os.environ.get("SLSKDN_SOAK_SEED", secrets.randbelow(1 << 32)))
 TONES = 3
+# Of a download before a power cut, and how many of them are its end. CUTS is how many files the library has then.
+FETCHED, END, CUTS = 6_000_000, 600_000, 60
+# Far behind all that the tests do.
+LATER = 1_936_000_000
+WISH = "something rare"
+# What is kept of a download that is over: a second one of the same file has another number and other times.
+KEPT = ("id", "state", "startedAt", "endedAt", "bytesTransferred", "attempts")
 
 
 def tone(path, hertz):
@@ -121,6 +130,14 @@ def measured(box):
     return api(box, "/library/health/summary")
 
 
+def scanned(box):
+    """Every file of the card, by a scan that the box was asked for."""
+    shared(box)
+    scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
+    ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
+    assert (ended["files_scanned"], ended["files_measured"]) == (TONES, TONES), ended
+
+
 def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tmp_path):
     peer = Peer(world, "aioslsk", "friend", free_port())
     card, log = prepared(tmp_path, world.port), tmp_path / "serial.log"
@@ -129,6 +146,7 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
     with Machine(card, log, memory=512, on_cable=True) as box:
         box.up()
         print(f"FIGURE 512 MiB: page after {time.monotonic() - begun:.0f} s, U-Boot and growing included")
+        api(box, "/wishlist", "POST", json={"text": WISH})
         status = api(box, "/status")
         # Not the tmpfs below: the data partition, grown to the card.
         assert status["disk"]["total"] > 1_000_000_000, status["disk"]
@@ -139,16 +157,14 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
         # Nobody gave it a key.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((BOX_IS, 22), timeout=60)
-        shared(box)
-        scan = api(box, "/library/health/scans", "POST", json={})["scan_id"]
-        ended = until("the scan ends", lambda: (now := of(box, scan))["status"] != "running" and now, LONG)
-        assert (ended["files_scanned"], ended["files_measured"]) == (TONES, TONES), ended
+        scanned(box)
         before = measured(box)
         name, original = next(item for item in peer.files.items() if "first song" in item[0])
         found = search(box, "first song", lambda files: name in " ".join(files))
         [path] = [path for path in found if name in path]
         api(box, "/v0/transfers/downloads/friend", "POST", json=[{"filename": path, "size": original.stat().st_size}])
         until("the file is there", lambda: finished(box, path), LONG)
+        until("the store is copied", lambda: any("the store was copied" in line["text"] for line in api(box, "/log")), LONG)
         box.shut_down()
     # Where it really is: the store lies on the ext4 of the card, as the user of fixed number.
     listing = card.debugfs("ls -l /slskdn/store")
@@ -168,6 +184,40 @@ def test_a_fresh_card_boots_scans_downloads_and_finds_everything_again(world, tm
         # As the page does it, once the start was looked at.
         until("the box is switched off", lambda: switched_off(box), LONG)
         box.process.wait(LONG)
+    rescued(card, log)
+
+
+def rescued(card, log):
+    """A store that no longer opens, on a box whose clock is wrong: it tells why, and has a copy of its own to put back."""
+    # LMDB begins to read at the first two pages. Written last at a time that the clock has not reached.
+    store = "/slskdn/store/data.mdb"
+    card.debugfs(*(f"zap_block -f {store} -p 0x55 {page}" for page in (0, 1)), f"sif {store} mtime @{LATER}")
+    with Machine(card, log, memory=1024, on_cable=True, more=["-rtc", "base=2001-01-01T00:00:00"]) as box:
+        told = until("the rescue page", lambda: (answer := box.get("/", box.page)) is not None and "did not start" in answer.text and answer.text, LONG)
+        assert "slskdn did not start: " in told and "<pre" not in told and "Put it back" not in told, told
+        assert box.clock() >= LATER
+        # The code was on the card since the first start.
+        code = re.search(r"^    (\S+)", card.read("set-up-code.txt").decode(), re.M)[1]
+        page, at = requests.Session(), f"http://{box.host}"
+
+        def press(path, **fields):
+            return page.post(f"{at}{path}", headers={"Origin": at}, data=fields, timeout=LONG).text
+
+        assert "That is not the code" in press("/open", code="bcdfg-hjkmn")
+        told = press("/open", code=code)
+        # From the journal, which only its group may read: what the initrd said, and what systemd did.
+        kept_log = told.split("<pre", 1)[1]
+        for line in ("slskdn-initrd: slot A", "systemd[1]: slskdn.service: Failed with result"):
+            assert line in kept_log, kept_log[-3000:]
+        which = re.search(r'copy of [^<]*<button name="which" value="([^"]+)"', told)[1]
+        assert "records are back" in (told := press("/copy", which=which)), told
+        assert "tries again" in press("/again")
+        box.up()
+        assert [wish["text"] for wish in api(box, "/wishlist")] == [WISH]
+        shared(box)
+        box.shut_down()
+    # What could not be opened was put aside, and is still there.
+    assert "data.mdb" in card.debugfs("ls /slskdn/store-set-aside-1")
 
 
 def test_without_its_data_the_box_does_not_look_healthy(tmp_path):
@@ -184,32 +234,56 @@ def test_without_its_data_the_box_does_not_look_healthy(tmp_path):
             assert answer is None or not answer.ok, answer.text
 
 
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
+def test_without_io_uring(card, tmp_path):
+    """Where the kernel refuses it, files are read the other way, and the box says why."""
+    with Machine(card, tmp_path / "serial.log", direct=True, append="sysctl.kernel.io_uring_disabled=2") as box:
+        box.up()
+        disk = api(box, "/status")["disk"]
+        assert disk["backend"] == "blocking" and "io_uring_setup: Operation not permitted" in disk["backend_reason"], disk
+        scanned(box)
+
+
 def test_power_cuts(world, tmp_path):
-    """The plug is pulled at any moment while it scans and downloads: it comes up by itself, and what it said it keeps is kept."""
+    """The plug is pulled while it scans and downloads: it comes up by itself, and what it said it keeps is kept."""
     print(f"SOAK_SEED={SEED} ROUNDS={ROUNDS}")
     chance = random.Random(SEED)
     # One to fetch in each round.
     offered = world.tmp / "share-friend" / "Cuts"
     offered.mkdir(parents=True)
     for number in range(ROUNDS):
-        (offered / f"pulled plug {number}.flac").write_bytes(chance.randbytes(6_000_000))
+        (offered / f"pulled plug {number}.flac").write_bytes(chance.randbytes(FETCHED))
     # Not aioslsk: it waits for ever for the end of a file whose receiver has lost its power, and nobody's turn comes any more.
     Peer(world, "nicotine", "friend", free_port(), "--bind", HERE_IS)
-    # Enough to measure and slow enough to fetch that most cuts fall into both.
-    slow = "global: { download: { speed_limit: 800 } }\n"
-    card, log = prepared(tmp_path, world.port, tones=60, more=slow), tmp_path / "serial.log"
+    # Slow enough to fetch that the scan has written something before a download is over: the first batch takes five seconds.
+    slow = "global: { download: { speed_limit: 500 } }\n"
+    card, log = prepared(tmp_path, world.port, tones=CUTS, more=slow), tmp_path / "serial.log"
     card.write("network", NETWORK.encode())
-    known, paths, wishes, cut_while = 0, {}, [], {}
+    size = (tmp_path / "music" / "0-tone.wav").stat().st_size
+    # What it had told when the plug was pulled.
+    scans, asked, over, wishes = {}, {}, {}, []
+    paths, cut_while = {}, Counter()
     for number in range(ROUNDS + 1):
         with Machine(card, log, cache="writeback", on_cable=True) as box:
             box.up()
             assert api(box, "/status")["disk"]["backend"] == "io_uring"
-            assert measured(box)["files"] >= known, (measured(box), known)
+            # Written together with the files' records: none is lost, and none measured twice.
+            now = scans_of(box)
+            for scan, before in scans.items():
+                found = of(box, scan) if before["status"] == "running" else now[scan]
+                assert before["status"] in ("running", found["status"]), (before, found)
+                # What it has measured since this start is not what it had kept.
+                since = found["progress"]["bytes_done"] // size if found["progress"] else 0
+                assert before["files_measured"] <= found["files_measured"] - since, (before, found)
+                assert found["files_measured"] <= CUTS, found
             assert [wish["text"] for wish in api(box, "/wishlist")] == wishes
-            asked = rows(box)
-            assert {paths[n] for n in range(number)} <= set(asked), (number, asked)
+            now = transfers(box)
+            assert {path: row["id"] for path, row in now.items()} == asked
+            assert {path: kept(now[path]) for path in over} == over
             if number == ROUNDS:
                 until("all is fetched", lambda: all("Succeeded" in state for state in rows(box).values()), LONG)
+                now = transfers(box)
+                assert {path: kept(now[path]) for path in over} == over
                 box.shut_down()
                 break
             if not paths:
@@ -219,30 +293,78 @@ def test_power_cuts(world, tmp_path):
             wishes.append(f"after cut {number}")
             # All files again: what is measured already would cost a look only.
             begin_scan(box)
-            api(box, "/v0/transfers/downloads/friend", "POST", json=[{"filename": paths[number], "size": 6_000_000}])
-            time.sleep(chance.uniform(0, 6))  # the moment is the point
-            known = measured(box)["files"]
-            met = api(box, "/library/health/scans")[0]["status"], "Succeeded" in rows(box)[paths[number]]
-            cut_while[met] = cut_while.get(met, 0) + 1
+            wanted = {"filename": paths[number], "size": FETCHED}
+            [row] = api(box, "/v0/transfers/downloads/friend", "POST", json=[wanted])["enqueued"]
+            asked[paths[number]] = row["id"]
+            over = {path: kept(row) for path, row in transfers(box).items() if "Succeeded" in row["state"]}
+            moment, done = chance.choice(MOMENTS), files_measured(scans_of(box))
+            if moment == "any moment":
+                time.sleep(chance.uniform(0, 12))  # the moment is the point
+            scans, now = until(f"a cut at {moment}", lambda: look(box, moment, over, done), LONG)  # noqa: B023
+            if moment == "a download's end":
+                time.sleep(chance.uniform(0, 1))  # here, too
             box.cut()
+            part = "no scan" if not is_scanning(scans) else "scan with records" if files_measured(scans) > done else "scan"
+            cut_while[part, phase(now, over)] += 1
+            over = {path: kept(row) for path, row in now.items() if "Succeeded" in row["state"]}
     (tmp_path / "got").mkdir()
     card.debugfs(f"rdump /slskdn/downloads {tmp_path / 'got'}")
     got = {path.name: sha256(path) for path in (tmp_path / "got").rglob("*.flac")}
     assert got == {path.name: sha256(path) for path in offered.iterdir()}
-    print(f"FIGURE power cuts by what the scan was and whether the download was over: {cut_while}")
+    print(f"FIGURE power cuts by what the scan and the downloads were at: {dict(cut_while)}")
+
+
+MOMENTS = ("any moment", "records just written", "a download's end", "a download just over")
+
+
+def phase(now, over):
+    """How far that download is that is nearest to its end. `over` are those that were over before."""
+    left = [row["bytesRemaining"] for row in now.values() if row["state"] == "InProgress"]
+    if any("Succeeded" in row["state"] for path, row in now.items() if path not in over):
+        return "just over"
+    return "waiting" if not left else "at its end" if min(left) <= END else "under way"
+
+
+def look(box, moment, over, done):
+    """What the box tells when it is the moment for a cut, the downloads last. `over` and `done` are what it told before."""
+    scans, now = scans_of(box), transfers(box)
+    is_it = {"any moment": True, "records just written": files_measured(scans) > done or not is_scanning(scans),
+             "a download's end": phase(now, over) in ("at its end", "just over"), "a download just over": phase(now, over) == "just over"}
+    return (scans, now) if is_it[moment] else None
+
+
+def files_measured(scans):
+    return sum(scan["files_measured"] for scan in scans.values())
+
+
+def is_scanning(scans):
+    return any(scan["status"] == "running" for scan in scans.values())
+
+
+def kept(row):
+    return {key: row.get(key) for key in KEPT}
+
+
+def scans_of(box):
+    return {scan["scan_id"]: scan for scan in api(box, "/library/health/scans")}
 
 
 def begin_scan(box):
     """Or the one that was cut short goes on."""
     url = f"http://{box.host}:{box.tools}/api/library/health/scans"
-    answer = requests.post(url, headers={"X-API-Key": KEY}, json={"remeasure": True}, timeout=60)
+    answer = requests.post(url, headers={"X-API-Key": KEY}, json={"library_path": "/data/music", "remeasure": True}, timeout=60)
     assert answer.ok or answer.status_code == 409, answer.text
 
 
-def rows(box):
-    """State of each download from the friend."""
+def transfers(box):
+    """Downloads from the friend, by path."""
     try:
         folders = api(box, "/v0/transfers/downloads/friend")["directories"]
     except requests.HTTPError:  # nothing was asked of them yet
         folders = []
-    return {file["filename"]: file["state"] for folder in folders for file in folder["files"]}
+    return {file["filename"]: file for folder in folders for file in folder["files"]}
+
+
+def rows(box):
+    """State of each download from the friend."""
+    return {path: file["state"] for path, file in transfers(box).items()}

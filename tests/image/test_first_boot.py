@@ -1,11 +1,19 @@
-"""First starts on cards that somebody filled in wrongly, or without a network: the box comes up and says what is wrong."""
+"""First starts on cards that somebody filled in, rightly or wrongly, or without a network: the box comes up and says what is wrong."""
 import os
 import re
+import socket
+import struct
+import textwrap
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import requests
-from machine import LONG, Disk, Machine
-from test_boot import until
+from machine import BOX_IS, HERE_IS, LONG, NETWORK, NO_ROUTER, Disk, Machine, mdns
+from test_boot import LATER, until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NO_YML = b"soulseek:\r\n  usernam: me\r\nweb:\r\n  port: many\r\n"
 
@@ -26,16 +34,49 @@ def code_on(box):
     return box.wait(r"enter the set-up code: ([a-z0-9-]+)")[1]
 
 
-def signed_in(box, code):
-    """What an owner does first: the code, a password."""
-    session = requests.Session()
-    at = f"http://{box.host}:{box.tools}/setup"
-    form = session.get(at, timeout=60).text
-    token = re.search(r'name="csrf" value="([^"]+)"', form)[1]
-    done = session.post(at, data={"csrf": token, "code": code, "new": "correct horse", "again": "correct horse"}, timeout=LONG,
-                        headers={"Origin": at.rsplit("/", 1)[0]})
+@pytest.fixture
+def time_server(names):
+    """Where the image asks for the time: a server, of RFC 5905's simple kind, whose time is LATER."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((HERE_IS, 123))
+    begun = time.monotonic()
+
+    def now():
+        at = LATER + 2_208_988_800 + time.monotonic() - begun  # its seconds count from 1900
+        return struct.pack(">II", int(at), int(at % 1 * (1 << 32)))
+
+    def answer():
+        while len((heard := server.recvfrom(1500))[0]) >= 48:
+            question, asker = heard
+            # Version 4, a server; stratum 1, good to 2^-20 s, at no distance.
+            head = struct.pack(">BBBb8x4s", 0x24, 1, question[2], -20, b"TEST")
+            server.sendto(head + now() + question[40:48] + now() + now(), asker)
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    settings = (ROOT / "image/rootfs/usr/lib/systemd/timesyncd.conf.d/50-slskdn.conf").read_text()
+    asked = re.search(r"^NTP=(.+)", settings, re.M)[1].split()
+    names.update(dict.fromkeys(asked, HERE_IS))
+    yield
+    for name in asked:
+        del names[name]
+    server.sendto(b"end", (HERE_IS, 123))
+    answering.join()
+    server.close()
+
+
+def sent(box, path, **fields):
+    """A browser that this form signed in."""
+    session, at = requests.Session(), f"http://{box.host}:{box.tools}"
+    token = re.search(r'name="csrf" value="([^"]+)"', session.get(f"{at}{path}", timeout=60).text)[1]
+    done = session.post(f"{at}{path}", data={"csrf": token, **fields}, timeout=LONG, headers={"Origin": at})
     assert done.ok and "role=\"alert\"" not in done.text, done.text[:500]
     return session
+
+
+def signed_in(box, code):
+    """What an owner does first: the code, a password."""
+    return sent(box, "/setup", code=code, new="correct horse", again="correct horse")
 
 
 def test_mistakes_on_a_full_card_with_a_wrong_clock(disk, tmp_path):
@@ -56,6 +97,7 @@ def test_mistakes_on_a_full_card_with_a_wrong_clock(disk, tmp_path):
         problems = until("the page tells the mistakes", lambda: (found := page.get(f"http://{box.host}:{box.tools}/", timeout=60).text)
                          and "usernam" in found and "network: line 1" in found and found)
         assert "web.port" in problems
+        box.wait(r"the page is at http://slskdn\.local and at http://10\.0\.2\.\d+")
         system = page.get(f"http://{box.host}:{box.tools}/system", timeout=60).text
         assert "The time was not set from the network" in system
         box.shut_down()
@@ -64,16 +106,48 @@ def test_mistakes_on_a_full_card_with_a_wrong_clock(disk, tmp_path):
     assert disk.slots() == ("A B", 3, 0)
 
 
-def test_without_a_cable_the_screen_says_so(disk, tmp_path):
-    with Machine(disk, tmp_path / "serial.log") as box:
+def test_a_card_that_was_filled_in(disk, tmp_path, time_server):
+    """With the lines of README's step 3, on a board without a clock."""
+    lines = re.search(r"\n( +web:\n +authentication:\n +password: .*\n)", (ROOT / "README.md").read_text())[1]
+    lines = textwrap.dedent(lines).replace("\n", "\r\n")
+    disk.write("slskdn.yml", lines.replace("PUT-YOUR-OWN-HERE", "battery2staple").encode())
+    disk.write("hostname", b"attic\r\n")
+    disk.write("network", NETWORK.encode())
+    with Machine(disk, tmp_path / "serial.log", on_cable=True, more=["-rtc", "base=2001-01-01T00:00:00"]) as box:
+        box.up()
+        assert mdns("attic.local") == BOX_IS
+        box.wait(rf"the page is at http://attic\.local and at http://{re.escape(BOX_IS)}")
+        until("the clock is set", lambda: box.clock() >= LATER, LONG)
+        front = box.get("/", box.page, headers={"Host": "attic.local"})
+        assert front.ok and front.history[-1].headers["Location"] == "/login" and "Sign in" in front.text, front.text[:500]
+        page, at = sent(box, "/login", password="battery2staple"), f"http://{box.host}:{box.tools}"
+        until("the page knows that it is set", lambda: page.get(f"{at}/api/appliance", timeout=60).json()["clock_set"], LONG)
+        assert "The time was not set from the network" not in page.get(f"{at}/system", timeout=60).text
+        # The password is for the box alone.
+        until("it has left the card", lambda: b"battery2staple" not in disk.read("slskdn.yml"), LONG)
+        box.shut_down()
+    assert disk.read("slskdn.yml").decode() == lines.replace('"PUT-YOUR-OWN-HERE"', "~")
+    assert not disk.has("set-up-code.txt")
+    kept = disk.debugfs("stat /slskdn/identity/secrets.yml", "cat /slskdn/identity/secrets.yml")
+    assert "Mode:  0600" in kept and "battery2staple" in kept, kept
+
+
+def test_without_a_cable_and_without_a_router(disk, tmp_path):
+    """The screen says what is missing; who is on the same cable finds the page all the same."""
+    with Machine(disk, tmp_path / "serial.log", on_cable=True) as box:
         box.wait("U-Boot")
         box.command("set_link", name="n", up=False)
         box.wait("no network: no cable in eth0")
-        code_on(box)
-        assert b"this set-up code" in disk.read("set-up-code.txt")
+        code = code_on(box)
+        told = disk.read("set-up-code.txt").decode()
+        assert "this set-up code" in told and f"    {code}\r\n" in told, told
         box.command("set_link", name="n", up=True)
-        box.wait(r"the page is at http://slskdn\.local and at http://10\.0\.2\.\d+")
+        box.host = mdns("slskdn.local", here=NO_ROUTER)
+        assert box.host.startswith("169.254."), box.host
         box.up()
+        signed_in(box, code)
+        until("the code that was used is gone from the card", lambda: not disk.has("set-up-code.txt"), LONG)
+        box.wait(r"no network: no router gave eth0 an address\. On the same cable the page is at http://slskdn\.local")
 
 
 @pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
