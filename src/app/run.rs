@@ -35,7 +35,7 @@ use super::supervise::Supervisor;
 use super::traces::Traces;
 use super::upkeep;
 use crate::disk::pool::Pool;
-use crate::disk::{Backend, Disk, DiskError};
+use crate::disk::{Backend, Disk};
 use crate::engine::audio::container::{Check, CheckError};
 use crate::model::config::{Config, Resolved};
 use crate::model::limits;
@@ -293,7 +293,7 @@ async fn run(
             watching.clone().watch(code, changed, cancel)
         })
         .await;
-    notify(&snapshot, &node, &store, &disk, &cancel)?;
+    notify(&snapshot, &node, &store, &disk, &cancel);
 
     let web_port = appliance.is_appliance().then_some(WEB_PORT);
     appliance.tell_health(&node::health(&data, backend.name, web.addresses(), config.web.port, web_port));
@@ -461,8 +461,11 @@ fn passed_sockets() -> Result<Vec<Arc<TcpListener>>, String> {
 /// What a person at the terminal needs to know.
 fn greet(web: &Server, config: &Config) {
     for address in web.addresses() {
-        // By multicast DNS a machine is known as its name.
-        let name = || format!("{}.local", rustix::system::uname().nodename().to_string_lossy());
+        // By multicast DNS a machine is known as its name, without what a domain adds to it.
+        let name = || {
+            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            format!("{}.local", name.split('.').next().unwrap_or_default())
+        };
         let host = if address.ip().is_unspecified() { name() } else { address.ip().to_string() };
         tracing::info!("the page is at http://{host}:{}{}", address.port(), config.web.url_base);
     }
@@ -477,18 +480,16 @@ fn greet(web: &Server, config: &Config) {
     }
 }
 
-/// READY, then a status line and the watchdog, fed only while the engine, the store's writer and what reads and writes files
-/// answer.
+/// READY, then a status line and the watchdog, fed only while the engine, the store's writer and the thread that reads and
+/// writes files answer.
 fn notify(
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     node: &NodeHandle,
     store: &Store,
     disk: &Disk,
     cancel: &CancellationToken,
-) -> Result<(), String> {
+) {
     use sd_notify::NotifyState;
-    let nowhere = std::fs::File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
-    let nowhere = crate::disk::File::from_std(nowhere);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |timeout| timeout / 3);
     let (snapshot, node, store, disk, cancel) =
@@ -504,14 +505,11 @@ fn notify(
             let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
             // An empty commit costs no write, but its answer comes from the writing thread.
             let written = store.write(|_, _| Ok(())).await;
-            // Refused by the kernel, which is an answer: no disk is asked, which may be slow and be none of ours.
-            let synced = !matches!(disk.sync_all(&nowhere).await, Err(DiskError::Ended));
-            if node.look(|_, _| ()).await.is_some() && written.is_ok() && synced {
+            if node.look(|_, _| ()).await.is_some() && written.is_ok() && disk.is_there().await {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
     });
-    Ok(())
 }
 
 /// The signals that ask for an orderly stop. One that comes before it is waited for is not lost.

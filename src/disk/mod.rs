@@ -165,6 +165,8 @@ pub struct Disk {
     errands: mpsc::Sender<Errand>,
     /// Those that may take minutes on a slow disk: one at a time, and nothing else waits for them.
     syncs: mpsc::Sender<Errand>,
+    /// To the ring's thread; nobody is there with plain system calls.
+    calls: Option<mpsc::Sender<uring::Call>>,
     pool: Pool,
 }
 
@@ -175,12 +177,13 @@ impl Disk {
     /// With `Backend::Uring` when io_uring is refused; with any when the system gives no thread.
     pub fn start(backend: Backend, pool: Pool) -> Result<(Self, BackendReport), StartError> {
         let (jobs, job_queue) = mpsc::channel(MAILBOX);
+        let (calls, called) = mpsc::channel(1);
         let report = match backend {
             Backend::Blocking => {
                 blocking::start(job_queue)?;
                 BackendReport { name: "blocking", reason: "it was asked for".to_owned() }
             }
-            Backend::Auto | Backend::Uring => match uring::start(job_queue) {
+            Backend::Auto | Backend::Uring => match uring::start(job_queue, called) {
                 Ok(()) => BackendReport { name: "io_uring", reason: String::new() },
                 Err((reason, _)) if backend == Backend::Uring => return Err(StartError::Uring(reason)),
                 Err((reason, job_queue)) => {
@@ -193,12 +196,22 @@ impl Disk {
         blocking::workers("disk-helper", HELPERS, errand_queue, |errand| errand())?;
         let (syncs, sync_queue) = mpsc::channel::<Errand>(MAILBOX);
         blocking::workers("disk-sync", 1, sync_queue, |errand| errand())?;
-        Ok((Self { jobs, errands, syncs, pool }, report))
+        let calls = report.reason.is_empty().then_some(calls);
+        Ok((Self { jobs, errands, syncs, calls, pool }, report))
     }
 
     /// The buffers.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Waits until the thread that turns the ring says that it is there; `false` when it has ended. No disk is asked: one
+    /// that is slow, or gone, holds up its own operations only. With plain system calls there is no thread of ours that
+    /// could hang but in one of them: always `true`, at once.
+    pub async fn is_there(&self) -> bool {
+        let Some(calls) = &self.calls else { return true };
+        let (call, answer) = oneshot::channel();
+        calls.send(call).await.is_ok() && answer.await.is_ok()
     }
 
     /// Writes these blocks one behind the other. They go back to the pool.

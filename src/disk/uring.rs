@@ -14,7 +14,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_uring::buf::{IoBuf, IoBufMut};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
@@ -31,8 +31,14 @@ const IN_FLIGHT: u32 = 64;
 /// How long the probe may take: a memory file answers in microseconds unless the kernel is emulated.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves this queue until every sender is gone, or says why not and gives the queue back.
-pub(super) fn start(queue: mpsc::Receiver<Job>) -> Result<(), (String, mpsc::Receiver<Job>)> {
+/// Somebody who wants to know whether the ring's thread still turns.
+pub(super) type Call = oneshot::Sender<()>;
+
+/// Serves this queue until every sender is gone, or says why not and gives the queue back. Calls are answered at once.
+pub(super) fn start(
+    queue: mpsc::Receiver<Job>,
+    calls: mpsc::Receiver<Call>,
+) -> Result<(), (String, mpsc::Receiver<Job>)> {
     if let Err(reason) = probe() {
         return Err((reason, queue));
     }
@@ -48,6 +54,7 @@ pub(super) fn start(queue: mpsc::Receiver<Job>) -> Result<(), (String, mpsc::Rec
                 }
                 // The queue comes only after the try-out, so that it can be given back if that fails.
                 if let Ok(queue) = take_over.recv() {
+                    tokio_uring::spawn(answer(calls));
                     serve(queue).await;
                 }
             });
@@ -102,6 +109,13 @@ async fn try_out() -> Result<(), String> {
         Ok(())
     } else {
         Err("bytes came back other than they went".to_owned())
+    }
+}
+
+/// Beside the operations, which may all be waiting for a slow disk: whoever calls asks about the thread alone.
+async fn answer(mut calls: mpsc::Receiver<Call>) {
+    while let Some(call) = calls.recv().await {
+        let _ = call.send(());
     }
 }
 
