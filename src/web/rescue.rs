@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::token::same;
@@ -55,24 +55,8 @@ pub struct Rescue {
     pub restart: Option<Box<dyn Fn() -> Result<(), String> + Send + Sync>>,
     /// Cancelled when the owner wants another try.
     pub again: CancellationToken,
-    /// Backups that are being uploaded or put back: the page is not to end meanwhile.
-    pub busy: Arc<AtomicUsize>,
-}
-
-/// One that is counted in `busy`.
-struct Busy(Arc<AtomicUsize>);
-
-impl Busy {
-    fn begin(desk: &Desk) -> Self {
-        desk.rescue.busy.fetch_add(1, Relaxed);
-        Self(Arc::clone(&desk.rescue.busy))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+    /// One permit: of the one backup that is being uploaded or put back, or of the end of this page, which waits for it.
+    pub turn: Arc<Semaphore>,
 }
 
 struct Desk {
@@ -102,6 +86,15 @@ impl Desk {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut found = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().strip_prefix("rescue="));
         found.any(|value| same(value, &self.key))
+    }
+
+    /// The only one's turn; `None`, and told, while another has it.
+    fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.rescue.turn).try_acquire_owned().ok();
+        if turn.is_none() {
+            self.tell("Another backup is being uploaded or put back: wait until this page says how that ended.");
+        }
+        turn
     }
 
     fn tell(&self, sentence: impl Into<String>) {
@@ -177,6 +170,9 @@ async fn again(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     if !is_ours(&headers) || !desk.known(&headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
+    let Some(turn) = desk.turn() else { return back() };
+    // No backup is begun any more.
+    turn.forget();
     desk.rescue.again.cancel();
     Html("<!DOCTYPE html><title>slskdn</title><p>The box tries again. Load the page in a minute.").into_response()
 }
@@ -185,6 +181,7 @@ async fn restart(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response 
     let (true, true, Some(restart)) = (is_ours(&headers), desk.known(&headers), &desk.rescue.restart) else {
         return StatusCode::FORBIDDEN.into_response();
     };
+    let Some(_turn) = desk.turn() else { return back() };
     match restart() {
         Ok(()) => Html("<!DOCTYPE html><title>slskdn</title><p>The box restarts. Load the page in some minutes.")
             .into_response(),
@@ -205,10 +202,10 @@ async fn copy(State(desk): State<Arc<Desk>>, headers: HeaderMap, Form(Which { wh
     if !is_ours(&headers) || !desk.known(&headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let _busy = Busy::begin(&desk);
+    let Some(turn) = desk.turn() else { return back() };
     // One of the list: nothing else is ever opened.
     match copies(&desk).await.into_iter().find(|(_, path)| path.to_str() == Some(&which)) {
-        Some((_, path)) => put(&desk, path).await,
+        Some((_, path)) => put(&desk, path, turn).await,
         None => told(&desk, Err("this copy is not there any more".to_owned())),
     }
     back()
@@ -219,11 +216,22 @@ async fn copies(desk: &Arc<Desk>) -> Vec<(UnixMs, PathBuf)> {
     tokio::task::spawn_blocking(move || (asked.rescue.copies)()).await.unwrap_or_default()
 }
 
-/// Puts a backup back, and tells.
-async fn put(desk: &Arc<Desk>, path: PathBuf) {
+/// Puts a backup back, and tells. It goes on, and keeps its turn, when the visitor does not wait for it.
+async fn put(desk: &Arc<Desk>, path: PathBuf, turn: OwnedSemaphorePermit) {
+    desk.tell("A backup is being put back. Load this page again in a while.");
     let asked = Arc::clone(desk);
-    let done = tokio::task::spawn_blocking(move || (asked.rescue.restore)(path)).await;
-    told(desk, done.unwrap_or_else(|error| Err(error.to_string())));
+    let done = tokio::task::spawn_blocking(move || {
+        let outcome = (asked.rescue.restore)(path.clone());
+        if asked.rescue.spool.as_ref().is_some_and(|spool| path == spool.join(UPLOAD)) {
+            // It was taken apart, or it is of no use.
+            drop(std::fs::remove_file(path));
+        }
+        told(&asked, outcome);
+        drop(turn);
+    });
+    if let Err(error) = done.await {
+        told(desk, Err(error.to_string()));
+    }
 }
 
 fn told(desk: &Desk, outcome: Result<String, String>) {
@@ -238,15 +246,15 @@ async fn restore(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let (true, true, Some(spool)) = (is_ours(&parts.headers), desk.known(&parts.headers), &desk.rescue.spool) else {
         return StatusCode::FORBIDDEN.into_response();
     };
-    let _busy = Busy::begin(&desk);
+    let Some(turn) = desk.turn() else { return back() };
     let path = spool.join(UPLOAD);
-    let received = upload::receive(&parts.headers, Body::new(body), &path, BACKUP_LEN).await;
-    match received {
-        Ok(_) => put(&desk, path.clone()).await,
-        Err(error) => told(&desk, Err(error.to_string())),
+    match upload::receive(&parts.headers, Body::new(body), &path, BACKUP_LEN).await {
+        Ok(_) => put(&desk, path, turn).await,
+        Err(error) => {
+            told(&desk, Err(error.to_string()));
+            drop(tokio::fs::remove_file(&path).await);
+        }
     }
-    // It was taken apart, or it is of no use.
-    drop(tokio::fs::remove_file(&path).await);
     back()
 }
 

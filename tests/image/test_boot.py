@@ -68,8 +68,8 @@ def card(tmp_path):
     return prepared(tmp_path)
 
 
-def prepared(tmp_path, server=1, tones=TONES, more=""):
-    disk = Disk("qemu-virt", tmp_path / "card.img")
+def prepared(tmp_path, server=1, tones=TONES, more="", size="2G"):
+    disk = Disk("qemu-virt", tmp_path / "card.img", size)
     music = tmp_path / "music"
     music.mkdir()
     for n in range(tones):
@@ -213,6 +213,8 @@ def rescued(card, log):
         assert "records are back" in (told := press("/copy", which=which)), told
         assert "tries again" in press("/again")
         box.up()
+        # Its socket was stopped with the program.
+        assert box.get(port=box.page).ok
         assert [wish["text"] for wish in api(box, "/wishlist")] == [WISH]
         shared(box)
         box.shut_down()

@@ -240,7 +240,7 @@ def test_a_version_whose_program_does_not_run_goes_back(card, tmp_path):
     """What the unit asks before it restarts the box, word for word but for the places."""
     unit = (ROOT / "systemd/appliance/slskdn-giveup.service").read_text()
     shell = re.search(r"ExecCondition=/bin/sh -c '(.*)'\n", unit)[1].replace("$$", "$")
-    for place in ("/run/", "/boot/"):
+    for place in ("/run/", "/boot/", "/data/"):
         shell = shell.replace(place, f"{card.root}{place}")
 
     def gives_up():
@@ -254,6 +254,14 @@ def test_a_version_whose_program_does_not_run_goes_back(card, tmp_path):
     assert not gives_up(), "the slot that writes the update"
     assert card.start()[1] == "1.1.0" and gives_up()
     assert card.start()[1] == "1.0.0" and not gives_up(), "it went back"
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    (card.root / "data/slskdn").mkdir()
+    for name in ("slots.txt", "slots2.txt"):
+        (card.fat / name).write_bytes(slots_file("A", 0, 3))
+    assert not gives_up(), "the third start with a mistake in its configuration, say: nothing was tried"
+    (card.root / "data/slskdn").rename(card.root / "away")
+    assert gives_up(), "without data nobody can note what is tried"
     for name in ("slots.txt", "slots2.txt"):
         (card.fat / name).write_bytes(slots_file("A", 0, 0))
     assert not gives_up(), "there is nothing to go back to"
@@ -647,6 +655,47 @@ def test_the_rescue_page_without_a_file_of_the_owners(card, tmp_path, box):
         rescue.process.stop()
     one.start()
     assert [wish["text"] for wish in one.get("/api/wishlist")] == ["something rare"]
+
+
+def test_the_rescue_page_does_not_end_while_a_backup_is_put_back(card, tmp_path, box):
+    """The box's own copy is a pipe here: to be opened takes as long as nobody writes into it."""
+    one = box().start()
+    assert one.stop() == 0
+    copy = one.home / "snapshots" / "snapshot-7.backup"
+    copy.parent.mkdir(exist_ok=True)
+    os.mkfifo(copy)
+    rescue = Rescue(tmp_path, card.root, one.home)
+
+    def put_back():
+        with pytest.raises(requests.Timeout):
+            # The visitor does not wait for it.
+            rescue.session.post(f"{rescue.url}/copy", headers={"Origin": rescue.url}, data={"which": copy}, timeout=2)
+        assert "is being put back" in rescue.page()
+
+    def open_pipe():
+        # Fails when nobody reads it.
+        os.close(os.open(copy, os.O_WRONLY | os.O_NONBLOCK))
+    try:
+        rescue.post("/open", data={"code": (card.root / "run/slskdn-node/card/set-up-code").read_text()})
+        put_back()
+        for path, data in (("/again", None), ("/restart", None), ("/copy", {"which": copy})):
+            assert rescue.post(path, data=data).url == f"{rescue.url}/", path
+            assert "Another backup is being uploaded or put back" in rescue.page()
+        rescue.post("/restore", files={"file": b"nonsense"})
+        assert "Another backup is being uploaded or put back" in rescue.page() and not (one.home / "rescue-upload").exists()
+        assert not (card.root / "run/slskdn-node/power").exists()
+        open_pipe()
+        until("the backup turns out to be none", lambda: "was not put back" in rescue.page())
+        # Nor does it end by its service manager.
+        put_back()
+        rescue.process.process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            rescue.process.process.wait(3)
+        open_pipe()
+        assert rescue.process.process.wait(60) == 0
+        assert not list(one.home.glob("store-set-aside-*"))
+    finally:
+        rescue.process.stop()
 
 
 def test_the_rescue_page_gives_up_a_version_that_is_tried(card, tmp_path):

@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::card::CODE;
@@ -46,8 +46,8 @@ pub fn rescue(sources: &Sources, ports: &[u16]) -> ExitCode {
         Err(error) => return could_not(&format!("no threads to work with: {error}")),
     };
     let ended = runtime.block_on(run(sources, ports));
-    // A look at a card that does not answer is not waited for.
-    runtime.shutdown_background();
+    // A backup that is being put back comes to its end first.
+    drop(runtime);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
@@ -95,7 +95,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
     for reason in &reasons {
         say(reason);
     }
-    let (stop, again, busy) = (CancellationToken::new(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let (stop, again, turn) = (CancellationToken::new(), CancellationToken::new(), Arc::new(Semaphore::new(1)));
     let (data, kept) = (sources.data.clone(), sources.data.clone());
     let page = Rescue {
         reasons,
@@ -109,7 +109,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
             Box::new(move || appliance.restart()) as Box<dyn Fn() -> Result<(), String> + Send + Sync>
         }),
         again: again.clone(),
-        busy: Arc::clone(&busy),
+        turn: Arc::clone(&turn),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled();
@@ -121,12 +121,13 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
         tokio::select! {
             () = again.cancelled() => break,
             () = &mut deadline => {
-                if busy.load(Relaxed) > 0 {
+                let Ok(held) = turn.try_acquire() else {
                     deadline.as_mut().reset(tokio::time::Instant::now() + LOOK_AGAIN);
                     continue;
-                }
+                };
                 let is_broken = !has_data || is_broken(&sources.data).await;
                 if !is_broken {
+                    held.forget();
                     break;
                 }
                 // Only a restart checks the card. Not often: each takes one of the slot's tries.
@@ -134,6 +135,7 @@ async fn run(sources: &Sources, ports: &[u16]) -> Result<(), String> {
                     say("the data partition is missing or can only be read: the box restarts");
                     appliance.restart().unwrap_or_else(|error| say(&error));
                 } else if has_data {
+                    held.forget();
                     break;
                 }
                 deadline.as_mut().reset(tokio::time::Instant::now() + AGAIN_AFTER);
@@ -212,8 +214,10 @@ fn uptime() -> Duration {
 /// Whether nothing can be written there any more, or not within any time that makes sense.
 async fn is_broken(folder: &Path) -> bool {
     let folder = folder.to_owned();
-    let probed = tokio::task::spawn_blocking(move || is_read_only(&folder));
-    !matches!(tokio::time::timeout(PROBED_WITHIN, probed).await, Ok(Ok(false)))
+    let (done, probed) = oneshot::channel();
+    // A thread of its own, which nobody waits for: it may never come back.
+    let started = std::thread::Builder::new().spawn(move || done.send(is_read_only(&folder)));
+    started.is_err() || !matches!(tokio::time::timeout(PROBED_WITHIN, probed).await, Ok(Ok(false)))
 }
 
 /// After an error of the card the kernel lets nothing be written any more. Its flag does not say so since Linux 6.12.
