@@ -70,6 +70,9 @@ lists() {
 fetch_locked() { # SET…
     local lock="$project/image/packages.lock" missing=() set name version arch sha rest
     mkdir -p "$image_cache/debs"
+    # One that has changed in the cache is fetched again.
+    (cd "$image_cache/debs" && awk -v sets=" $* " '!/^#/ && index(sets, " " $1 " ") { print $5 "  " $5 ".deb" }' "$lock" |
+        sha256sum --check --quiet --ignore-missing 2>/dev/null | sed -n 's/: FAILED.*//p' | xargs -r rm -f --) || true
     while read -r set name version arch sha rest; do
         [[ " $* " = *" $set "* ]] || continue
         [ -e "$image_cache/debs/$sha.deb" ] || missing+=("$name:$arch=$version")

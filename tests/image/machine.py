@@ -44,7 +44,7 @@ class Disk:
         self.board, self.path = board, Path(path)
         self.image = IMAGES / board / f"slskdn-{board}.img"
         subprocess.run(["cp", "--sparse=always", self.image, self.path], check=True)
-        subprocess.run(["truncate", "-s", size, self.path], check=True)
+        subprocess.run(["truncate", "-s", str(size), self.path], check=True)
 
     def partition(self, number):
         """First byte and length of a partition, from the table in the first sector."""

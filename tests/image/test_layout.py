@@ -17,7 +17,7 @@ from machine import IMAGES, Disk, tool
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 MORE = os.environ.get("SLSKDN_IMAGE_MORE") == "1"
-BOARDS = (os.environ.get("SLSKDN_IMAGE_BOARDS") or "qemu-virt").split()  # as tests/image/run reads it
+BOARDS = (os.environ.get("SLSKDN_IMAGE_BOARDS") or "qemu-virt rpi3").split()  # as tests/image/run reads it
 # What is known of single boards, besides what every board's meta tells.
 EXPECTED = {
     "rpi3": ["u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
@@ -314,6 +314,7 @@ def test_two_builds_are_the_same_bytes(board, again, tmp_path):
     assert (tmp_path / "SHA256SUMS").read_text() == (IMAGES / board / "SHA256SUMS").read_text()
 
 
+@pytest.mark.skipif(not MORE, reason="one image more: tests/soak runs it")
 def test_a_board_of_ones_own(tmp_path, monkeypatch):
     """A folder with two files, anywhere: nothing else has to know of it, these tests included."""
     folder = tmp_path / "boards" / "my-board"
@@ -336,6 +337,39 @@ def test_a_board_that_is_none_is_refused(tmp_path, name, told):
     (tmp_path / "my_board" / "meta").write_text("NAME=x\n")
     done = subprocess.run([ROOT / "image/build", name], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and told in done.stderr, done.stderr
+
+
+def test_an_update_is_for_the_boards_whose_image_it_is(tmp_path):
+    """A Raspberry Pi 4 has the image of the 3, and knows itself by that name."""
+    slot = tmp_path / "slot"
+    slot.mkdir()
+    for name in ("root.squashfs", "slot", "slot.sig"):
+        (slot / name).write_text("version=1.0.0\n")
+    subprocess.run([ROOT / "image/bundle", "--key", os.environ["SLSKDN_IMAGE_KEY"], "--boards", "rpi4 rpi3 rpi5 my-board", slot,
+                    tmp_path / "out"], check=True)
+    assert b"\nboards=rpi3 rpi5 my-board\n" in (tmp_path / "out").read_bytes()
+
+
+def test_a_package_that_changed_in_the_cache_is_not_used(tmp_path):
+    """It is fetched again, which cannot be done here."""
+    [sha] = [line.split()[4] for line in (ROOT / "image/packages.lock").read_text().splitlines() if line.startswith("looks fatrace ")]
+    damaged = tmp_path / "debs" / f"{sha}.deb"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"!<arch>\n")
+    done = subprocess.run(["bash", "-ec", f". {ROOT}/image/lib.sh; fetch_locked looks"], capture_output=True,
+                          env={**os.environ, "SLSKDN_IMAGE_CACHE": str(tmp_path)})
+    assert done.returncode != 0 and not damaged.exists(), done
+
+
+def test_what_is_linked_is_told_without_a_toolchain_too(tmp_path):
+    """Of a machine that has no Rust of its own: the tool root tells it, the same."""
+    assert shutil.which("cargo"), "cargo is missing: rustup.rs has it"
+    path = os.environ["PATH"].split(":")
+    without = ":".join(part for part in path if not (Path(part) / "cargo").exists())
+    ask = ["bash", "-ec", f". {ROOT}/image/lib.sh; crates"]
+    told = [subprocess.run(ask, capture_output=True, text=True, check=True, env={**os.environ, "PATH": where}).stdout
+            for where in (os.environ["PATH"], without)]
+    assert told[0] == told[1] and "\nheed v" in told[1], told
 
 
 packing = pytest.mark.skipif(not MORE, reason="packs for minutes: tests/soak runs it")
