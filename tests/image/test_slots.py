@@ -1,4 +1,5 @@
 """Two slots: a damaged one leads back to the other without a hand, and the count of tries is never lost."""
+import base64
 import os
 import random
 
@@ -83,3 +84,19 @@ def test_no_tries_left_anywhere(tmp_path):
     disk.set_slots("A B", 0, 0)
     with Machine(disk, tmp_path / "serial.log") as box:
         box.wait(r"slskdn-boot: slot A, tries left A 2 B 3")
+
+
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="two starts more: tests/soak runs it")
+def test_a_version_that_hangs_leads_back(updated, tmp_path):
+    """Nobody ever looks whether it is well; its timer gives it up, here after 40 s instead of 15 minutes."""
+    note = tmp_path / "trial.json"
+    note.write_text("{}")
+    updated.debugfs("mkdir /update", f"write {note} /update/trial.json")
+    sooner = base64.b64encode(b"[Timer]\nOnStartupSec=\nOnStartupSec=40\n").decode()
+    append = f"systemd.mask=slskdn-confirm.service systemd.set_credential_binary=systemd.unit-dropin.slskdn-giveup.timer:{sooner}"
+    # Without U-Boot the initrd counts the tries.
+    with Machine(updated, tmp_path / "serial.log", direct=True, append=append) as box:
+        box.wait(r"slskdn-initrd: slot B, \S+, on /dev/vda3")
+        box.wait(r"slskdn-initrd: slot A, \S+, on /dev/vda2")
+        box.cut()
+    assert updated.slots() == ("B A", 2, 0)
