@@ -34,8 +34,22 @@ pub(super) fn sync(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync the folder", dir))
 }
 
-/// Takes the lock, or says that somebody else has it. It is held until the file is dropped.
-pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
+/// The lock of a folder; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing would not do: a process that is just being started holds a copy of the open file until its `exec`, and
+    /// the lock with it (`flock(2)`). It ends for all copies when one is told so.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the store's lock could not be given back");
+        }
+    }
+}
+
+/// Takes the lock, or says that somebody else has it.
+pub(super) fn lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
@@ -45,7 +59,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
         .open(&path)
         .map_err(StoreError::io("open", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked(dir.to_owned())),
         Err(error) => Err(StoreError::Io { what: "lock", path, source: error.into() }),
     }
@@ -152,6 +166,17 @@ mod tests {
         assert_eq!(network_kind(FUSE, Some("fuse.sshfs")).as_deref(), Some("sshfs"));
         assert_eq!(network_kind(FUSE, Some("fuseblk")), None);
         assert_eq!(network_kind(FUSE, Some("fuse.mergerfs")), None);
+    }
+
+    #[test]
+    fn a_copy_of_the_open_file_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        // As a child has it between `fork` and `exec`.
+        let _copy = held.0.try_clone().unwrap();
+        assert!(matches!(lock(dir.path()), Err(StoreError::Locked(_))));
+        drop(held);
+        lock(dir.path()).unwrap();
     }
 
     #[test]

@@ -24,7 +24,6 @@ pub mod tables;
 pub mod traces;
 pub mod writer;
 
-use std::fs::File;
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -189,7 +188,7 @@ struct Inner {
     queue: Option<SyncSender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    _lock: File,
+    _lock: folder::Lock,
 }
 
 impl Drop for Inner {
