@@ -1,4 +1,5 @@
 """Other kernels and machines: pages of 16 KiB, a Raspberry Pi 3, EFI. Run by tests/soak; SLSKDN_IMAGE_MORE=1 switches them on."""
+import contextlib
 import os
 import re
 import struct
@@ -47,42 +48,64 @@ def test_pages_of_16_kib(world, tmp_path):  # noqa: F811
         assert finished(box, path)
 
 
-def test_a_raspberry_pi_3(tmp_path):
+@contextlib.contextmanager
+def raspberry_pi_3(disk, folder):
     """QEMU's raspi3b does what the firmware does: it starts U-Boot with a device tree. From there all is the card's.
 
     The tree says what the firmware says of a newer chip, so that Linux gets another one; and the serial line is never still.
+    Gives a function that waits for words on that line and returns what was told so far.
     """
-    disk = Disk("rpi3", tmp_path / "card.img")
     for name in ("u-boot.bin", "bcm2837-rpi-3-b.dtb"):
-        (tmp_path / name).write_bytes(disk.read(name))
-    tool("fdtput", "-t", "s", tmp_path / "bcm2837-rpi-3-b.dtb", "/", "slskdn-tree", "broadcom/bcm2837-rpi-3-b-plus.dtb")
-    # QEMU's watchdog of this board resets it at once when it is armed. What is said goes to the serial line, not to the screen.
-    more = "systemd.watchdog_sec=0 systemd.show_status=0 systemd.journald.forward_to_console=1"
-    with_command_line(disk, lambda line: line.replace("console=tty0 ", "").replace("quiet", more))
-    log = tmp_path / "serial.log"
+        (folder / name).write_bytes(disk.read(name))
+    tool("fdtput", "-t", "s", folder / "bcm2837-rpi-3-b.dtb", "/", "slskdn-tree", "broadcom/bcm2837-rpi-3-b-plus.dtb")
+    log = folder / "serial.log"
     with open(log, "wb") as out:
         box = subprocess.Popen(["qemu-system-aarch64", "-M", "raspi3b", "-display", "none", "-serial", "null", "-serial", "stdio",
-                                "-kernel", tmp_path / "u-boot.bin", "-dtb", tmp_path / "bcm2837-rpi-3-b.dtb",
+                                "-kernel", folder / "u-boot.bin", "-dtb", folder / "bcm2837-rpi-3-b.dtb",
                                 "-drive", f"if=sd,file={disk.path},format=raw,cache=unsafe"], stdin=subprocess.PIPE, stdout=out, stderr=out)
-    try:
+
+    def await_words(words, never):
         end = time.monotonic() + 2 * LONG
-        while "the page is at http://slskdn.local:80/" not in (told := log.read_text(errors="replace")):
+        while words not in (told := log.read_text(errors="replace")):
             if "slskdn-boot" not in told:
                 box.stdin.write(b"x")
                 box.stdin.flush()
-            assert "is damaged" not in told and box.poll() is None and time.monotonic() < end, told[-3000:]
+            assert never not in told and box.poll() is None and time.monotonic() < end, told[-3000:]
             time.sleep(0.5)
-        assert re.search(r"slskdn-initrd: slot A, \S+, on /dev/mmcblk\dp2", told), told[-3000:]
-        # The card's script is the first that U-Boot starts, whatever an EFI partition somewhere offers.
-        assert "efi_mgr" not in told and "bootflow" not in told, told[-3000:]
-        # U-Boot writes the firmware's name of the board into the tree, so its length tells which it was.
-        length, plain = (len(disk.read(f"A/dtbs/broadcom/bcm2837-rpi-3-b{which}.dtb")) for which in ("-plus", ""))
-        assert f"{length} bytes read" in told and length != plain, told[-3000:]
-        # Its sums are good, too: of slots.txt, kernel and initrd.
-        assert "slskdn-boot: slot A, tries left A 2 B 0" in told and "slots.txt is missing" not in told, told[-3000:]
+        return told
+
+    try:
+        yield await_words
     finally:
         box.kill()
         box.wait()
+
+
+def test_a_raspberry_pi_3(tmp_path):
+    disk = Disk("rpi3", tmp_path / "card.img")
+    # QEMU's watchdog of this board resets it at once when it is armed. What is said goes to the serial line, not to the screen.
+    more = "systemd.watchdog_sec=0 systemd.show_status=0 systemd.journald.forward_to_console=1"
+    with_command_line(disk, lambda line: line.replace("console=tty0 ", "").replace("quiet", more))
+    with raspberry_pi_3(disk, tmp_path) as await_words:
+        told = await_words("the page is at http://slskdn.local:80/", never="is damaged")
+    assert re.search(r"slskdn-initrd: slot A, \S+, on /dev/mmcblk\dp2", told), told[-3000:]
+    # The card's script is the first that U-Boot starts, whatever an EFI partition somewhere offers.
+    assert "efi_mgr" not in told and "bootflow" not in told, told[-3000:]
+    # U-Boot writes the firmware's name of the board into the tree, so its length tells which it was.
+    length, plain = (len(disk.read(f"A/dtbs/broadcom/bcm2837-rpi-3-b{which}.dtb")) for which in ("-plus", ""))
+    assert f"{length} bytes read" in told and length != plain, told[-3000:]
+    # Its sums are good, too: of slots.txt, device tree, kernel and initrd.
+    assert "slskdn-boot: slot A, tries left A 2 B 0" in told and "slots.txt is missing" not in told, told[-3000:]
+
+
+def test_a_damaged_device_tree_is_not_handed_to_linux(tmp_path):
+    disk = Disk("rpi3", tmp_path / "card.img")
+    name = "A/dtbs/broadcom/bcm2837-rpi-3-b-plus.dtb"
+    whole = bytearray(disk.read(name))
+    whole[len(whole) // 2] ^= 1
+    disk.write(name, bytes(whole))
+    with raspberry_pi_3(disk, tmp_path) as await_words:
+        await_words("slskdn-boot: slot A is damaged and does not start", never="Starting kernel")
 
 
 def with_command_line(disk, change):

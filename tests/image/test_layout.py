@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+import zlib
 from pathlib import Path
 
 import machine
@@ -117,12 +118,22 @@ def test_boot_files(disk):
     for pattern in disk.meta.get("DTBS", "").split():
         assert list(slot.glob(f"dtbs/{pattern}")), f"no device tree is {pattern}"
     for tree in slot.glob("dtbs/**/*.dtb"):
-        assert disk.has(f"A/{tree.relative_to(slot)}"), tree
+        whole = tree.read_bytes()
+        assert disk.read(f"A/{tree.relative_to(slot)}") == whole, tree
+        # The tree, then its sum, lowest byte first; the tree says its own length.
+        size = int.from_bytes(whole[4:8], "big")
+        assert whole[size:] == zlib.crc32(whole[:size]).to_bytes(4, "little"), tree
     assert disk.slots() == ("A B", 3, 0)
     about = dict(line.split("=") for line in disk.read("A/slot").decode().splitlines())
     root = (slot / "root.squashfs").read_bytes()
     assert about["root_sha256"] == hashlib.sha256(root).hexdigest() and int(about["root_bytes"]) == len(root)
     assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/board").decode().strip() == disk.board
+    listing = tool("unsquashfs", "-ls", slot / "root.squashfs").decode()
+    assert set(re.findall(r"/lib/modules/([^/\n]+)\n", listing)) == {about["kernel"]}
+    # What an update must be made for, where it does not bring its own kernel.
+    assert ("/usr/share/slskdn/kernel\n" in listing) == disk.efi
+    if disk.efi:
+        assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/kernel").decode().strip() == about["kernel"]
     if disk.has("config.txt"):
         config = disk.read("config.txt").decode().splitlines()
         assert {"arm_64bit=1", "kernel=u-boot.bin", "upstream_kernel=1", "enable_uart=1"} <= set(config)

@@ -243,8 +243,9 @@ impl Appliance {
             let key = self.places.key().map_err(|error| refused(&error))?;
             let manifest = install::verify(&mut file, &key, &mut |_, _, _| {}).map_err(|error| refused(&error))?;
             let running = self.places.running_version().map_err(|error| refused(&error))?;
-            let board = self.places.board();
-            manifest.suits(board.as_deref(), &running, forced).map_err(|error| refused(&error))?;
+            let (board, kernel) = (self.places.board(), self.places.kernel());
+            let suits = manifest.suits(board.as_deref(), kernel.as_deref(), &running, forced);
+            suits.map_err(|error| refused(&error))?;
             std::fs::rename(&upload, spool.join("bundle")).map_err(|error| refused(&error))?;
             // Last: with it the service begins.
             let word = if forced { "forced" } else { "" };

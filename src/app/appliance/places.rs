@@ -127,7 +127,17 @@ impl Places {
 
     /// Name of the board, where the image says it.
     pub fn board(&self) -> Option<String> {
-        let text = read_plain(&self.at("usr/share/slskdn/board"), 64).ok()?;
+        self.word("board")
+    }
+
+    /// The kernel's release where it is not in the slots, so that no update brings another one.
+    pub fn kernel(&self) -> Option<String> {
+        self.word("kernel")
+    }
+
+    /// What a small file of the image says.
+    fn word(&self, name: &str) -> Option<String> {
+        let text = read_plain(&self.at("usr/share/slskdn").join(name), 128).ok()?;
         let text = String::from_utf8_lossy(&text).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }

@@ -96,7 +96,8 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
     let checked = install::verify(file, &key, &mut |step, done, all| teller.tell(step, done, all));
     let manifest = checked.map_err(|error| refused(&error))?;
     manifest.version.text().clone_into(&mut teller.progress.version);
-    manifest.suits(places.board().as_deref(), &ours, forced).map_err(|error| refused(&error))?;
+    let (board, kernel) = (places.board(), places.kernel());
+    manifest.suits(board.as_deref(), kernel.as_deref(), &ours, forced).map_err(|error| refused(&error))?;
     // What it says is about an update before this one.
     places.set_why(None).map_err(|error| refused(&error))?;
     let mut card = Card::new(places);

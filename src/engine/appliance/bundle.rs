@@ -64,6 +64,9 @@ pub enum BundleError {
         /// Ours.
         board: String,
     },
+    /// For another kernel than this box keeps.
+    #[error("this update is for another kernel than {0}, which this box keeps: its card must be written anew")]
+    Kernel(String),
     /// Older than what runs.
     #[error("version {offered} is older than {running}, which runs; forced, it is installed all the same")]
     Older {
@@ -119,6 +122,8 @@ pub struct Manifest {
     pub version: Version,
     /// Boards it is for.
     pub boards: Vec<String>,
+    /// Release of its kernel, as `uname -r` tells it.
+    pub kernel: Option<String>,
     /// Its files in their order.
     pub parts: Vec<Part>,
 }
@@ -131,13 +136,14 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         let text = std::str::from_utf8(bytes).map_err(|_| manifest("it is no text"))?;
         let text = text.strip_suffix('\n').ok_or_else(|| manifest("its last line has no end"))?;
-        let (mut version, mut boards, mut product, mut parts) = (None, None, None, Vec::new());
+        let (mut version, mut boards, mut kernel, mut product, mut parts) = (None, None, None, None, Vec::new());
         for line in text.split('\n') {
             let (key, value) = line.split_once('=').ok_or_else(|| manifest(format!("{line:?} is no key=value")))?;
             let once = match key {
                 "product" => product.replace(value.to_owned()).is_none(),
                 "version" => version.replace(Version::parse(value)?).is_none(),
                 "boards" => boards.replace(words(value)?).is_none(),
+                "kernel" => kernel.replace(release(value)?).is_none(),
                 "file" => {
                     parts.push(part(value)?);
                     true
@@ -154,7 +160,7 @@ impl Manifest {
         }
         let version = version.ok_or_else(|| manifest("version is missing"))?;
         let boards = boards.ok_or_else(|| manifest("boards is missing"))?;
-        let found = Self { version, boards, parts };
+        let found = Self { version, boards, kernel, parts };
         found.check()?;
         Ok(found)
     }
@@ -192,21 +198,39 @@ impl Manifest {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.length))
     }
 
-    /// Whether this box may have it: its board, and not an older one unless `forced`.
+    /// Whether this box may have it: its board, the kernel `kept` where that is not in the slots and stays, and not an older
+    /// one unless `forced`.
     ///
     /// # Errors
     /// Why not.
-    pub fn suits(&self, board: Option<&str>, running: &Version, forced: bool) -> Result<(), BundleError> {
+    pub fn suits(
+        &self,
+        board: Option<&str>,
+        kept: Option<&str>,
+        running: &Version,
+        forced: bool,
+    ) -> Result<(), BundleError> {
         if let Some(board) = board
             && !self.boards.iter().any(|name| name == board)
         {
             return Err(BundleError::Board { boards: self.boards.join(", "), board: board.to_owned() });
+        }
+        if let Some(kept) = kept
+            && self.kernel.as_deref() != Some(kept)
+        {
+            return Err(BundleError::Kernel(kept.to_owned()));
         }
         if self.version < *running && !forced {
             return Err(BundleError::Older { offered: self.version.0.clone(), running: running.0.clone() });
         }
         Ok(())
     }
+}
+
+/// A kernel's release: `6.12.48+deb13-arm64`.
+fn release(value: &str) -> Result<String, BundleError> {
+    let fine = (1..=64).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic());
+    if fine { Ok(value.to_owned()) } else { Err(manifest(format!("{value:?} is no kernel's release"))) }
 }
 
 fn words(value: &str) -> Result<Vec<String>, BundleError> {
@@ -355,10 +379,24 @@ mod tests {
         let found = Manifest::parse(good().as_bytes()).unwrap();
         assert_eq!((found.version.text(), found.length(), found.parts.len()), ("0.2.0", 140, 5));
         let running = |text: &str| Version::parse(text).unwrap();
-        assert_eq!(found.suits(Some("rpi4"), &running("0.2.0"), false), Ok(()));
-        assert!(matches!(found.suits(Some("rpi5"), &running("0.1.0"), true), Err(BundleError::Board { .. })));
-        assert!(matches!(found.suits(None, &running("0.3.0"), false), Err(BundleError::Older { .. })));
-        assert_eq!(found.suits(None, &running("0.3.0"), true), Ok(()));
+        assert_eq!(found.suits(Some("rpi4"), None, &running("0.2.0"), false), Ok(()));
+        assert!(matches!(found.suits(Some("rpi5"), None, &running("0.1.0"), true), Err(BundleError::Board { .. })));
+        assert!(matches!(found.suits(None, None, &running("0.3.0"), false), Err(BundleError::Older { .. })));
+        assert_eq!(found.suits(None, None, &running("0.3.0"), true), Ok(()));
+    }
+
+    #[test]
+    fn a_box_that_keeps_its_kernel_takes_no_update_for_another() {
+        let running = Version::parse("0.1.0").unwrap();
+        let silent = Manifest::parse(good().as_bytes()).unwrap();
+        let named =
+            Manifest::parse(good().replacen("boards", "kernel=6.12.48+deb13-arm64\nboards", 1).as_bytes()).unwrap();
+        let kernel = |text: &str| Err(BundleError::Kernel(text.to_owned()));
+        assert_eq!(named.suits(None, Some("6.12.48+deb13-arm64"), &running, false), Ok(()));
+        assert_eq!(named.suits(None, Some("6.12.57+deb13-arm64"), &running, true), kernel("6.12.57+deb13-arm64"));
+        assert_eq!(silent.suits(None, Some("6.12.48+deb13-arm64"), &running, true), kernel("6.12.48+deb13-arm64"));
+        // Where each slot has its own, any will do.
+        assert_eq!(named.suits(None, None, &running, false), Ok(()));
     }
 
     #[test]
