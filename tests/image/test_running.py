@@ -11,6 +11,7 @@ from test_boot import api, prepared, shared, until
 
 # Ten minutes by hand (tests/soak), a moment else.
 WATCHED_S = int(os.environ.get("SLSKDN_IMAGE_WATCHED_S", "20"))
+MIB = 1 << 20
 # Everybody on the network may call these; what listens on the loopback does so for the box itself.
 OPEN = {("tcp", 80): "slskdn", ("tcp", 5030): "slskdn", ("tcp", 50300): "slskdn", ("udp", 50305): "slskdn", ("udp", 5353): "systemd-resolve",
         ("tcp", 22): "dropbear"}
@@ -100,6 +101,32 @@ def test_only_data_and_memory_are_written(box):
         tried = box.shell.run(f"nsenter -t {pid} --all --setuid 989 --setgid 989 -- /usr/bin/touch {path}", check=False)
         assert tried.returncode != 0, path
     box.shell.run(f"nsenter -t {pid} --all -- /usr/bin/touch /var/lib/slskdn/x && rm /data/slskdn/x")
+
+
+def test_the_log_on_the_card(box):
+    """What was logged is kept once, and however much it is, it has its 8 MiB."""
+    def kept():
+        box.shell.run("journalctl --sync && systemctl reload slskdn-keep-log.service")
+        now, before = (int(box.shell.run(f"stat --format=%s /data/log/{name} 2>/dev/null || echo 0")) for name in ("system.log", "system.log.1"))
+        assert now <= 4 * MIB and before <= 4 * MIB, (now, before)
+        return now, before
+
+    box.shell.run("echo a word of the tests | systemd-cat --priority=warning; echo a small word | systemd-cat --priority=debug")
+    kept()
+    kept()
+    log = box.shell.run("cat /data/log/system.log")
+    assert log.count("a word of the tests") == 1 and "a small word" not in log, log[-2000:]
+    # It is put away when more would not fit, and what comes then begins a new one.
+    box.shell.run(f"head -c {3 * MIB} /dev/zero >>/data/log/system.log && echo the next word | systemd-cat")
+    now, before = kept()
+    assert now < MIB and before > 3 * MIB, (now, before)
+    assert "the next word" in box.shell.run("cat /data/log/system.log")
+    # Of a flood 2 MiB are kept, and the rest is not told later.
+    box.shell.run(f"yes {'flood ' * 150} | head -n 5000 | systemd-cat")
+    after, _ = kept()
+    assert now + 2 * MIB <= after <= now + 2 * MIB + 64 * 1024, (now, after)
+    now, before = kept()
+    assert before == after and now < 64 * 1024, (now, before)
 
 
 def test_secrets_are_nobody_elses(box):
