@@ -66,32 +66,53 @@ lists() {
         apt-get -qq update' >"$image_cache/lists.log" 2>&1 || { tail "$image_cache/lists.log" >&2; die "the package lists could not be fetched"; }
 }
 
-# Fetches what the lock names, each file with its hash, into the cache.
+# Fetches what the lock names into the cache, each file with its hash: from Debian's mirrors, or, since every point release takes
+# away there what it replaces, from Debian's archive of what was there when the lock was written.
+debian_mirror="${SLSKDN_DEBIAN_MIRROR:-http://deb.debian.org}"
+debian_archive="${SLSKDN_DEBIAN_ARCHIVE:-https://snapshot.debian.org/archive}"
 fetch_locked() { # SET…
-    local lock="$project/image/packages.lock" missing=() set name version arch sha rest
+    local lock="$project/image/packages.lock" missing=() left=() get=() fetch from day url set name version arch sha path
     mkdir -p "$image_cache/debs"
     # One that has changed in the cache is fetched again.
     (cd "$image_cache/debs" && awk -v sets=" $* " '!/^#/ && index(sets, " " $1 " ") { print $5 "  " $5 ".deb" }' "$lock" |
         sha256sum --check --quiet --ignore-missing 2>/dev/null | sed -n 's/: FAILED.*//p' | xargs -r rm -f --) || true
-    while read -r set name version arch sha rest; do
-        [[ " $* " = *" $set "* ]] || continue
-        [ -e "$image_cache/debs/$sha.deb" ] || missing+=("$name:$arch=$version")
+    while read -r set name version arch sha path; do
+        [[ " $* " != *" $set "* ]] || [ -e "$image_cache/debs/$sha.deb" ] || missing+=("$sha $path")
     done < <(grep -v '^#' "$lock")
     [ "${#missing[@]}" = 0 ] && return
-    lists
-    rm -rf "$image_cache/fetch"
-    mkdir -p "$image_cache/fetch"
-    chmod 777 "$image_cache/fetch"
-    (cd "$image_cache/fetch" && within tools "$image_cache" -- apt-get -qq download "${missing[@]}") \
-        >"$image_cache/fetch.log" 2>&1 ||
-        { tail -n 5 "$image_cache/fetch.log" >&2
-          die "Packages could not be fetched. With the internet there, Debian no longer offers what image/packages.lock names: fetch the newest version of this project, or run image/lock and look at what it changes."; }
-    local deb
-    for deb in "$image_cache"/fetch/*.deb; do
-        sha="$(sha256sum "$deb" | cut -c1-64)"
-        grep -q " $sha\b" "$lock" || die "${deb##*/} has a hash that image/packages.lock does not name"
-        mv "$deb" "$image_cache/debs/$sha.deb"
+    tools
+    day="$(sed -n 's/^# archived: //p' "$lock")"
+    fetch="$(mktemp -d "$image_cache/fetch.XXXXXX")"
+    # apt fetches as a user of its own.
+    chmod 777 "$fetch"
+    for from in mirror archive; do
+        get=() left=()
+        for name in "${missing[@]}"; do
+            read -r sha path <<<"$name"
+            case "$from" in
+                mirror) url="$debian_mirror/$path" ;;
+                archive) url="$debian_archive/${path%%/*}/$day/${path#*/}" ;;
+            esac
+            get+=("$url" "$fetch/$sha.deb" "SHA256:$sha")
+        done
+        within tools "$image_cache" -- /usr/lib/apt/apt-helper -q -o Acquire::Retries=3 download-file "${get[@]}" \
+            >"$image_cache/fetch.log" 2>&1 || true
+        for name in "${missing[@]}"; do
+            sha="${name%% *}"
+            if [ -e "$fetch/$sha.deb" ] && [ "$(sha256sum "$fetch/$sha.deb" | cut -c1-64)" = "$sha" ]; then
+                mv "$fetch/$sha.deb" "$image_cache/debs/"
+            else
+                left+=("$name")
+            fi
+        done
+        missing=("${left[@]}")
+        [ "${#missing[@]}" -gt 0 ] || break
     done
+    rm -rf "$fetch"
+    [ "${#missing[@]}" = 0 ] || {
+        tail -n 5 "$image_cache/fetch.log" >&2
+        die "${#missing[@]} Debian packages could be fetched neither from ${debian_mirror#*//} nor from ${debian_archive#*//}, such as ${missing[0]#* }: look whether the internet works"
+    }
 }
 
 # The cached file of a locked package.

@@ -55,7 +55,7 @@ def main(project: Path, out: Path) -> None:
     for line in (project / "image/packages.lock").read_text().splitlines():
         if line.startswith("#"):
             continue
-        part, name, release, arch, checksum = line.split()
+        part, name, release, arch, checksum, _ = line.split()
         if part in sets and is_there(part, name):
             add(name, release, f"pkg:deb/debian/{name}@{release}?arch={arch}", checksum)
     linked = set(Path("in/crates").read_text().splitlines())

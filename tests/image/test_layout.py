@@ -1,11 +1,14 @@
 """What is on a card, read from the file: partitions, boot files, rights, what it consists of."""
+import functools
 import gzip
 import hashlib
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 import tomllib
 import zlib
 from pathlib import Path
@@ -276,7 +279,7 @@ def test_what_it_consists_of(disk):
 
     lines = (ROOT / "image/packages.lock").read_text().splitlines()
     parts = {"root", "initrd", disk.meta["KERNEL"], *disk.meta.get("PACKAGES", "").split()}
-    locked = {(name, version, checksum) for part, name, version, _, checksum in
+    locked = {(name, version, checksum) for part, name, version, _, checksum, _ in
               (line.split() for line in lines if not line.startswith("#")) if part in parts}
     assert kinds["deb"] <= locked, kinds["deb"] - locked
     names = {name for name, *_ in kinds["deb"]}
@@ -361,15 +364,46 @@ def test_an_update_is_for_the_boards_whose_image_it_is(tmp_path):
     assert b"\nboards=rpi3 rpi5 my-board\n" in (tmp_path / "out").read_bytes()
 
 
-def test_a_package_that_changed_in_the_cache_is_not_used(tmp_path):
-    """It is fetched again, which cannot be done here."""
-    [sha] = [line.split()[4] for line in (ROOT / "image/packages.lock").read_text().splitlines() if line.startswith("looks fatrace ")]
-    damaged = tmp_path / "debs" / f"{sha}.deb"
-    damaged.parent.mkdir()
-    damaged.write_bytes(b"!<arch>\n")
-    done = subprocess.run(["bash", "-ec", f". {ROOT}/image/lib.sh; fetch_locked looks"], capture_output=True,
-                          env={**os.environ, "SLSKDN_IMAGE_CACHE": str(tmp_path)})
-    assert done.returncode != 0 and not damaged.exists(), done
+def test_packages_come_from_the_mirror_and_then_from_the_archive(tmp_path):
+    """One has changed in the cache; the mirror has no more of another, and gives out a third damaged."""
+    lock = (ROOT / "image/packages.lock").read_text()
+    locked = [line.split() for line in lock.splitlines() if line.startswith("initrd ")]
+    [day] = re.findall(r"^# archived: (\d{8}T\d{6}Z)$", lock, re.MULTILINE)
+    asked = subprocess.run(["bash", "-ec", f'. {ROOT}/image/lib.sh; echo "$image_cache"'], capture_output=True, text=True, check=True)
+    ours, web, cache = Path(asked.stdout.strip()), tmp_path / "web", tmp_path / "cache"
+    (cache / "debs").mkdir(parents=True)
+    (cache / "tools").symlink_to(ours / "tools")
+
+    def offer(place, package, change=b""):
+        at = web / place
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes((ours / "debs" / f"{package[4]}.deb").read_bytes() + change)
+
+    changed, gone, damaged = locked
+    offer(changed[5], changed)
+    offer(damaged[5], damaged, b"x")
+    for package in (gone, damaged):
+        offer(package[5].replace("debian/", f"archive/debian/{day}/", 1), package)
+    (cache / "debs" / f"{changed[4]}.deb").write_bytes(b"!<arch>\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=web)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+
+        def fetch(archive):
+            return subprocess.run(["bash", "-ec", f". {ROOT}/image/lib.sh; fetch_locked initrd"], capture_output=True, text=True, env={
+                **os.environ, "SLSKDN_IMAGE_CACHE": str(cache), "SLSKDN_DEBIAN_MIRROR": at, "SLSKDN_DEBIAN_ARCHIVE": archive})
+
+        refused = fetch(at + "/nowhere")
+        assert refused.returncode == 1 and f"2 Debian packages could be fetched neither from {at[7:]} nor" in refused.stderr, refused
+        # What came is kept for the next time.
+        assert [path.stem for path in (cache / "debs").iterdir()] == [changed[4]]
+        done = fetch(at + "/archive")
+        server.shutdown()
+    assert done.returncode == 0, done
+    for package in locked:
+        assert hashlib.sha256((cache / "debs" / f"{package[4]}.deb").read_bytes()).hexdigest() == package[4]
+    assert not list(cache.glob("fetch.*/"))
 
 
 def test_what_is_linked_is_told_without_a_toolchain_too(tmp_path):
