@@ -96,18 +96,18 @@ if test -n "${fdt_addr}" && fdt addr ${fdt_addr} && fdt get value other / slskdn
 for number in 0xB04170 0xB04171 0xE04171; do
     if test "${board_revision}" = ${number}; then setenv fdtfile broadcom/bcm2712-d-rpi-5-b.dtb; fi
 done
-# A tree's own sum stands behind it, so that of both together is always the same.
+env delete -f tree_crc32
+setenv kernel_crc32 0
+setenv initrd_crc32 0
+load ${part} ${work_at} ${slot}/slot && env import -t ${work_at} ${filesize} kernel_crc32 initrd_crc32 tree_crc32
 setenv tree_good 1
 if test -n "${fdtfile}" && load ${part} ${tree_at} ${slot}/dtbs/${fdtfile}; then
     setenv tree ${tree_at}
     setenv from ${tree_at}
     setenv length ${filesize}
     run crc
-    if itest.q ${check} -ne 2144df1c; then setenv tree_good 0; fi
+    if test -n "${tree_crc32}" && itest.q ${check} -ne ${tree_crc32}; then setenv tree_good 0; fi
 fi
-setenv kernel_crc32 0
-setenv initrd_crc32 0
-load ${part} ${work_at} ${slot}/slot && env import -t ${work_at} ${filesize} kernel_crc32 initrd_crc32
 if test ${tree_good} = 1 && load ${part} ${kernel_at} ${slot}/Image; then
     setenv from ${kernel_at}
     setenv length ${filesize}

@@ -132,11 +132,13 @@ def test_boot_files(disk):
     assert about["root_sha256"] == hashlib.sha256(root).hexdigest() and int(about["root_bytes"]) == len(root)
     assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/board").decode().strip() == disk.board
     listing = tool("unsquashfs", "-ls", slot / "root.squashfs").decode()
-    assert set(re.findall(r"/lib/modules/([^/\n]+)\n", listing)) == {about["kernel"]}
+    [kernel] = set(re.findall(r"/lib/modules/([^/\n]+)\n", listing))
     # What an update must be made for, where it does not bring its own kernel.
+    assert about.get("kernel") == (kernel if disk.efi else None)
     assert ("/usr/share/slskdn/kernel\n" in listing) == disk.efi
     if disk.efi:
-        assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/kernel").decode().strip() == about["kernel"]
+        assert tool("unsquashfs", "-cat", slot / "root.squashfs", "usr/share/slskdn/kernel").decode().strip() == kernel
+    assert about.get("tree_crc32") == ("0x2144df1c" if list(slot.glob("dtbs/**/*.dtb")) else None)
     if disk.has("config.txt"):
         config = disk.read("config.txt").decode().splitlines()
         assert {"arm_64bit=1", "kernel=u-boot.bin", "upstream_kernel=1", "enable_uart=1"} <= set(config)
@@ -353,15 +355,16 @@ def test_a_board_that_is_none_is_refused(tmp_path, name, told):
     assert done.returncode == 1 and told in done.stderr, done.stderr
 
 
-def test_an_update_is_for_the_boards_whose_image_it_is(tmp_path):
+@pytest.mark.parametrize("kernel", ["", "kernel=6.12.1-test\n"], ids=["its own kernel", "the box's kernel"])
+def test_an_update_is_for_the_boards_whose_image_it_is(tmp_path, kernel):
     """A Raspberry Pi 4 has the image of the 3, and knows itself by that name."""
     slot = tmp_path / "slot"
     slot.mkdir()
     for name in ("root.squashfs", "slot", "slot.sig"):
-        (slot / name).write_text("version=1.0.0\n")
+        (slot / name).write_text(f"version=1.0.0\n{kernel}")
     subprocess.run([ROOT / "image/bundle", "--key", os.environ["SLSKDN_IMAGE_KEY"], "--boards", "rpi4 rpi3 rpi5 my-board", slot,
                     tmp_path / "out"], check=True)
-    assert b"\nboards=rpi3 rpi5 my-board\n" in (tmp_path / "out").read_bytes()
+    assert f"\nversion=1.0.0\n{kernel}boards=rpi3 rpi5 my-board\nfile=".encode() in (tmp_path / "out").read_bytes()
 
 
 def test_packages_come_from_the_mirror_and_then_from_the_archive(tmp_path):

@@ -58,10 +58,10 @@ def system(version, key):
     return root, files
 
 
-def bundle(version, key, boards="test-board", signer=None):
+def bundle(version, key, boards="test-board", signer=None, kernel=None):
     root, files = system(version, key)
     parts = {"root": root, **files}
-    text = f"product=slskdn\nversion={version}\nboards={boards}\n"
+    text = f"product=slskdn\nversion={version}\nboards={boards}\n" + (f"kernel={kernel}\n" if kernel else "")
     text += "".join(f"file={name} {len(data)} {sha256(data)}\n" for name, data in parts.items())
     signature = (signer or key).sign(text.encode())
     return b"slskdn-update 1 %08d %08d\n" % (len(text), len(signature)) + text.encode() + signature + b"".join(parts.values())
@@ -277,6 +277,11 @@ def test_updates_that_are_refused(card, tmp_path):
     assert "older than 1.0.0" in refused(bundle("0.9.0", card.key))
     assert "for other-board" in refused(bundle("1.1.0", card.key, boards="other-board"))
     assert "another key" in refused(bundle("1.1.0", card.key, signer=Key(tmp_path, "stranger")))
+    # Where EFI starts the kernel it stays what it is.
+    (card.root / "usr/share/slskdn/kernel").write_text("6.12.1-test\n")
+    assert "for 6.12.1-test, the kernel" in refused(good, "--force")
+    assert "for 6.12.1-test, the kernel" in refused(bundle("1.1.0", card.key, kernel="6.12.2-test"))
+    (card.root / "usr/share/slskdn/kernel").unlink()
     assert "does not begin as one" in refused(b"PK\3\4" + good)
     assert "cut off" in refused(good[:-1])
     dice = random.Random(SEED)
@@ -287,7 +292,8 @@ def test_updates_that_are_refused(card, tmp_path):
         refused(bytes(wrong))
     assert card.slots() == ("A", 3, 0) and card.start() == ("A", "1.0.0", 1), "nothing was touched"
     card.runs("A")
-    file.write_bytes(bundle("0.9.0", card.key))
+    (card.root / "usr/share/slskdn/kernel").write_text("6.12.1-test\n")
+    file.write_bytes(bundle("0.9.0", card.key, kernel="6.12.1-test"))
     card.slskdn("update", file, "--force")
     assert card.start()[:2] == ("B", "0.9.0")
 
@@ -416,6 +422,9 @@ def test_the_daemon_on_the_appliance(card, node, tmp_path):
     assert "does not begin as one" in upload(b"something else").text
     older = bundle("0.9.0", card.key)
     assert "older than 1.0.0" in upload(older).text
+    (card.root / "usr/share/slskdn/kernel").write_text("6.12.1-test\n")
+    assert "for 6.12.1-test, the kernel" in upload(bundle("1.1.0", card.key, kernel="6.12.2-test")).text
+    (card.root / "usr/share/slskdn/kernel").unlink()
     assert not (node.home / "update/request").exists() and not (node.home / "update/upload").exists()
     done = upload(bundle("1.1.0", card.key))
     assert done.ok and "The update is right" in done.text, done.text

@@ -6,10 +6,11 @@
 //! slskdn-update 1 00000312 00000104\n      lengths of manifest and signature, eight digits each
 //! product=slskdn\n
 //! version=0.2.0\n
+//! kernel=6.12.57+deb13-arm64\n              where EFI starts the kernel: the one it is for
 //! boards=qemu-virt rpi4\n
 //! file=root 38543360 SHA-256\n             the root file system, first
 //! file=Image 12345678 SHA-256\n            then the slot's files on the boot partition
-//! file=slot 152 SHA-256\n                  last, as the start program believes a slot that has them
+//! file=slot 181 SHA-256\n                  last, as the start program believes a slot that has them
 //! file=slot.sig 104 SHA-256\n
 //! ```
 
@@ -65,7 +66,9 @@ pub enum BundleError {
         board: String,
     },
     /// For another kernel than this box keeps.
-    #[error("this update is for another kernel than {0}, which this box keeps: its card must be written anew")]
+    #[error(
+        "this update does not say that it is for {0}, the kernel this box keeps: for another one its card must be written anew"
+    )]
     Kernel(String),
     /// Older than what runs.
     #[error("version {offered} is older than {running}, which runs; forced, it is installed all the same")]
@@ -122,7 +125,7 @@ pub struct Manifest {
     pub version: Version,
     /// Boards it is for.
     pub boards: Vec<String>,
-    /// Release of its kernel, as `uname -r` tells it.
+    /// Release of the kernel it is for, as `uname -r` tells it, where it does not bring that kernel.
     pub kernel: Option<String>,
     /// Its files in their order.
     pub parts: Vec<Part>,
@@ -215,13 +218,13 @@ impl Manifest {
         {
             return Err(BundleError::Board { boards: self.boards.join(", "), board: board.to_owned() });
         }
+        if self.version < *running && !forced {
+            return Err(BundleError::Older { offered: self.version.0.clone(), running: running.0.clone() });
+        }
         if let Some(kept) = kept
             && self.kernel.as_deref() != Some(kept)
         {
             return Err(BundleError::Kernel(kept.to_owned()));
-        }
-        if self.version < *running && !forced {
-            return Err(BundleError::Older { offered: self.version.0.clone(), running: running.0.clone() });
         }
         Ok(())
     }
