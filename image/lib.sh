@@ -71,7 +71,7 @@ lists() {
 debian_mirror="${SLSKDN_DEBIAN_MIRROR:-http://deb.debian.org}"
 debian_archive="${SLSKDN_DEBIAN_ARCHIVE:-https://snapshot.debian.org/archive}"
 fetch_locked() { # SET…
-    local lock="$project/image/packages.lock" missing=() left=() get=() fetch from day url set name version arch sha path
+    local lock="$project/image/packages.lock" missing=() left=() get=() fetch from day url at package set name version arch sha path
     mkdir -p "$image_cache/debs"
     # One that has changed in the cache is fetched again.
     (cd "$image_cache/debs" && awk -v sets=" $* " '!/^#/ && index(sets, " " $1 " ") { print $5 "  " $5 ".deb" }' "$lock" |
@@ -82,28 +82,33 @@ fetch_locked() { # SET…
     [ "${#missing[@]}" = 0 ] && return
     tools
     day="$(sed -n 's/^# archived: //p' "$lock")"
+    find "$image_cache" -maxdepth 1 -name 'fetch.??????' -mmin +600 -exec rm -rf {} +
     fetch="$(mktemp -d "$image_cache/fetch.XXXXXX")"
     # apt fetches as a user of its own.
     chmod 777 "$fetch"
     for from in mirror archive; do
-        get=() left=()
-        for name in "${missing[@]}"; do
-            read -r sha path <<<"$name"
-            case "$from" in
-                mirror) url="$debian_mirror/$path" ;;
-                archive) url="$debian_archive/${path%%/*}/$day/${path#*/}" ;;
-            esac
-            get+=("$url" "$fetch/$sha.deb" "SHA256:$sha")
-        done
-        within tools "$image_cache" -- /usr/lib/apt/apt-helper -q -o Acquire::Retries=3 download-file "${get[@]}" \
-            >"$image_cache/fetch.log" 2>&1 || true
-        for name in "${missing[@]}"; do
-            sha="${name%% *}"
-            if [ -e "$fetch/$sha.deb" ] && [ "$(sha256sum "$fetch/$sha.deb" | cut -c1-64)" = "$sha" ]; then
-                mv "$fetch/$sha.deb" "$image_cache/debs/"
-            else
-                left+=("$name")
-            fi
+        left=()
+        # Some at a time: those are kept when it is stopped.
+        for ((at = 0; at < ${#missing[@]}; at += 16)); do
+            get=()
+            for package in "${missing[@]:at:16}"; do
+                read -r sha path <<<"$package"
+                case "$from" in
+                    mirror) url="$debian_mirror/$path" ;;
+                    archive) url="$debian_archive/${path%%/*}/$day/${path#*/}" ;;
+                esac
+                get+=("$url" "$fetch/$sha.deb" "SHA256:$sha")
+            done
+            within tools "$image_cache" -- /usr/lib/apt/apt-helper -q -o Acquire::Retries=3 download-file "${get[@]}" \
+                >"$image_cache/fetch.log" 2>&1 || true
+            for package in "${missing[@]:at:16}"; do
+                sha="${package%% *}"
+                if [ -e "$fetch/$sha.deb" ] && [ "$(sha256sum "$fetch/$sha.deb" | cut -c1-64)" = "$sha" ]; then
+                    mv "$fetch/$sha.deb" "$image_cache/debs/"
+                else
+                    left+=("$package")
+                fi
+            done
         done
         missing=("${left[@]}")
         [ "${#missing[@]}" -gt 0 ] || break
