@@ -56,6 +56,8 @@ def test_everything_that_should_run_runs(box):
     failed = box.shell.run("systemctl --failed --no-legend --plain")
     assert not failed.strip(), failed
     assert box.shell.run("systemctl is-system-running").strip() == "running"
+    assert box.shell.run("systemctl is-active fstrim.timer").strip() == "active"
+    assert len(box.shell.run("cat /proc/swaps").splitlines()) == 1, "no swap"
 
 
 def test_nothing_else_listens(box):
@@ -175,6 +177,26 @@ def test_under_fatrace(box):
     on_disk = Counter(line.split("(")[0] + " " + line.split(" ", 2)[-1] for line in told.splitlines() if "/data/" in line)
     print(f"FIGURE fatrace: on the disk most often: {on_disk.most_common(12)}")
     assert not outside, outside[:50]
+
+
+def test_a_crash_is_mended_by_a_restart_and_a_third_one_shows_the_rescue_page(box):
+    """The rescue page is for what no restart mends: until then it stays away, and so does its half an hour of waiting."""
+    def asked(what):
+        return box.shell.run(f"systemctl show --property={what} --value slskdn.service").strip()
+
+    def rescued():
+        return box.shell.run("systemctl is-active slskdn-rescue.service", check=False).stdout.strip() == "active"
+
+    for crash in range(4):
+        before = asked("InvocationID")
+        box.shell.run("systemctl kill --signal=KILL slskdn.service")
+        until("the program or the rescue page runs", lambda: rescued() or (asked("InvocationID") != before and asked("ActiveState") == "active"), LONG)
+        if rescued():
+            break
+        box.up()
+    # The start of the box is the first of three, if it is not too long ago to count.
+    assert crash in (2, 3), f"the rescue page came after {crash + 1} crashes"
+    until("the rescue page answers", lambda: (answer := box.get("/")) is not None and answer.status_code == 503 and "The box did not start" in answer.text, LONG)
 
 
 def test_the_root_stays_as_it_was_signed(box):
