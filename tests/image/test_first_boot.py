@@ -1,4 +1,5 @@
 """First starts on cards that somebody filled in, rightly or wrongly, or without a network: the box comes up and says what is wrong."""
+import base64
 import os
 import re
 import socket
@@ -130,6 +131,19 @@ def test_a_card_that_was_filled_in(disk, tmp_path, time_server):
     assert not disk.has("set-up-code.txt")
     kept = disk.debugfs("stat /slskdn/identity/secrets.yml", "cat /slskdn/identity/secrets.yml")
     assert "Mode:  0600" in kept and "battery2staple" in kept, kept
+
+
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
+def test_a_code_that_comes_while_the_card_is_written(disk, tmp_path):
+    """A password is taken from the card before there is a code, and the card is slow."""
+    disk.write("slskdn.yml", b"soulseek:\n  username: me\n  password: battery2staple\n")
+    slow = base64.b64encode(b"[Service]\nExecStartPost=/bin/sleep 20\n").decode()
+    append = f"systemd.set_credential_binary=systemd.unit-dropin.slskdn-card-write.service:{slow}"
+    with Machine(disk, tmp_path / "serial.log", direct=True, append=append) as box:
+        box.up()
+        code = code_on(box)
+        until("the code is on the card", lambda: disk.has("set-up-code.txt") and code.encode() in disk.read("set-up-code.txt"), LONG)
+        until("the password is not", lambda: b"battery2staple" not in disk.read("slskdn.yml"), LONG)
 
 
 def test_without_a_cable_and_without_a_router(disk, tmp_path):

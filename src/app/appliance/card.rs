@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use super::node::POWER;
+use super::node::{ASKED, POWER};
 use super::places::{Places, read_plain};
 use crate::app::cli::{could_not, print, say};
 use crate::app::config_file;
@@ -176,10 +176,16 @@ pub fn mark(bytes: &[u8]) -> String {
 /// `card write`: what the daemon wants on the boot partition and on the screen. Nothing of it is taken as it is: a code is
 /// letters and digits, and a mark has to be the one of the file that is there.
 pub fn write_back(places: &Places) -> ExitCode {
+    let mut failed = Vec::new();
+    // First: what is left from here on is looked at by the next run.
+    if let Err(error) = std::fs::remove_file(places.node().join(ASKED))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        failed.push(format!("{ASKED}: {error}"));
+    }
     let asked = places.node().join("card");
     let code = read_plain(&asked.join(CODE), 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let code = code.map(|code| code.trim().to_owned());
-    let mut failed = Vec::new();
     // Its folder goes with the program. What was told last is then what somebody may have read.
     if asked.is_dir()
         && let Err(error) = tell_code(places, code.as_ref().filter(|code| is_code(code)))
@@ -346,6 +352,7 @@ pub fn keep_log(places: &Places) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use super::super::node::Appliance;
     use super::*;
 
     fn places(folder: &Path) -> Places {
@@ -424,6 +431,20 @@ mod tests {
         std::fs::remove_dir_all(asked.parent().unwrap()).unwrap();
         assert_eq!(write_back(&places), ExitCode::SUCCESS);
         assert_eq!(told_code(&places).as_deref(), Some("bcdfg-hjkmn"));
+    }
+
+    #[test]
+    fn what_is_left_while_the_card_is_written_is_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let (program, asked) = (Appliance::new(Some(folder.path().to_owned())), places.node().join(ASKED));
+        program.leave(CODE, Some("bcdfg-hjkmn"));
+        assert!(asked.exists());
+        write_back(&places);
+        assert!(!asked.exists() && told_code(&places).is_some());
+        // Also that there is nothing any more.
+        program.leave(CODE, None);
+        assert!(asked.exists());
     }
 
     #[test]

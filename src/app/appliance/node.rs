@@ -29,6 +29,9 @@ const EXT4: rustix::fs::FsWord = 0xEF53;
 /// The upload, in the spool.
 pub const UPLOAD: &str = "upload";
 
+/// Empty, in the runtime folder: something was left for `card write` since it last began.
+pub const ASKED: &str = "card-asked";
+
 /// What the page wants of the box itself, in the runtime folder: a word of [`Power`].
 pub const POWER: &str = "power";
 
@@ -93,13 +96,15 @@ impl Appliance {
                 Some(text) => {
                     let mut options = std::fs::OpenOptions::new();
                     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-                    io::Write::write_all(&mut file, text.as_bytes())
+                    io::Write::write_all(&mut file, text.as_bytes())?;
                 }
                 None => match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
                 },
             }
+            // Last. A change of the folder would go unseen while the service runs (systemd.path, PathChanged=); this waits.
+            std::fs::write(runtime.join(ASKED), "")
         };
         if let Err(error) = written() {
             tracing::warn!(%error, name, "nothing could be left for the boot partition");
