@@ -92,8 +92,8 @@ setenv bootargs "@COMMAND_LINE@ slskdn.slot=${slot} slskdn.from=${devtype}"
 setenv tree ${fdt_addr}
 # The firmware lays an overlay over the tree for newer chips; ours names the tree that Linux is to get for them.
 if test -n "${fdt_addr}" && fdt addr ${fdt_addr} && fdt get value other / slskdn-tree; then setenv fdtfile ${other}; fi
-# Where the firmware said nothing: those of 2 GB, and the one of 16 GB, have the newer chip.
-for number in 0xB04170 0xB04171 0xE04171; do
+# Where the firmware said nothing: the first board of 2 GB and all of revision 1.1 (1, 2, 4, 8, 16 GB) have the newer chip.
+for number in 0xB04170 0xA04171 0xB04171 0xC04171 0xD04171 0xE04171; do
     if test "${board_revision}" = ${number}; then setenv fdtfile broadcom/bcm2712-d-rpi-5-b.dtb; fi
 done
 env delete -f tree_crc32

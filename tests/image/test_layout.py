@@ -25,7 +25,7 @@ BOARDS = (os.environ.get("SLSKDN_IMAGE_BOARDS") or "qemu-virt rpi3").split()  # 
 # What is known of single boards, besides what every board's meta tells.
 EXPECTED = {
     "rpi3": ["u-boot.bin", "config.txt", "start.elf", "start4.elf", "bootcode.bin", "fixup.dat", "fixup4.dat",
-             # What gpu_mem=16 starts; without them the board stays dark.
+             # What gpu_mem=16 starts, should an owner want that; without them the board stays dark then.
              "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENCE.broadcom",
              "bcm2837-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-cm4-io.dtb",
              # Names that U-Boot asks for.
@@ -142,6 +142,8 @@ def test_boot_files(disk):
     if disk.has("config.txt"):
         config = disk.read("config.txt").decode().splitlines()
         assert {"arm_64bit=1", "kernel=u-boot.bin", "upstream_kernel=1", "enable_uart=1"} <= set(config)
+        # USB disks are nothing to look for before the card.
+        assert not re.search(rb"preboot=[^\0]*usb", disk.read("u-boot.bin"))
     told = disk.meta["COMMAND_LINE"].split(" ")
     if disk.efi:
         assert disk.meta["COMMAND_LINE"].encode() in disk.read(started)
@@ -304,6 +306,8 @@ def test_what_it_consists_of(disk):
 def test_what_made_it_is_written_down(disk):
     lines = (disk.built / f"slskdn-{disk.board}.tools.txt").read_text().splitlines()
     assert any(re.match(r"program rustc version \d", line) for line in lines), lines[:5]
+    if (how := Path(f"{os.environ['SLSKDN_IMAGE_BINARY']}.how")).exists():
+        assert f"program optimised: {how.read_text().strip()}" in lines, lines[:5]
     packages = {line.split()[1] for line in lines if re.fullmatch(r"package \S+ \S*\d\S* (amd64|all)", line)}
     assert {"squashfs-tools", "genimage", "mtools", "e2fsprogs", "python3-minimal"} <= packages, packages
     assert f" slskdn-{disk.board}.tools.txt" in (disk.built / "SHA256SUMS").read_text()
