@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from machine import BOX_IS, HERE_IS, LONG, NETWORK, NO_ROUTER, Disk, Machine, mdns
+from machine import BOX_IS, HERE_IS, LONG, NETWORK, NO_ROUTER, Disk, Machine, cable, mdns
 from test_boot import LATER, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +64,41 @@ def time_server(names):
     server.sendto(b"end", (HERE_IS, 123))
     answering.join()
     server.close()
+
+
+@pytest.fixture
+def namesake():
+    """`begin()` puts another slskdn.local on the cable: what it says and answers by multicast DNS (RFC 6762)."""
+    cable()
+    name = b"\x06slskdn\x05local\x00"
+    ours = struct.pack(">6H", 0, 0x8400, 0, 1, 0, 0) + name + struct.pack(">HHIH", 1, 0x8001, 120, 4) + socket.inet_aton("10.77.0.9")
+    member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    member.bind(("", 5353))
+    here, everybody = socket.inet_aton(HERE_IS), ("224.0.0.251", 5353)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(everybody[0]) + here)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+    ends = threading.Event()
+
+    def answer():
+        while not ends.is_set():
+            heard = member.recv(9000)
+            if len(heard) > 2 and heard[2] & 0x80 == 0 and name in heard:  # a question
+                member.sendto(ours, everybody)
+
+    answering = threading.Thread(target=answer, daemon=True)
+
+    def begin():
+        answering.start()
+        member.sendto(ours, everybody)
+    yield begin
+    ends.set()
+    if answering.is_alive():
+        member.sendto(b"", (HERE_IS, 5353))
+        answering.join()
+    member.close()
 
 
 def sent(box, path, **fields):
@@ -144,6 +179,28 @@ def test_a_code_that_comes_while_the_card_is_written(disk, tmp_path):
         code = code_on(box)
         until("the code is on the card", lambda: disk.has("set-up-code.txt") and code.encode() in disk.read("set-up-code.txt"), LONG)
         until("the password is not", lambda: b"battery2staple" not in disk.read("slskdn.yml"), LONG)
+
+
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="one start more: tests/soak runs it")
+def test_two_boxes_of_one_name(disk, tmp_path, namesake):
+    """One of them gets a number; the screen and the card tell that name then, not the other box's."""
+    disk.write("network", NETWORK.encode())
+    # Without a copy of the log on the screen: what is awaited there its services say themselves, as on a board.
+    with Machine(disk, tmp_path / "serial.log", on_cable=True, direct=True, append="systemd.journald.forward_to_console=0") as box:
+        code = box.wait(r"open http://slskdn\.local and enter the set-up code: ([a-z0-9-]+)")[1]
+        box.wait(r"the page is at http://slskdn\.local and at http://")
+        # Who has a name keeps it; who comes to a cable asks first.
+        box.command("set_link", name="n", up=False)
+        namesake()
+        box.command("set_link", name="n", up=True)
+        number = box.wait(r"the page is at http://slskdn(\d+)\.local and at http://")[1]
+        host = f"slskdn{number}.local"
+        assert mdns(host) == BOX_IS
+        until("the card says so", lambda: f"http://{host} ".encode() in disk.read("set-up-code.txt"), LONG)
+        box.wait(rf"open http://{re.escape(host)} and enter the set-up code: {code}")
+        front = box.get("/", box.page, headers={"Host": host})
+        assert front.ok and "set-up code" in front.text.lower(), front.text[:500]
+        signed_in(box, code)
 
 
 def test_without_a_cable_and_without_a_router(disk, tmp_path):

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use super::network::published_name;
 use super::node::{ASKED, POWER};
 use super::places::{Places, read_plain};
 use crate::app::cli::{could_not, print, say};
@@ -247,6 +248,12 @@ pub fn told_code(places: &Places) -> Option<String> {
     is_code(code).then(|| code.to_owned())
 }
 
+/// The box's name beside that code.
+pub fn told_host(places: &Places) -> Option<String> {
+    let text = String::from_utf8(read_plain(&places.fat().join("set-up-code.txt"), 4096).ok()?).ok()?;
+    text.lines().find_map(|line| Some(line.split_once("http://")?.1.split_once(".local")?.0.to_owned()))
+}
+
 fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
     let path = places.fat().join("set-up-code.txt");
     let Some(code) = code else {
@@ -255,7 +262,7 @@ fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
             _ => Ok(()),
         };
     };
-    let host = host_name(places);
+    let host = published_name(places);
     print(format!("open http://{host}.local and enter the set-up code: {code}\n").as_bytes());
     let text = format!("Open http://{host}.local and enter this set-up code:\r\n\r\n    {code}\r\n");
     // A card is not written to without need.

@@ -1,18 +1,23 @@
 //! `card network`: tells on the screen where the page is, or why nothing reaches it. A box without a network has no other
 //! way to say so.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use super::card::host_name;
+use super::card::{host_name, told_host};
+use super::node::ASKED;
 use super::places::{Places, read_plain};
-use crate::app::cli::{could_not, print};
+use crate::app::cli::{could_not, print, say};
 
 /// More network cards than that are not looked at.
 const CARDS: usize = 32;
 /// `ARPHRD_ETHER`, the kind of a card with a cable.
 const ETHERNET: &str = "1";
+
+/// So often a start the code on the card is given another name.
+const RENAMES: u8 = 3;
 
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +54,62 @@ fn addresses(text: &str) -> Vec<String> {
     text.lines().take(CARDS).filter_map(word).collect()
 }
 
+/// A name of the network, from `busctl`'s `v s "slskdn7"`.
+fn name_in(answer: &str) -> Option<String> {
+    let name = answer.trim().strip_prefix("v s \"")?.strip_suffix('"')?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    ((1..=63).contains(&name.len()) && name.bytes().all(plain)).then(|| name.to_owned())
+}
+
+/// What systemd-resolved calls the box.
+fn resolved_name() -> Option<String> {
+    let asked = Command::new("/usr/bin/busctl")
+        // It must not be started by this, and a name is not worth waiting for: only `call` heeds both.
+        .args(["--auto-start=no", "--timeout=5", "call", "org.freedesktop.resolve1", "/org/freedesktop/resolve1"])
+        .args(["org.freedesktop.DBus.Properties", "Get", "ss", "org.freedesktop.resolve1.Manager", "LLMNRHostname"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    name_in(&String::from_utf8_lossy(&asked.stdout))
+}
+
+/// What the box is called on the network: where two have one name, one of them is given a number.
+pub fn published_name(places: &Places) -> String {
+    let kept = places.at("run/slskdn/name");
+    let before = line(&kept).filter(|name| !name.is_empty());
+    match if places.is_test() { None } else { resolved_name() } {
+        Some(name) => {
+            if before.as_ref() != Some(&name) {
+                // Without it the name is asked for again.
+                drop(std::fs::write(&kept, &name));
+            }
+            name
+        }
+        // Rather the one it had than one that may be another box's.
+        None => before.unwrap_or_else(|| host_name(places)),
+    }
+}
+
+/// Has the set-up code written anew where it stands on the card beside another name. Whoever changes the name again and
+/// again (multicast DNS repeated between two networks does) must not wear the card: [`RENAMES`] times a start.
+fn rename_on_card(places: &Places, host: &str) -> io::Result<()> {
+    if told_host(places).is_none_or(|told| told == host) || !places.node().is_dir() {
+        return Ok(());
+    }
+    let counted = places.at("run/slskdn/renames");
+    let renames = line(&counted).and_then(|count| count.parse().ok()).unwrap_or(0_u8);
+    if renames >= RENAMES {
+        return Ok(());
+    }
+    std::fs::write(&counted, (renames + 1).to_string())?;
+    // The folder is the program's: what lies there already may be a link.
+    match OpenOptions::new().write(true).create_new(true).open(places.node().join(ASKED)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn sentence(cards: &[Card], addresses: &[String], host: &str) -> String {
     let names = || cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(address) = addresses.first() {
@@ -69,6 +130,10 @@ fn sentence(cards: &[Card], addresses: &[String], host: &str) -> String {
 
 /// Tells it unless it is what was told before.
 pub fn network(places: &Places) -> ExitCode {
+    let host = published_name(places);
+    if let Err(error) = rename_on_card(places, &host) {
+        say(&format!("the set-up code is on the boot partition with another name than {host}: {error}"));
+    }
     let look = || -> io::Result<String> {
         let shown = Command::new("/usr/sbin/ip")
             .args(["-oneline", "address", "show", "up", "scope", "global"])
@@ -77,7 +142,7 @@ pub fn network(places: &Places) -> ExitCode {
         if !shown.status.success() {
             return Err(io::Error::other(format!("ip: {}", String::from_utf8_lossy(&shown.stderr).trim())));
         }
-        Ok(sentence(&cards(places)?, &addresses(&String::from_utf8_lossy(&shown.stdout)), &host_name(places)))
+        Ok(sentence(&cards(places)?, &addresses(&String::from_utf8_lossy(&shown.stdout)), &host))
     };
     let now = match look() {
         Ok(now) => now,
@@ -110,6 +175,42 @@ mod tests {
         let six = "2: eth0    inet6 fd00::20/64 scope global \n";
         assert!(told(&[card("eth0", true)], six).ends_with("http://[fd00::20]"));
         assert_eq!(addresses("\n2:\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_name_of_the_network_is_read_or_nothing() {
+        assert_eq!(name_in("v s \"slskdn7\"\n").as_deref(), Some("slskdn7"));
+        for wrong in ["", "v s \"\"\n", "v u 7\n", "v s \"two words\"\n", "v s \"a"] {
+            assert_eq!(name_in(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_card_is_told_another_name_a_few_times_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::new(Some(folder.path().to_owned()));
+        let asked = places.node().join(ASKED);
+        let name = places.at("run/slskdn/name");
+        for at in [places.fat(), places.node(), places.at("run/slskdn")] {
+            std::fs::create_dir_all(at).unwrap();
+        }
+        let look = |now: &str| {
+            std::fs::write(&name, now).unwrap();
+            rename_on_card(&places, &published_name(&places)).unwrap();
+            std::fs::remove_file(&asked).is_ok()
+        };
+        assert!(!look("slskdn7"), "no code is on the card");
+        std::fs::write(
+            places.fat().join("set-up-code.txt"),
+            "Open http://slskdn.local and enter this set-up code:\r\n\r\n    bcd-fgh\r\n",
+        )
+        .unwrap();
+        assert!(!look("slskdn"), "it is that name");
+        assert_eq!((0..20).filter(|n| look(&format!("slskdn{n}"))).count(), usize::from(RENAMES));
+        // What lies there already is left alone.
+        std::fs::remove_file(places.at("run/slskdn/renames")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &asked).unwrap();
+        assert!(look("slskdn8") && !folder.path().join("elsewhere").exists());
     }
 
     #[test]
