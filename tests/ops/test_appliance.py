@@ -240,11 +240,17 @@ def test_a_version_whose_program_does_not_run_goes_back(card, tmp_path):
     """What the unit asks before it restarts the box, word for word but for the places."""
     unit = (ROOT / "systemd/appliance/slskdn-giveup.service").read_text()
     shell = re.search(r"ExecCondition=/bin/sh -c '(.*)'\n", unit)[1].replace("$$", "$")
-    for place in ("/run/", "/boot/", "/data/"):
+    for place in ("/run/", "/boot/", "/data"):
         shell = shell.replace(place, f"{card.root}{place}")
+    # A folder is never a mount point; a word stands for that.
+    (tmp_path / "bin").mkdir()
+    mountpoint = tmp_path / "bin/mountpoint"
+    mountpoint.write_text(f'#!/bin/sh\n[ "$1 $2" = "-q {card.root}/data" ] && [ -e {tmp_path}/mounted ]\n')
+    mountpoint.chmod(0o755)
+    (tmp_path / "mounted").touch()
 
     def gives_up():
-        return subprocess.run(["sh", "-c", shell]).returncode == 0
+        return subprocess.run(["sh", "-c", shell], env={**os.environ, "PATH": f"{mountpoint.parent}:{os.environ['PATH']}"}).returncode == 0
     assert "OnFailure=slskdn-giveup.service" in (ROOT / "systemd/appliance/slskdn-confirm.service").read_text()
     card.start()
     assert not gives_up(), "a slot that was found good"
@@ -260,8 +266,8 @@ def test_a_version_whose_program_does_not_run_goes_back(card, tmp_path):
     for name in ("slots.txt", "slots2.txt"):
         (card.fat / name).write_bytes(slots_file("A", 0, 3))
     assert not gives_up(), "the third start with a mistake in its configuration, say: nothing was tried"
-    (card.root / "data/slskdn").rename(card.root / "away")
-    assert gives_up(), "without data nobody can note what is tried"
+    (tmp_path / "mounted").unlink()
+    assert gives_up(), "without data nobody can note what is tried; the folder is there in memory, too"
     for name in ("slots.txt", "slots2.txt"):
         (card.fat / name).write_bytes(slots_file("A", 0, 0))
     assert not gives_up(), "there is nothing to go back to"
@@ -462,6 +468,27 @@ def test_the_daemon_on_the_appliance(card, node, tmp_path):
         assert done.ok, done.text
         assert f"asked for it: {word}\n" in card.slskdn("card", "power").stdout
         assert not asked.exists()
+
+
+def test_a_version_whose_state_lies_in_memory_goes_back(card, node, small_disk, tmp_path):
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", new)
+    assert card.start()[1] == "1.1.0"
+    # It runs, but a power cut would take everything.
+    subprocess.run(["mount", "--bind", small_disk(64), node.home], check=True)
+    try:
+        node.start()
+        noted = card.root / "run/slskdn-node/health.json"
+        until("it says how it is", noted.exists)
+        health = json.loads(noted.read_text())
+        assert not health["healthy"] and not health["on_ext4"] and health["store"], health
+        told = card.slskdn("update", "--confirm").stdout
+        assert "goes back" in told and "does not lie on ext4" in told, told
+    finally:
+        node.stop()
+        subprocess.run(["umount", "--lazy", node.home], check=True)
+    assert (card.root / "run/restarted").exists() and card.start()[:2] == ("A", "1.0.0")
 
 
 def test_the_command_asks_the_daemon(card, node, tmp_path):

@@ -209,9 +209,12 @@ impl Desktop {
     }
 }
 
+/// With a capital and a full stop; names of files and settings in front stay as they are written.
 fn sentence(why: &str) -> String {
+    let is_name = why.split_whitespace().next().is_some_and(|word| word.trim_end_matches('.').contains('.'));
     let mut letters = why.chars();
-    let first: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
+    let first = letters.next().map(|c| if is_name { c.to_string() } else { c.to_uppercase().collect() });
+    let first = first.unwrap_or_default();
     let stop = if why.ends_with(['.', '!', '?']) { "" } else { "." };
     format!("{first}{}{stop}", letters.as_str())
 }
@@ -400,7 +403,8 @@ mod tests {
     #[test]
     fn reasons_become_sentences() {
         assert_eq!(sentence("there is no such thing"), "There is no such thing.");
-        assert_eq!(sentence("Done."), "Done.");
+        assert_eq!(sentence("slskdn.yml is empty"), "slskdn.yml is empty.");
+        assert_eq!(sentence("done."), "Done.");
         assert_eq!(sentence(""), ".");
     }
 }

@@ -27,6 +27,8 @@ struct SystemPage {
     failed: String,
     /// What became of the last one.
     last: String,
+    /// What became of it is that the version before runs.
+    fell_back: bool,
     disks: Vec<Disk>,
     /// Where downloads go, when that is set and on no disk that is plugged in.
     elsewhere: String,
@@ -119,6 +121,7 @@ pub(super) async fn show(desktop: Desktop) -> Response {
         step,
         failed: failed.map(|progress| super::sentence(&show::visible(&progress.error))).unwrap_or_default(),
         last: last.unwrap_or_default(),
+        fell_back: found.systems.last.as_ref().is_some_and(|last| last.outcome == Outcome::FellBack),
         disks: found
             .disks
             .iter()
