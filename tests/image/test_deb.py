@@ -9,10 +9,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("SLSKDN_IMAGE_CACHE", Path.home() / ".cache/slskdn-image"))
-# Writes down how it is called. A unit that is not there cannot be stopped; systemctl's answer is 5.
+# Writes down how it is called. A unit that is not there cannot be stopped; systemctl's answer is 5. /rescue says that the
+# rescue page runs, /broken that the program does not start.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>/calls
-case "$*" in "stop slskdn-rescue.service") exit 5 ;; esac
+case "$*" in
+    "--quiet is-active slskdn-rescue.service") [ -e /rescue ] || exit 3 ;;
+    "stop slskdn-rescue.service") [ -e /rescue ] || exit 5 ;;
+    enable* | try-restart*) [ ! -e /broken ] || exit 1 ;;
+esac
 """
 PROGRAM = Path(os.environ.get("SLSKDN_BINARY", ROOT / "target/release/slskdn"))
 
@@ -87,14 +92,25 @@ def test_units_are_switched_on_and_off_where_systemd_runs(debian, ours, tmp_path
         step remove dpkg --remove slskdn
         step back dpkg --install /slskdn.deb
         step purge dpkg --purge slskdn
+        touch /broken
+        step broken dpkg --install /slskdn.deb
+        step again dpkg --install /slskdn.deb
+        dpkg --audit
+        rm /broken
+        touch /rescue
+        step rescued dpkg --install /slskdn.deb
     """, **{"slskdn.deb": ours, "systemctl": tmp_path / "systemctl"})
     steps = {step.split("\n", 1)[0]: step.splitlines()[1:] for step in told.split("# ")[1:]}
     reload, on, off = "daemon-reload", "enable --now slskdn.service", "disable --now slskdn.service slskdn-web.socket"
     # The rescue first: when the service ends, it would start that one.
-    gone = ["stop slskdn-rescue.service", off, reload]
-    assert steps == {"first": [reload, on], "upgrade": [reload, reload, "try-restart slskdn.service"], "remove": gone,
+    rescue, gone = "--quiet is-active slskdn-rescue.service", ["stop slskdn-rescue.service", off, reload]
+    upgrade = [reload, reload, rescue, "try-restart slskdn.service"]
+    assert steps == {"first": [reload, on], "upgrade": upgrade, "remove": gone,
                      # Removed, its settings kept: dpkg calls this an upgrade, and yet it has to be switched on.
-                     "back": [reload, on], "purge": [*gone, reload]}, steps
+                     "back": [reload, on], "purge": [*gone, reload],
+                     # It does not start, and the package is installed all the same: dpkg had no complaint.
+                     "broken": [reload, on], "again": upgrade,
+                     "rescued": [reload, reload, rescue, "stop slskdn-rescue.service"]}, steps
 
 
 def test_the_package_for_arm(tmp_path):
