@@ -193,6 +193,24 @@ def test_update_try_keep_and_go_back(card, tmp_path):
     assert card.start()[1] == "1.1.0"
 
 
+def test_a_version_that_was_never_tried_did_not_fail_to_come_up(card, tmp_path):
+    new = tmp_path / "new.update"
+    new.write_bytes(bundle("1.1.0", card.key))
+    card.slskdn("update", new)
+    # The plug is pulled when the trial is noted, and before the slot is put first.
+    for name in ("slots.txt", "slots2.txt"):
+        (card.fat / name).write_bytes(slots_file("A", 3, 0))
+    assert card.start()[:2] == ("A", "1.0.0")
+    card.healthy()
+    card.slskdn("update", "--confirm")
+    last = card.status()["systems"]["last"]
+    assert (last["outcome"], last["version"], last["from"]) == ("failed", "1.1.0", "1.0.0")
+    assert "cut off before it was tried" in last["reason"]
+    # It may be installed again.
+    card.slskdn("update", new)
+    assert card.start()[:2] == ("B", "1.1.0")
+
+
 @pytest.mark.parametrize("why", ["", "slot B refused: the root file system is not what was signed"], ids=["cut short", "refused"])
 def test_a_good_version_that_is_lost_is_told(card, tmp_path, why):
     new = tmp_path / "new.update"

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::install::{self, InstallError, read_slots, write_slots};
 use super::media::Card;
-use super::places::{Places, read_plain};
+use super::places::{Places, Trial, read_plain};
 use crate::app::cli::{could_not, print, say};
 use crate::app::clock::Clock;
 use crate::app::control::Control;
@@ -248,11 +248,9 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
     let mut card = Card::new(places);
     let trial = places.trial().filter(|_| places.has_data());
     if let Some(trial) = trial.as_ref().filter(|trial| trial.slot != running.name()) {
-        let why = places.why();
-        let why = if why.is_empty() { "it was started and did not come up".to_owned() } else { why };
-        say(&format!("the box went back from version {}: {why}", trial.version));
-        let (version, from) = (trial.version.clone(), trial.from.clone());
-        places.note_last(&LastUpdate { outcome: Outcome::FellBack, version, from, reason: why })?;
+        // Its slot is put first when all else is written.
+        let is_cut_off = read_slots(&mut card).is_ok_and(|slots| slots.first == running);
+        note_gone_back(places, trial, is_cut_off)?;
         places.forget_trial()?;
     }
     if trial.is_none() && places.has_data() {
@@ -295,6 +293,25 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
     }
     places.publish_systems(slots)?;
     Ok(format!("slot {running} is found good"))
+}
+
+/// The update that was noted as being tried is not what runs.
+fn note_gone_back(places: &Places, trial: &Trial, is_cut_off: bool) -> io::Result<()> {
+    let (version, from) = (trial.version.clone(), trial.from.clone());
+    if is_cut_off {
+        // What kept it from being written is told already, when it was an error.
+        let is_told = |last: LastUpdate| last.outcome == Outcome::Failed && last.version == version;
+        if places.last().is_some_and(is_told) {
+            return Ok(());
+        }
+        let reason = "it was cut off before it was tried, as when the plug is pulled".to_owned();
+        say(&format!("version {version} is not installed: {reason}"));
+        return places.note_last(&LastUpdate { outcome: Outcome::Failed, version, from, reason });
+    }
+    let why = places.why();
+    let reason = if why.is_empty() { "it was started and did not come up".to_owned() } else { why };
+    say(&format!("the box went back from version {version}: {reason}"));
+    places.note_last(&LastUpdate { outcome: Outcome::FellBack, version, from, reason })
 }
 
 /// The slot that comes first used up its tries without an update being tried: it was refused at a start, or cut short
