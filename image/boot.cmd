@@ -84,7 +84,15 @@ mw.b ${end} 20
 setexpr end ${work_at} + 1ff
 mw.b ${end} a
 fatwrite ${part} ${work_at} slots2.txt 200
-fatwrite ${part} ${work_at} slots.txt 200
+setenv counted 0
+fatwrite ${part} ${work_at} slots.txt 200 && setenv counted 1
+# A last try that cannot be counted would be made again and again: rather the other slot.
+if test ${counted} = 0; then
+    echo "slskdn-boot: slots.txt cannot be written"
+    setenv last ${slot}
+    if test ${last} = A && test ${BOOT_A_LEFT} -eq 0 && test ${BOOT_B_LEFT} -gt 0; then setenv slot B; fi
+    if test ${last} = B && test ${BOOT_B_LEFT} -eq 0 && test ${BOOT_A_LEFT} -gt 0; then setenv slot A; fi
+fi
 
 # Sums against damage only: U-Boot unpacks a broken kernel without a word, and half of it would run.
 echo "slskdn-boot: slot ${slot}, tries left A ${BOOT_A_LEFT} B ${BOOT_B_LEFT}"

@@ -160,9 +160,10 @@ def mdns(name, seconds=LONG, here=HERE_IS):
 class Machine:
     """QEMU with a disk. `memory` in MiB. Ports 80 and 5030 of the box come out at `host`, ports `page` and `tools`, and the
     box reaches programs of loopback at 10.0.2.2. With `on_cable` it has a network card of its own instead, and what the
-    card's `network` says: addresses and ports are the box's own. Without `has_card` there is no network card at all."""
+    card's `network` says: addresses and ports are the box's own. Without `has_card` there is no network card at all. With
+    `read_only` its disk takes nothing."""
 
-    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", on_cable=False, has_card=True, firmware=None, more=()):
+    def __init__(self, disk, log, memory=1024, cpu="cortex-a72", direct=False, append="", cache="unsafe", on_cable=False, has_card=True, firmware=None, read_only=False, more=()):
         self.disk, self.log = disk, Path(log)
         if on_cable:
             cable()
@@ -177,7 +178,7 @@ class Machine:
                    # Its clock goes by what it has executed: limits of time inside hold on a machine that is busy, too.
                    "-icount", "shift=1",
                    "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
-                   "-drive", f"if=none,id=d,file={disk.path},format=raw,cache={cache}", "-device", "virtio-blk-pci,drive=d",
+                   "-drive", f"if=none,id=d,file={disk.path},format=raw,cache={cache},readonly={'on' if read_only else 'off'}", "-device", "virtio-blk-pci,drive=d",
                    "-device", "virtio-rng-pci", *more]
         command += ["-netdev", net, "-device", "virtio-net-pci,netdev=n,romfile="] if has_card else ["-nic", "none"]
         if direct:

@@ -86,6 +86,15 @@ def test_no_tries_left_anywhere(tmp_path):
         box.wait(r"slskdn-boot: slot A, tries left A 2 B 3")
 
 
+def test_a_try_that_cannot_be_counted_is_not_made(updated, tmp_path):
+    """A card that takes nothing any more, as worn out ones do."""
+    with Machine(updated, tmp_path / "serial.log", read_only=True) as box:
+        box.wait(r"slskdn-boot: slots\.txt cannot be written")
+        box.wait(r"slskdn-boot: slot A, ")
+        box.cut()
+    assert updated.slots() == ("B A", 3, 1)
+
+
 @pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="two starts more: tests/soak runs it")
 def test_a_version_that_hangs_leads_back(updated, tmp_path):
     """Nobody ever looks whether it is well; its timer gives it up, here after 40 s instead of 15 minutes."""
