@@ -163,6 +163,11 @@ def test_a_card_that_was_filled_in(disk, tmp_path, time_server):
         until("it has left the card", lambda: b"battery2staple" not in disk.read("slskdn.yml"), LONG)
         box.shut_down()
     assert disk.read("slskdn.yml").decode() == lines.replace('"PUT-YOUR-OWN-HERE"', "~")
+    # Nor is it where deleted files are looked for.
+    start, length = disk.partition(1)
+    with open(disk.path, "rb") as card:
+        card.seek(start)
+        assert b"battery2staple" not in card.read(length)
     assert not disk.has("set-up-code.txt")
     kept = disk.debugfs("stat /slskdn/identity/secrets.yml", "cat /slskdn/identity/secrets.yml")
     assert "Mode:  0600" in kept and "battery2staple" in kept, kept

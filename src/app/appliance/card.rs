@@ -65,6 +65,7 @@ pub fn read(places: &Places) -> ExitCode {
             Ok(Some(network)) => {
                 let path = places.at("run/systemd/network/05-slskdn.network");
                 outcome("network", write(&path, network.unit().as_bytes(), 0o644), &mut told);
+                told.extend(network.lacks().map(|why| format!("network: {why}")));
             }
             Ok(None) => {}
             Err(mistakes) => {
@@ -278,6 +279,7 @@ fn tell_code(places: &Places, code: Option<&String>) -> io::Result<()> {
 fn blank(places: &Places, taken: &str) -> io::Result<()> {
     let path = places.fat().join("slskdn.yml");
     let before = read_plain(&path, YML_LEN)?;
+    let length = before.len();
     if mark(&before) != taken.trim() {
         return Ok(());
     }
@@ -291,18 +293,26 @@ fn blank(places: &Places, taken: &str) -> io::Result<()> {
     for key in keys {
         text = config_file::edit(&text, &key, None).map_err(wrong)?;
     }
+    // A name that is given away leaves its blocks as they are, for everybody to read who looks for deleted files. (What a
+    // card keeps aside for itself is out of reach.)
+    let mut old = OpenOptions::new().write(true).open(&path)?;
     let temporary = places.fat().join("slskdn.new");
     let replaced = File::create(&temporary).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)
     });
+    // No room for two of them: in its place then, which a power cut may spoil. The secrets are kept already.
+    let instead: &[u8] = if replaced.is_ok() { b"" } else { text.as_bytes() };
     if replaced.is_err() {
-        // No room for two of them: in its place then, which a power cut may spoil. The secrets are kept already.
         drop(std::fs::remove_file(&temporary));
-        let mut file = OpenOptions::new().write(true).truncate(true).open(&path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+    }
+    old.write_all(instead)?;
+    old.write_all(&vec![b'\n'; length.saturating_sub(instead.len())])?;
+    old.sync_all()?;
+    if replaced.is_err() {
+        old.set_len(text.len() as u64)?;
+        old.sync_all()?;
     }
     File::open(places.fat())?.sync_all()?;
     hand_over(places, text.as_bytes())
@@ -409,7 +419,10 @@ mod tests {
         put("network", b"address=10.0.0.5/8\n");
         put("hostname.txt", b"attic\n");
         read(&places);
-        assert!(got("run/slskdn-card/problems").contains("hostname.txt: not read"));
+        let problems = got("run/slskdn-card/problems");
+        for word in ["hostname.txt: not read", "network: there is no gateway=", "network: there is no dns="] {
+            assert!(problems.contains(word), "{word}: {problems}");
+        }
         assert!(got("run/systemd/network/05-slskdn.network").contains("Address=10.0.0.5/8"));
     }
 
@@ -465,9 +478,19 @@ mod tests {
         write_back(&places);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         std::fs::write(places.node().join("card").join(TAKEN), mark(text.as_bytes())).unwrap();
+        // What an undelete would bring back.
+        let mut old = File::open(&path).unwrap();
         write_back(&places);
-        let after = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(after, "# mine\nsoulseek:\n  username: me\n  password: ~ # secret\n");
-        assert_eq!(mistakes(&after), []);
+        let blanked = "# mine\nsoulseek:\n  username: me\n  password: ~ # secret\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), blanked);
+        assert_eq!(mistakes(blanked), []);
+        let mut left = String::new();
+        old.read_to_string(&mut left).unwrap();
+        assert_eq!(left, "\n".repeat(text.len()));
+        // Without room for a second file, whose name a folder has here: in its place.
+        std::fs::write(&path, text).unwrap();
+        std::fs::create_dir(places.fat().join("slskdn.new")).unwrap();
+        write_back(&places);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), blanked);
     }
 }

@@ -117,6 +117,16 @@ impl Network {
         }
     }
 
+    /// What is missing for more than the page: one sentence each.
+    pub fn lacks(&self) -> impl Iterator<Item = &'static str> {
+        let gateway =
+            "there is no gateway=: unless the router names itself by IPv6, nobody beyond your own network is reached";
+        let dns = "there is no dns=: unless the router names one by IPv6, nothing is found by its name, as the Soulseek server";
+        [(self.gateways.is_empty(), gateway), (self.dns.is_empty(), dns)]
+            .into_iter()
+            .filter_map(|(lacks, sentence)| lacks.then_some(sentence))
+    }
+
     /// As systemd-networkd reads it.
     pub fn unit(&self) -> String {
         let mut out = "# From `network` on the boot partition.\n[Match]\nType=ether\nName=en* eth* end*\n\n[Network]\n\
@@ -175,6 +185,10 @@ mod tests {
         for line in ["DHCP=no", "Address=192.168.1.20/24", "Gateway=192.168.1.1", "DNS=192.168.1.1", "DNS=9.9.9.9"] {
             assert!(unit.lines().any(|found| found == line), "{line}: {unit}");
         }
+        assert_eq!(Network::parse(text).unwrap().unwrap().lacks().count(), 0);
+        let lacks = |text: &str| Network::parse(text).unwrap().unwrap().lacks().collect::<String>();
+        assert!(lacks("address=10.0.0.5/8\ndns=10.0.0.1").starts_with("there is no gateway="));
+        assert!(lacks("address=10.0.0.5/8\ngateway=10.0.0.1").starts_with("there is no dns="));
         assert_eq!(Network::parse("# DHCP\n"), Ok(None));
         for (wrong, mistakes) in [
             ("address=192.168.1.20", 1),
