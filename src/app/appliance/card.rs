@@ -197,7 +197,7 @@ pub fn write_back(places: &Places) -> ExitCode {
     if let Ok(taken) = read_plain(&asked.join(TAKEN), 64)
         && let Err(error) = blank(places, &String::from_utf8_lossy(&taken))
     {
-        failed.push(format!("passwords could not be removed from slskdn.yml on the boot partition: {error}"));
+        failed.push(format!("passwords could not be removed from the boot partition: {error}"));
     }
     for sentence in &failed {
         say(sentence);
@@ -295,12 +295,16 @@ fn blank(places: &Places, taken: &str) -> io::Result<()> {
     }
     // A name that is given away leaves its blocks as they are, for everybody to read who looks for deleted files. (What a
     // card keeps aside for itself is out of reach.)
+    hand_over(places, text.as_bytes())?;
     let mut old = OpenOptions::new().write(true).open(&path)?;
     let temporary = places.fat().join("slskdn.new");
     let replaced = File::create(&temporary).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&temporary, &path)
+        std::fs::rename(&temporary, &path)?;
+        // The name has to lead to it before the old blocks are spoilt.
+        file.sync_all()?;
+        File::open(places.fat())?.sync_all()
     });
     // No room for two of them: in its place then, which a power cut may spoil. The secrets are kept already.
     let instead: &[u8] = if replaced.is_ok() { b"" } else { text.as_bytes() };
@@ -314,8 +318,7 @@ fn blank(places: &Places, taken: &str) -> io::Result<()> {
         old.set_len(text.len() as u64)?;
         old.sync_all()?;
     }
-    File::open(places.fat())?.sync_all()?;
-    hand_over(places, text.as_bytes())
+    File::open(places.fat())?.sync_all()
 }
 
 /// A place in the log of another start says nothing about this one's, which is in memory and begins anew: on a board

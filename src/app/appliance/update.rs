@@ -105,6 +105,10 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
         teller.tell(step, done, all);
     });
     let slots = read_slots(&mut card).unwrap_or_default();
+    if written.is_err() && slots.first == running {
+        // It will not be tried: what went wrong is told here, and not at the next start.
+        drop(places.forget_trial());
+    }
     let outcome = written.map(|()| manifest.version.text().to_owned()).map_err(|error| {
         let sentence = error.to_string();
         let room = matches!(error, InstallError::Room { .. });
@@ -248,9 +252,7 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
     let mut card = Card::new(places);
     let trial = places.trial().filter(|_| places.has_data());
     if let Some(trial) = trial.as_ref().filter(|trial| trial.slot != running.name()) {
-        // Its slot is put first when all else is written.
-        let is_cut_off = read_slots(&mut card).is_ok_and(|slots| slots.first == running);
-        note_gone_back(places, trial, is_cut_off)?;
+        note_gone_back(places, trial, &mut card, running)?;
         places.forget_trial()?;
     }
     if trial.is_none() && places.has_data() {
@@ -296,22 +298,31 @@ fn confirm_or_give_up(places: &Places, running: Slot, within: Duration) -> io::R
 }
 
 /// The update that was noted as being tried is not what runs.
-fn note_gone_back(places: &Places, trial: &Trial, is_cut_off: bool) -> io::Result<()> {
-    let (version, from) = (trial.version.clone(), trial.from.clone());
-    if is_cut_off {
-        // What kept it from being written is told already, when it was an error.
-        let is_told = |last: LastUpdate| last.outcome == Outcome::Failed && last.version == version;
-        if places.last().is_some_and(is_told) {
-            return Ok(());
+fn note_gone_back(places: &Places, trial: &Trial, card: &mut Card, running: Slot) -> io::Result<()> {
+    let slots = read_slots(card);
+    // Its slot is put first when all else is written, and each start takes a try.
+    let untried = match &slots {
+        Ok(slots) if slots.first == running => {
+            Some("the last step of writing it was not done, as when the plug is pulled")
         }
-        let reason = "it was cut off before it was tried, as when the plug is pulled".to_owned();
-        say(&format!("version {version} is not installed: {reason}"));
-        return places.note_last(&LastUpdate { outcome: Outcome::Failed, version, from, reason });
-    }
+        Ok(slots) if slots.left(running.other()) > 0 => {
+            Some("its start could not be written down, as on a card that is worn out")
+        }
+        _ => None,
+    };
     let why = places.why();
-    let reason = if why.is_empty() { "it was started and did not come up".to_owned() } else { why };
-    say(&format!("the box went back from version {version}: {reason}"));
-    places.note_last(&LastUpdate { outcome: Outcome::FellBack, version, from, reason })
+    let (outcome, reason) = match untried {
+        Some(why) => (Outcome::Failed, format!("it was not tried: {why}")),
+        None if why.is_empty() => (Outcome::FellBack, "it was started and did not come up".to_owned()),
+        None => (Outcome::FellBack, why),
+    };
+    say(&format!("slot {running} runs, and not version {}: {reason}", trial.version));
+    places.note_last(&LastUpdate { outcome, version: trial.version.clone(), from: trial.from.clone(), reason })?;
+    match (untried, slots) {
+        // Without the note nobody would look after it, should it be started after all.
+        (Some(_), Ok(slots)) => write_slots(card, slots.alone(running)),
+        _ => Ok(()),
+    }
 }
 
 /// The slot that comes first used up its tries without an update being tried: it was refused at a start, or cut short

@@ -119,9 +119,9 @@ impl Network {
 
     /// What is missing for more than the page: one sentence each.
     pub fn lacks(&self) -> impl Iterator<Item = &'static str> {
-        let gateway =
-            "there is no gateway=: unless the router names itself by IPv6, nobody beyond your own network is reached";
-        let dns = "there is no dns=: unless the router names one by IPv6, nothing is found by its name, as the Soulseek server";
+        let gateway = "there is no gateway=: nobody beyond your own network is reached by IPv4";
+        let dns =
+            "there is no dns=: the Soulseek server is not found, unless the router tells of a name server by IPv6";
         [(self.gateways.is_empty(), gateway), (self.dns.is_empty(), dns)]
             .into_iter()
             .filter_map(|(lacks, sentence)| lacks.then_some(sentence))
