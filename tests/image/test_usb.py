@@ -123,6 +123,7 @@ def test_who_shares_all_of_the_card_shares_the_music(box):
     share(box, "/data/music")
 
 
+@pytest.mark.skipif(os.environ.get("SLSKDN_IMAGE_MORE") != "1", reason="two minutes: tests/soak runs it")
 def test_two_disks_of_one_label_keep_their_names(box):
     """Plugged in at once, as at a start, and then in the other order: shares go by the names."""
     for which in ("one", "other"):
