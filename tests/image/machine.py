@@ -186,7 +186,7 @@ class Machine:
             kernel = folder / "slot"
             command += ["-kernel", kernel / "Image", "-initrd", kernel / "initrd", "-append",
                         f"console=ttyAMA0 net.ifnames=0 panic=5 quiet loglevel=5 systemd.show_status=0 "
-                        f"systemd.journald.forward_to_console=1 {append}"]
+                        f"systemd.journald.forward_to_console=1 kpti=off {append}"]
         else:
             command += ["-bios", firmware or folder / "u-boot.bin"]
         self.monitor = monitor
