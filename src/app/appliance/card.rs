@@ -293,9 +293,9 @@ fn blank(places: &Places, taken: &str) -> io::Result<()> {
     for key in keys {
         text = config_file::edit(&text, &key, None).map_err(wrong)?;
     }
+    hand_over(places, text.as_bytes())?;
     // A name that is given away leaves its blocks as they are, for everybody to read who looks for deleted files. (What a
     // card keeps aside for itself is out of reach.)
-    hand_over(places, text.as_bytes())?;
     let mut old = OpenOptions::new().write(true).open(&path)?;
     let temporary = places.fat().join("slskdn.new");
     let replaced = File::create(&temporary).and_then(|mut file| {

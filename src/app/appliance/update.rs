@@ -104,8 +104,8 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
     let written = install::install(&mut card, running, file, &key, &manifest, &mut |step, done, all| {
         teller.tell(step, done, all);
     });
-    let slots = read_slots(&mut card).unwrap_or_default();
-    if written.is_err() && slots.first == running {
+    let slots = read_slots(&mut card);
+    if written.is_err() && slots.as_ref().is_ok_and(|slots| slots.first == running) {
         // It will not be tried: what went wrong is told here, and not at the next start.
         drop(places.forget_trial());
     }
@@ -114,7 +114,7 @@ fn install(places: &Places, file: &mut File, forced: bool) -> Result<String, Sto
         let room = matches!(error, InstallError::Room { .. });
         if room { Stop::Refused(sentence) } else { Stop::Failed(sentence) }
     });
-    if let Err(error) = places.publish_systems(slots) {
+    if let Err(error) = places.publish_systems(slots.unwrap_or_default()) {
         say(&format!("how the card stands could not be told: {error}"));
     }
     outcome
