@@ -8,7 +8,7 @@ import time
 import zlib
 
 import pytest
-from machine import HERE_IS, IMAGES, LONG, NETWORK, Disk, Machine, tool
+from machine import IMAGES, LONG, NETWORK, Disk, Machine, tool
 from test_boot import TONES, api, finished, of, prepared, search, shared, until, world  # noqa: F401
 from test_running import Shell
 from world import Peer, free_port, sha256

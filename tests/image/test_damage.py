@@ -4,8 +4,9 @@ import random
 import time
 
 import pytest
-from machine import LONG, Disk, Machine
+from machine import LONG, Machine
 from test_boot import SEED, api, prepared, until
+from test_first_boot import code_on, signed_in
 
 MIB, GIB = 1 << 20, 1 << 30
 # Of the boot sector of a FAT32 file system: its flags, bit 0 of which says that it was not put away in order; where its table
@@ -42,6 +43,11 @@ def test_a_boot_partition_and_data_that_were_not_put_away_in_order(tmp_path):
         box.wait(r"slskdn-initrd: e2fsck -p gave 4: repairing")
         box.up()
         until("the start is found good", lambda: b"BOOT_A_LEFT=3" in card.read("slots.txt"), LONG)
+        # The code of the first start is there until it was used.
+        code, told = code_on(box), card.read("set-up-code.txt").decode()
+        assert "this set-up code" in told and f"    {code}\r\n" in told, told
+        signed_in(box, code)
+        until("the code that was used is gone from the card", lambda: not card.has("set-up-code.txt"), LONG)
         box.shut_down()
     assert card.slots() == ("A B", 3, 0)
     assert superblock(card)["Filesystem state"] == "clean"

@@ -204,6 +204,10 @@ def test_crashes_are_mended_by_restarts_and_one_too_many_shows_the_rescue_page(b
 def test_the_root_stays_as_it_was_signed(box):
     """Also when somebody with a shell writes where they may: it lies in memory, and is gone with the power."""
     box.shell.run("echo written >/etc/written && echo written >/usr/bin/written && sync && ls /etc/written /usr/bin/written")
+    # Nor do mount's options make its own file system one that takes something.
+    box.shell.run("mkdir /run/signed && mount -o ro /dev/vda2 /run/signed && test -x /run/signed/usr/bin/slskdn")
+    done = box.shell.run("mount -o remount,rw /run/signed && touch /run/signed/x", check=False)
+    assert done.returncode != 0 and "read-only" in done.stderr.lower(), done
     box.shut_down()
     built = (IMAGES / box.disk.board / "slot" / "root.squashfs").read_bytes()
     for number in (2, 3):
